@@ -1,0 +1,300 @@
+use super::*;
+use crate::config::reader::read_document;
+use crate::ledger::AccountLedger;
+use crate::wire::{KeyProof, Usage, WIRE_VERSION};
+use proptest::prelude::*;
+use serde_json::json;
+
+const TERMS: LeaseTerms = LeaseTerms { lease: Millis(2_000), longest_request: Millis(600_000) };
+
+/// An admission core with a ledger beside it that always answers.
+struct World {
+    core: Admission,
+    ledger: AccountLedger,
+    now: Millis,
+    asked: u64,
+}
+
+impl World {
+    fn new(limits: serde_json::Value) -> Self {
+        let document = json!({
+            "queue": {"depth_per_level": 30},
+            "pools": [{"name": "smol", "models": ["m"], "capacity": {"concurrent": 2}, "context_length": 1_000}],
+            "tenants": [
+                {"id": "a", "priority": {"default": 5, "ceiling": 0}, "limits": limits},
+                {"id": "b", "priority": {"default": 9}},
+                {"id": "gone", "disabled": true},
+                {"id": "other", "models": []},
+            ],
+        });
+        let config = read_document(&document, Config::read).unwrap();
+        let core = Admission::new(config, &"gate-0".into(), 1, &TERMS, Millis(0));
+        let mut world = World { core, ledger: AccountLedger::default(), now: Millis(0), asked: 0 };
+        world.sync();
+        world
+    }
+
+    fn sync(&mut self) -> Vec<Event> {
+        let pool = PoolName::from("smol");
+        if let Some(request) = self.core.ask_ledger(&pool, self.now) {
+            let reply = self.ledger.sync(&request, self.now);
+            self.core.ledger_answered(&pool, Some(&reply), self.now);
+        }
+        self.core.advance(self.now)
+    }
+
+    fn wait(&mut self, span: u64) -> Vec<Event> {
+        let mut events = Vec::new();
+        let end = self.now.plus(Millis(span));
+        while self.now < end {
+            self.now = end.min(self.now.plus(Millis(200)));
+            events.extend(self.sync());
+        }
+        events
+    }
+
+    fn ask(&mut self, tenant: &str, change: impl FnOnce(&mut AdmissionRequest)) -> (AdmissionId, Decision) {
+        self.asked += 1;
+        let mut request = AdmissionRequest {
+            version: WIRE_VERSION,
+            id: format!("w-{}", self.asked).into(),
+            key: KeyProof { id: None, digest: String::new() },
+            model: Some("m".to_owned()),
+            pool: None,
+            input_tokens: Tokens(10),
+            max_tokens: Some(Tokens(20)),
+            sequences: 1,
+            stream: false,
+            body_bytes: 100,
+            priority: None,
+        };
+        change(&mut request);
+        let decision = self.core.request(&tenant.into(), &request, self.now);
+        let granted = self.sync().into_iter().find_map(|event| match event {
+            Event::Started(id, grant) if id == request.id => Some(Decision::Admitted(grant)),
+            Event::Started(..) | Event::Refused(..) => None,
+        });
+        (request.id, granted.unwrap_or(decision))
+    }
+
+    fn admit(&mut self, tenant: &str) -> AdmissionId {
+        let (id, decision) = self.ask(tenant, |_| ());
+        assert!(matches!(decision, Decision::Admitted(_)), "{decision:?}");
+        id
+    }
+
+    fn end(&mut self, id: &AdmissionId, outcome: Outcome, tokens: u64) -> Option<Settled> {
+        let source = if tokens == 0 { UsageSource::None } else { UsageSource::Reported };
+        let usage = Usage { source, output: Tokens(tokens), ..Usage::default() };
+        let settlement = Settlement { id: id.clone(), outcome, usage, unadmitted: None };
+        self.core.settle(&settlement, self.now)
+    }
+}
+
+fn reason(decision: &Decision) -> Option<(u16, Reason)> {
+    match decision {
+        Decision::Rejected(refusal) => Some((refusal.status, refusal.reason)),
+        Decision::Admitted(_) | Decision::Queued => None,
+    }
+}
+
+fn started(events: &[Event]) -> Vec<&AdmissionId> {
+    let starts = events.iter().filter_map(|event| match event {
+        Event::Started(id, _) => Some(id),
+        Event::Refused(..) => None,
+    });
+    starts.collect()
+}
+
+#[test]
+fn what_does_not_fit_waits_and_p0_starts_first() {
+    let mut world = World::new(json!({}));
+    let running = world.admit("b");
+    world.admit("b");
+    let (_, last) = world.ask("b", |_| ());
+    let (urgent, first) = world.ask("a", |request| request.priority = Priority::parse("0"));
+    assert_eq!((last, first), (Decision::Queued, Decision::Queued));
+    world.end(&running, Outcome::Completed, 5);
+    assert_eq!(started(&world.core.advance(world.now)), [&urgent]);
+}
+
+#[test]
+fn a_client_may_lower_its_priority_and_never_raise_it() {
+    let mut world = World::new(json!({}));
+    for (tenant, asked, got) in [("a", "9", 9), ("a", "0", 0), ("b", "0", 9)] {
+        let (id, decision) = world.ask(tenant, |request| request.priority = Priority::parse(asked));
+        let Decision::Admitted(grant) = decision else { panic!("{decision:?}") };
+        assert_eq!(u8::from(grant.priority), got);
+        world.end(&id, Outcome::Completed, 1);
+    }
+}
+
+#[test]
+fn refusals_say_why() {
+    let mut world = World::new(json!({}));
+    let mut ask = |tenant: &str, change: fn(&mut AdmissionRequest)| reason(&world.ask(tenant, change).1);
+    assert_eq!(ask("gone", |_| ()), Some((403, Reason::TenantDisabled)));
+    assert_eq!(ask("other", |_| ()), Some((403, Reason::ModelNotAllowed)));
+    assert_eq!(ask("nobody", |_| ()), Some((401, Reason::UnknownKey)));
+    assert_eq!(ask("a", |request| request.model = Some("x".into())), Some((404, Reason::ModelNotFound)));
+    assert_eq!(ask("a", |request| request.model = None), Some((404, Reason::ModelNotFound)));
+    let too_long = |request: &mut AdmissionRequest| request.max_tokens = Some(Tokens(991));
+    assert_eq!(ask("a", too_long), Some((400, Reason::ContextLengthExceeded)));
+}
+
+#[test]
+fn a_route_may_name_the_pool_when_the_body_was_not_read() {
+    let mut world = World::new(json!({}));
+    let by_route = |request: &mut AdmissionRequest| {
+        request.model = None;
+        request.pool = Some("smol".into());
+    };
+    assert!(matches!(world.ask("a", by_route).1, Decision::Admitted(_)));
+    assert_eq!(reason(&world.ask("other", by_route).1), Some((403, Reason::ModelNotAllowed)));
+}
+
+#[test]
+fn the_fourth_concurrent_call_of_three_is_refused_and_others_do_not_notice() {
+    let mut world = World::new(json!({"concurrent": 3}));
+    for _ in 0..3 {
+        world.ask("a", |_| ());
+    }
+    let (_, fourth) = world.ask("a", |_| ());
+    assert_eq!(reason(&fourth), Some((429, Reason::TenantConcurrency)));
+    assert_eq!(world.ask("b", |_| ()).1, Decision::Queued);
+}
+
+#[test]
+fn who_waits_too_long_is_told_and_gets_everything_back() {
+    let mut world = World::new(json!({"tokens_per_min": 1_000}));
+    world.admit("b");
+    world.admit("b");
+    let (id, _) = world.ask("a", |_| ());
+    let events = world.wait(60_200);
+    let [Event::Refused(refused, refusal)] = events.as_slice() else { panic!("{events:?}") };
+    assert_eq!((refused, refusal.reason, refusal.status), (&id, Reason::QueueTimeout, 503));
+    assert!(refusal.retry_after_ms.is_some());
+    assert_eq!(world.core.in_flight(&"a".into()), 0);
+    assert_eq!(world.end(&id, Outcome::Cancelled, 0), None);
+}
+
+#[test]
+fn a_cancellation_that_overtakes_its_request_wins() {
+    let mut world = World::new(json!({}));
+    world.end(&"w-1".into(), Outcome::Cancelled, 0);
+    let (_, decision) = world.ask("a", |_| ());
+    assert_eq!(reason(&decision), Some((503, Reason::DuplicateAdmission)));
+}
+
+#[test]
+fn without_a_lease_nothing_starts() {
+    let mut world = World::new(json!({}));
+    world.now = Millis(3_000);
+    assert_eq!(reason(&world.ask("a", |_| ()).1), Some((503, Reason::LedgerUnavailable)));
+    world.sync();
+    world.admit("a");
+}
+
+#[test]
+fn a_call_that_nobody_settles_frees_its_slot_after_the_longest_request() {
+    let mut world = World::new(json!({}));
+    world.admit("a");
+    world.wait(599_000);
+    assert_eq!(world.core.running(&"smol".into()), 1);
+    world.wait(1_000);
+    assert_eq!((world.core.running(&"smol".into()), world.core.in_flight(&"a".into())), (0, 0));
+}
+
+#[test]
+fn draining_answers_everyone_who_waits() {
+    let mut world = World::new(json!({}));
+    world.admit("a");
+    world.admit("a");
+    world.ask("a", |_| ());
+    let events = world.core.drain(world.now);
+    assert!(matches!(events.as_slice(), [Event::Refused(_, refusal)] if refusal.reason == Reason::ShuttingDown));
+    assert_eq!(reason(&world.ask("b", |_| ()).1), Some((503, Reason::ShuttingDown)));
+}
+
+#[test]
+fn usage_of_a_call_that_nobody_admitted_is_charged_to_its_tenant() {
+    let mut world = World::new(json!({"tokens_per_min": 1_000}));
+    let passed = crate::wire::Unadmitted { tenant: "a".into(), model: Some("m".into()) };
+    let usage = Usage { source: UsageSource::Reported, output: Tokens(400), ..Usage::default() };
+    let settlement = Settlement { id: "x-1".into(), outcome: Outcome::Completed, usage, unadmitted: Some(passed) };
+    let settled = world.core.settle(&settlement, world.now).unwrap();
+    assert_eq!((settled.charged, world.core.settle(&settlement, world.now)), (Tokens(400), None));
+    assert_eq!(world.core.account_state(&"a".into(), world.now).unwrap().1["tenant_tokens_per_minute"], 600);
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Ask { tenant: bool, level: u8, max_tokens: u64 },
+    End { nth: usize, outcome: u8, tokens: u64 },
+    Wait { span: u64 },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (any::<bool>(), 0_u8..10, 1_u64..900)
+            .prop_map(|(tenant, level, max_tokens)| Step::Ask { tenant, level, max_tokens }),
+        3 => (0_usize..40, 0_u8..4, 0_u64..2_000).prop_map(|(nth, outcome, tokens)| Step::End { nth, outcome, tokens }),
+        1 => (0_u64..30_000).prop_map(|span| Step::Wait { span }),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 500, ..ProptestConfig::default() })]
+
+    /// Against a naive list of who is where: never more than two run (I1), nobody is lost or answered twice (I6),
+    /// nothing waits while a slot is free (work conservation), and in the end everything has been given back.
+    #[test]
+    fn nobody_is_lost_and_capacity_is_neither_exceeded_nor_wasted(steps in prop::collection::vec(step(), 1..150)) {
+        let mut world = World::new(json!({"concurrent": 9, "tokens_per_min": 20_000}));
+        let (mut running, mut queued): (Vec<AdmissionId>, Vec<AdmissionId>) = (Vec::new(), Vec::new());
+        for step in steps {
+            let events = match step {
+                Step::Ask { tenant, level, max_tokens } => {
+                    let (id, decision) = world.ask(if tenant { "a" } else { "b" }, |request| {
+                        request.priority = Priority::try_from(level).ok();
+                        request.max_tokens = Some(Tokens(max_tokens));
+                    });
+                    match decision {
+                        Decision::Admitted(_) => running.push(id),
+                        Decision::Queued => queued.push(id),
+                        Decision::Rejected(_) => {}
+                    }
+                    world.sync()
+                }
+                Step::End { nth, outcome, tokens } => {
+                    let all: Vec<AdmissionId> = running.iter().chain(&queued).cloned().collect();
+                    if let Some(id) = all.get(nth) {
+                        let outcome = [Outcome::Completed, Outcome::Failed, Outcome::Aborted, Outcome::Cancelled][usize::from(outcome)];
+                        prop_assert!(world.end(id, outcome, tokens).is_some());
+                        prop_assert!(world.end(id, outcome, tokens).is_none());
+                        running.retain(|other| other != id);
+                        queued.retain(|other| other != id);
+                    }
+                    world.sync()
+                }
+                Step::Wait { span } => world.wait(span),
+            };
+            for event in events {
+                let (Event::Started(id, _) | Event::Refused(id, _)) = &event;
+                let place = queued.iter().position(|waiting| waiting == id);
+                prop_assert!(place.is_some(), "an answer for nobody: {:?}", event);
+                queued.remove(place.unwrap_or(0));
+                if let Event::Started(id, _) = event {
+                    running.push(id);
+                }
+            }
+            prop_assert!(running.len() <= 2);
+            prop_assert_eq!(world.core.running(&"smol".into()) as usize, running.len());
+            let depth: usize = Priority::all().map(|level| world.core.queue_depth(&"smol".into(), level)).sum();
+            prop_assert_eq!(depth, queued.len());
+            prop_assert!(queued.is_empty() || running.len() == 2, "a slot is free while {} wait", queued.len());
+            let in_flight = world.core.in_flight(&"a".into()) + world.core.in_flight(&"b".into());
+            prop_assert_eq!(in_flight as usize, running.len() + queued.len());
+        }
+    }
+}

@@ -1,0 +1,307 @@
+//! What the filter and the quota service say to each other: JSON over HTTP/2.
+//!
+//! `POST /v1/admissions` carries an [`AdmissionRequest`] and is *held* while the call is queued; the answer is an
+//! [`AdmissionReply`]. `POST /v1/settlements` carries a [`SettlementBatch`]; every entry is idempotent, so the
+//! filter repeats it until it is acknowledged.
+//!
+//! Every reply of the service bears [`DECIDED_HEADER`], which nothing else on the way sets: that is how the filter
+//! tells an answer from a dead sidecar's 503.
+
+use crate::units::{AdmissionId, Millis, PoolName, Priority, TenantId, Tokens};
+use serde::{Deserialize, Serialize};
+
+/// The version of the wire format. A service accepts its own and the one before.
+pub const WIRE_VERSION: u32 = 1;
+
+pub const ADMISSIONS_PATH: &str = "/v1/admissions";
+pub const SETTLEMENTS_PATH: &str = "/v1/settlements";
+/// Present on every reply of the service.
+pub const DECIDED_HEADER: &str = "x-sluice-decided";
+/// Carries the shared secret when the filter's listener is TCP.
+pub const SECRET_HEADER: &str = "x-sluice-secret";
+
+/// What the filter knows of a caller's key after it has forgotten the key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyProof {
+    /// The public id inside a key of our own format; absent for a key of another format.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// SHA-256 of the whole key, 64 lower-case hex digits. A credential: never logged.
+    pub digest: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdmissionRequest {
+    pub version: u32,
+    pub id: AdmissionId,
+    pub key: KeyProof,
+    /// The model that the body names. Absent only in headers mode, where `pool` must be given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// The pool that the route names, when it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<PoolName>,
+    /// Estimated from the prompt's length.
+    pub input_tokens: Tokens,
+    /// Per sequence; absent when the client set no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_tokens: Option<Tokens>,
+    /// Sequences that the call generates (`n`, `best_of`, prompts), at least 1.
+    pub sequences: u32,
+    /// Whether the reply comes as a stream of events.
+    pub stream: bool,
+    /// Bytes that Envoy holds while the call waits.
+    pub body_bytes: u64,
+    /// The client's `x-priority`; it may only lower.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority: Option<Priority>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "decision", rename_all = "snake_case")]
+pub enum AdmissionReply {
+    Admitted(Grant),
+    Rejected(Refusal),
+}
+
+/// The call may go on, tagged like this.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grant {
+    pub tenant: TenantId,
+    pub namespace: String,
+    pub tier: String,
+    pub priority: Priority,
+    pub pool: PoolName,
+    /// What was reserved and will be corrected at settlement.
+    pub reserved: Tokens,
+    /// How long the call stood in the queue.
+    pub waited_ms: Millis,
+    pub rates: Vec<RateStatus>,
+}
+
+/// The call may not go on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// HTTP status for the client: 400, 401, 403, 404, 429 or 503.
+    pub status: u16,
+    pub reason: Reason,
+    /// A sentence for the client's developer: what, and what to do.
+    pub message: String,
+    /// The request field at fault, in the dialect's words (`model`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub param: Option<String>,
+    /// When trying again may help; absent when it will not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after_ms: Option<Millis>,
+    #[serde(default)]
+    pub waited_ms: Millis,
+    #[serde(default)]
+    pub rates: Vec<RateStatus>,
+}
+
+/// The machine-readable cause of every refusal, in `x-sluice-reason`. The filter's own causes are here too, so that
+/// the list is in one place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    // Decided by the service.
+    UnknownKey,
+    TenantDisabled,
+    ModelNotAllowed,
+    ModelNotFound,
+    ContextLengthExceeded,
+    TenantConcurrency,
+    TenantRequestsPerSecond,
+    TenantRequestsPerMinute,
+    TenantTokensPerMinute,
+    QueueFull,
+    QueueTimeout,
+    LedgerUnavailable,
+    ShuttingDown,
+    DuplicateAdmission,
+    // Decided by the filter.
+    MissingKey,
+    ConflictingKeys,
+    MalformedKey,
+    InvalidPriority,
+    PathNotListed,
+    PathNotNormalized,
+    MethodNotAllowed,
+    UpgradeNotAllowed,
+    InvalidBody,
+    UnsupportedEncoding,
+    BodyTooLarge,
+    ServiceUnavailable,
+}
+
+impl Reason {
+    /// Every reason, for documentation and metrics.
+    pub const ALL: [Reason; 26] = [
+        Reason::UnknownKey,
+        Reason::TenantDisabled,
+        Reason::ModelNotAllowed,
+        Reason::ModelNotFound,
+        Reason::ContextLengthExceeded,
+        Reason::TenantConcurrency,
+        Reason::TenantRequestsPerSecond,
+        Reason::TenantRequestsPerMinute,
+        Reason::TenantTokensPerMinute,
+        Reason::QueueFull,
+        Reason::QueueTimeout,
+        Reason::LedgerUnavailable,
+        Reason::ShuttingDown,
+        Reason::DuplicateAdmission,
+        Reason::MissingKey,
+        Reason::ConflictingKeys,
+        Reason::MalformedKey,
+        Reason::InvalidPriority,
+        Reason::PathNotListed,
+        Reason::PathNotNormalized,
+        Reason::MethodNotAllowed,
+        Reason::UpgradeNotAllowed,
+        Reason::InvalidBody,
+        Reason::UnsupportedEncoding,
+        Reason::BodyTooLarge,
+        Reason::ServiceUnavailable,
+    ];
+
+    /// The snake_case text of the reason, as in JSON and in `x-sluice-reason`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Reason::UnknownKey => "unknown_key",
+            Reason::TenantDisabled => "tenant_disabled",
+            Reason::ModelNotAllowed => "model_not_allowed",
+            Reason::ModelNotFound => "model_not_found",
+            Reason::ContextLengthExceeded => "context_length_exceeded",
+            Reason::TenantConcurrency => "tenant_concurrency",
+            Reason::TenantRequestsPerSecond => "tenant_requests_per_second",
+            Reason::TenantRequestsPerMinute => "tenant_requests_per_minute",
+            Reason::TenantTokensPerMinute => "tenant_tokens_per_minute",
+            Reason::QueueFull => "queue_full",
+            Reason::QueueTimeout => "queue_timeout",
+            Reason::LedgerUnavailable => "ledger_unavailable",
+            Reason::ShuttingDown => "shutting_down",
+            Reason::DuplicateAdmission => "duplicate_admission",
+            Reason::MissingKey => "missing_key",
+            Reason::ConflictingKeys => "conflicting_keys",
+            Reason::MalformedKey => "malformed_key",
+            Reason::InvalidPriority => "invalid_priority",
+            Reason::PathNotListed => "path_not_listed",
+            Reason::PathNotNormalized => "path_not_normalized",
+            Reason::MethodNotAllowed => "method_not_allowed",
+            Reason::UpgradeNotAllowed => "upgrade_not_allowed",
+            Reason::InvalidBody => "invalid_body",
+            Reason::UnsupportedEncoding => "unsupported_encoding",
+            Reason::BodyTooLarge => "body_too_large",
+            Reason::ServiceUnavailable => "service_unavailable",
+        }
+    }
+}
+
+/// One limit as the rate headers show it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RateStatus {
+    pub kind: RateKind,
+    pub limit: u64,
+    /// Zero when the bucket is in debt.
+    pub remaining: u64,
+    /// Until the bucket is full again.
+    pub reset_ms: Millis,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RateKind {
+    Requests,
+    Tokens,
+}
+
+/// Calls that have ended, one entry a call.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SettlementBatch {
+    pub version: u32,
+    /// The incarnation of the Envoy worker that reports.
+    pub worker: String,
+    pub settlements: Vec<Settlement>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settlement {
+    pub id: AdmissionId,
+    pub outcome: Outcome,
+    /// What the upstream reported, or the filter's count of what had streamed.
+    pub usage: Usage,
+    /// Present when the call passed a route that fails open while the service was away: nobody admitted it, so the
+    /// service charges it to this tenant afterwards.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unadmitted: Option<Unadmitted>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unadmitted {
+    pub tenant: TenantId,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// The upstream answered with a success status and ended its reply.
+    Completed,
+    /// The upstream answered with an error status, or its reply broke off.
+    Failed,
+    /// The client left while the upstream was answering.
+    Aborted,
+    /// The client left, or the call was refused by the filter, before anything reached the upstream.
+    Cancelled,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    pub source: UsageSource,
+    #[serde(default)]
+    pub input: Tokens,
+    #[serde(default)]
+    pub output: Tokens,
+    /// The part of `input` that the upstream took from its prefix cache.
+    #[serde(default)]
+    pub cached: Tokens,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UsageSource {
+    /// Nothing reached the model: nothing is charged.
+    #[default]
+    None,
+    /// The upstream's own numbers.
+    Reported,
+    /// Counted or guessed by the filter, because the reply bore none (or none to be believed).
+    Estimated,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SettlementReply {
+    /// Entries taken, known or not. All of a batch, or the call fails.
+    pub accepted: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_header_text_of_a_reason_is_its_json_text() {
+        for reason in Reason::ALL {
+            assert_eq!(serde_json::to_value(reason).unwrap(), reason.as_str());
+        }
+    }
+
+    #[test]
+    fn a_reply_of_a_later_release_with_more_fields_is_still_read() {
+        let reply = r#"{"decision":"rejected","status":429,"reason":"tenant_concurrency","message":"m","new":1}"#;
+        assert!(matches!(serde_json::from_str(reply), Ok(AdmissionReply::Rejected(_))));
+    }
+}
