@@ -1,0 +1,126 @@
+//! The stats pages, with the field names that operators of such schedulers know.
+
+use crate::engine::{PoolStats, Totals};
+use serde::Serialize;
+use sluice_policy::units::Priority;
+
+#[derive(Serialize)]
+pub(super) struct Stats {
+    /// Calls admitted since the start.
+    total_scheduled: u64,
+    total_rejected: u64,
+    total_queued_now: usize,
+    total_running_now: u64,
+    /// Running calls per slot of all pools, in percent.
+    overall_utilization: f64,
+    /// One entry a level, over all pools.
+    queue_stats: Vec<QueueStats>,
+    pools: Vec<PoolView>,
+}
+
+#[derive(Serialize)]
+struct QueueStats {
+    priority: u8,
+    current_depth: usize,
+    max_depth: usize,
+    utilization_pct: f64,
+    is_full: bool,
+    available_slots: usize,
+}
+
+#[derive(Serialize)]
+struct PoolView {
+    name: String,
+    capacity: u32,
+    held: u32,
+    running: u32,
+    queued: usize,
+}
+
+#[derive(Serialize)]
+pub(super) struct BusiestQueues {
+    busiest_queues: Vec<BusyQueue>,
+}
+
+#[derive(Serialize)]
+struct BusyQueue {
+    pool: String,
+    #[serde(flatten)]
+    stats: QueueStats,
+}
+
+impl Stats {
+    pub(super) fn of(totals: &Totals) -> Self {
+        let pools = &totals.pools;
+        let running: u64 = pools.iter().map(|pool| u64::from(pool.running)).sum();
+        let capacity: u64 = pools.iter().map(|pool| u64::from(pool.capacity)).sum();
+        let level = |level: Priority| {
+            let depth = pools.iter().map(|pool| depth(pool, level)).sum();
+            let most = pools.iter().map(|pool| pool.max_depth).sum();
+            QueueStats::new(level, depth, most)
+        };
+        Self {
+            total_scheduled: totals.scheduled,
+            total_rejected: totals.rejected,
+            total_queued_now: pools.iter().map(queued).sum(),
+            total_running_now: running,
+            overall_utilization: percent(running, capacity),
+            queue_stats: Priority::all().map(level).collect(),
+            pools: pools.iter().map(PoolView::of).collect(),
+        }
+    }
+}
+
+impl BusiestQueues {
+    /// The `top` deepest queues, one entry a pool and level; empty ones are left out.
+    pub(super) fn of(totals: &Totals, top: usize) -> Self {
+        let queues = totals.pools.iter().flat_map(|pool| {
+            Priority::all().map(|level| BusyQueue {
+                pool: pool.name.to_string(),
+                stats: QueueStats::new(level, depth(pool, level), pool.max_depth),
+            })
+        });
+        let mut busiest: Vec<BusyQueue> = queues.filter(|queue| queue.stats.current_depth > 0).collect();
+        busiest.sort_by_key(|queue| std::cmp::Reverse(queue.stats.current_depth));
+        busiest.truncate(top);
+        Self { busiest_queues: busiest }
+    }
+}
+
+impl QueueStats {
+    fn new(level: Priority, current_depth: usize, max_depth: usize) -> Self {
+        Self {
+            priority: level.into(),
+            current_depth,
+            max_depth,
+            utilization_pct: percent(current_depth as u64, max_depth as u64),
+            is_full: current_depth >= max_depth,
+            available_slots: max_depth.saturating_sub(current_depth),
+        }
+    }
+}
+
+impl PoolView {
+    fn of(pool: &PoolStats) -> Self {
+        Self {
+            name: pool.name.to_string(),
+            capacity: pool.capacity,
+            held: pool.held,
+            running: pool.running,
+            queued: queued(pool),
+        }
+    }
+}
+
+fn depth(pool: &PoolStats, level: Priority) -> usize {
+    pool.depths.get(level.index()).copied().unwrap_or(0)
+}
+
+fn queued(pool: &PoolStats) -> usize {
+    pool.depths.iter().sum()
+}
+
+/// Two decimals, as people read it; nothing is decided by it.
+fn percent(part: u64, whole: u64) -> f64 {
+    if whole == 0 { 0.0 } else { (part as f64 * 10_000.0 / whole as f64).round() / 100.0 }
+}

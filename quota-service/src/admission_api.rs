@@ -1,0 +1,117 @@
+//! The filter's routes. A request for admission is held here while its call is queued.
+
+use crate::api_error::ApiError;
+use crate::engine::Engine;
+use crate::identity::Identity;
+use crate::secret::Secret;
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{Request, State};
+use axum::http::{HeaderName, HeaderValue};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use axum::{Json, Router};
+use sluice_policy::units::Millis;
+use sluice_policy::wire::{
+    ADMISSIONS_PATH, AdmissionReply, AdmissionRequest, DECIDED_HEADER, Reason, Refusal, SECRET_HEADER,
+    SETTLEMENTS_PATH, SettlementBatch, SettlementReply, WIRE_VERSION,
+};
+use std::sync::Arc;
+
+#[derive(Clone)]
+struct Gate {
+    engine: Arc<Engine>,
+    identity: Arc<Identity>,
+    secret: Option<Arc<Secret>>,
+}
+
+/// The filter's listener as a router. `secret` is demanded of every request where the listener is TCP.
+pub fn router(engine: Arc<Engine>, identity: Arc<Identity>, secret: Option<Secret>) -> Router {
+    let gate = Gate { engine, identity, secret: secret.map(Arc::new) };
+    Router::new()
+        .route(ADMISSIONS_PATH, post(admit))
+        .route(SETTLEMENTS_PATH, post(settle))
+        .fallback(async || ApiError::NotFound)
+        .layer(middleware::from_fn_with_state(gate.clone(), demand_secret))
+        .with_state(gate)
+}
+
+async fn demand_secret(State(gate): State<Gate>, request: Request, next: Next) -> Result<Response, ApiError> {
+    let presented = request.headers().get(SECRET_HEADER).map_or(&b""[..], HeaderValue::as_bytes);
+    match &gate.secret {
+        Some(secret) if !secret.matches(presented) => Err(ApiError::NoSecret),
+        Some(_) | None => Ok(next.run(request).await),
+    }
+}
+
+async fn admit(
+    State(gate): State<Gate>,
+    request: Result<Json<AdmissionRequest>, JsonRejection>,
+) -> Result<Response, ApiError> {
+    let request = body(request)?;
+    check_version(request.version)?;
+    let Some((tenant, key_name)) = gate.identity.verify(&request.key) else {
+        gate.engine.count_unknown_key();
+        return Ok(decided(AdmissionReply::Rejected(unknown_key())));
+    };
+    let reply = gate.engine.admit(tenant, &request).await;
+    match &reply {
+        AdmissionReply::Admitted(grant) => {
+            tracing::debug!(id = %request.id, %tenant, key_name, priority = %grant.priority, waited = %grant.waited_ms, "admitted");
+        }
+        AdmissionReply::Rejected(refusal) => {
+            tracing::debug!(id = %request.id, %tenant, key_name, reason = refusal.reason.as_str(), "rejected");
+        }
+    }
+    Ok(decided(spread(reply)))
+}
+
+async fn settle(
+    State(gate): State<Gate>,
+    batch: Result<Json<SettlementBatch>, JsonRejection>,
+) -> Result<Response, ApiError> {
+    let batch = body(batch)?;
+    check_version(batch.version)?;
+    gate.engine.settle(&batch.settlements);
+    tracing::debug!(worker = batch.worker, count = batch.settlements.len(), "settled");
+    let accepted = u64::try_from(batch.settlements.len()).unwrap_or(u64::MAX);
+    Ok(decided(SettlementReply { accepted }))
+}
+
+fn body<T>(json: Result<Json<T>, JsonRejection>) -> Result<T, ApiError> {
+    json.map(|Json(body)| body).map_err(|rejection| ApiError::BadRequest(rejection.body_text()))
+}
+
+fn check_version(theirs: u32) -> Result<(), ApiError> {
+    if theirs == WIRE_VERSION { Ok(()) } else { Err(ApiError::Version { theirs, ours: WIRE_VERSION }) }
+}
+
+/// Marks an answer as ours, so that the filter can tell it from a proxy's.
+fn decided(reply: impl serde::Serialize) -> Response {
+    let mark = (HeaderName::from_static(DECIDED_HEADER), HeaderValue::from_static("1"));
+    ([mark], Json(reply)).into_response()
+}
+
+/// Clients that were refused together should not return together: up to a tenth is added to `retry-after`.
+fn spread(mut reply: AdmissionReply) -> AdmissionReply {
+    if let AdmissionReply::Rejected(Refusal { retry_after_ms: Some(wait), .. }) = &mut reply {
+        let mut random = [0_u8; 1];
+        // Without randomness they return together, which is no reason to fail.
+        let _ = getrandom::fill(&mut random);
+        let [part] = random;
+        *wait = wait.plus(Millis(wait.0 / 10 * u64::from(part) / 255));
+    }
+    reply
+}
+
+fn unknown_key() -> Refusal {
+    Refusal {
+        status: 401,
+        reason: Reason::UnknownKey,
+        message: "this API key is not known; check it, or ask your platform team for one".to_owned(),
+        param: None,
+        retry_after_ms: None,
+        waited_ms: Millis::ZERO,
+        rates: Vec::new(),
+    }
+}

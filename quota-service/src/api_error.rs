@@ -1,0 +1,34 @@
+//! What both listeners answer when a request is not even wrong.
+
+use axum::Json;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    #[error("this needs `authorization: Bearer <token>` with the token of listeners.operators.token_file")]
+    NoToken,
+    #[error("this listener needs the shared secret of listeners.filter.secret_file in x-sluice-secret")]
+    NoSecret,
+    #[error("{0}")]
+    BadRequest(String),
+    #[error("the filter speaks version {theirs} of the wire format, this service {ours}; upgrade the older one")]
+    Version { theirs: u32, ours: u32 },
+    #[error("there is nothing here; see the README for the routes")]
+    NotFound,
+    #[error("metrics cannot be shown: {0}")]
+    Metrics(#[from] prometheus::Error),
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let status = match self {
+            ApiError::NoToken | ApiError::NoSecret => StatusCode::UNAUTHORIZED,
+            ApiError::BadRequest(_) | ApiError::Version { .. } => StatusCode::BAD_REQUEST,
+            ApiError::NotFound => StatusCode::NOT_FOUND,
+            ApiError::Metrics(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        (status, Json(json!({"error": {"message": self.to_string()}}))).into_response()
+    }
+}

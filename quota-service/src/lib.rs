@@ -1,0 +1,155 @@
+//! The quota sidecar: decides about calls beside Envoy, and shows operators what it decided.
+//!
+//! `main` reads the configuration and hands [`run`] what it named; everything else happens here. Reading order
+//! follows the modules below.
+
+pub mod admin_api;
+pub mod admission_api;
+pub mod api_error;
+pub mod engine;
+pub mod gpu;
+pub mod identity;
+pub mod ledger;
+pub mod metrics;
+pub mod secret;
+pub mod server;
+pub mod settings;
+
+use engine::Engine;
+use gpu::GpuView;
+use identity::{Identity, Peppers};
+use ledger::{EmbeddedLedger, Ledger, RedisLedger};
+use metrics::Metrics;
+use secret::Secret;
+use server::Listener;
+use settings::{FilterListener, LEAST_SECRET_BYTES, Settings};
+use sluice_policy::admission::Admission;
+use sluice_policy::config::reader::{ConfigError, ConfigErrors};
+use sluice_policy::units::{HolderId, Millis};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
+
+/// What the configuration names by file, opened.
+pub struct Secrets {
+    pub peppers: Peppers,
+    pub operators_token: Secret,
+    pub filter_secret: Option<Secret>,
+}
+
+impl Secrets {
+    /// Opens every file of secrets that the configuration names.
+    ///
+    /// # Errors
+    /// All that are missing, unreadable or too short, at once.
+    pub fn open(settings: &Settings) -> Result<Self, ConfigErrors> {
+        let mut errors = Vec::new();
+        let mut open = |path: String, file: &Path| match Secret::from_file(file, LEAST_SECRET_BYTES) {
+            Ok(secret) => Some(secret),
+            Err(problem) => {
+                errors.push(ConfigError { path, problem: format!("{}: {problem}", file.display()) });
+                None
+            }
+        };
+        let operators_token = open("listeners.operators.token_file".to_owned(), &settings.operators_token);
+        let filter_secret = match &settings.filter_listener {
+            FilterListener::Unix(_) => None,
+            FilterListener::Tcp { secret, .. } => open("listeners.filter.secret_file".to_owned(), secret),
+        };
+        let peppers = settings.peppers.iter();
+        let peppers: Peppers = peppers
+            .filter_map(|(&version, file)| {
+                Some((version, open(format!("identity.peppers (version {version})"), file)?))
+            })
+            .collect();
+        match operators_token {
+            Some(operators_token) if errors.is_empty() => Ok(Self { peppers, operators_token, filter_secret }),
+            Some(_) | None => Err(ConfigErrors(errors)),
+        }
+    }
+}
+
+/// Both listeners, bound.
+pub struct Listeners {
+    pub filter: Listener,
+    pub operators: TcpListener,
+}
+
+impl Listeners {
+    /// # Errors
+    /// One of them cannot be bound; the message says which.
+    pub async fn bind(settings: &Settings) -> anyhow::Result<Self> {
+        use anyhow::Context;
+        let filter = Listener::for_filter(&settings.filter_listener).await;
+        let filter = filter.with_context(|| format!("listeners.filter: cannot bind {:?}", settings.filter_listener))?;
+        let operators = TcpListener::bind(settings.operators).await;
+        let operators =
+            operators.with_context(|| format!("listeners.operators: cannot bind {}", settings.operators))?;
+        Ok(Self { filter, operators })
+    }
+}
+
+/// Serves until `shutdown` turns true; then answers everyone who waits, takes settlements for a while, and ends.
+///
+/// # Errors
+/// The Redis URL is malformed, or two metrics bear one name.
+pub async fn run(
+    settings: Settings,
+    secrets: Secrets,
+    listeners: Listeners,
+    shutdown: watch::Receiver<bool>,
+) -> anyhow::Result<()> {
+    let started = Instant::now();
+    let ledger: Arc<dyn Ledger> = match &settings.redis_url {
+        Some(url) => Arc::new(RedisLedger::new(url)?),
+        None => Arc::new(EmbeddedLedger::default()),
+    };
+    let metrics = Arc::new(Metrics::new()?);
+    let gpu_view = GpuView::new(&settings.gpu);
+    metrics.also(Box::new(gpu_view.collector()?))?;
+
+    let holder = HolderId::from(settings.holder.as_str());
+    let incarnation = incarnation();
+    let namespaces: BTreeMap<String, String> =
+        settings.policy.tenants.iter().map(|(id, tenant)| (tenant.namespace.clone(), id.to_string())).collect();
+    let identity = Arc::new(Identity::new(&settings.policy, secrets.peppers));
+    let core = Admission::new(settings.policy, &holder, incarnation, &settings.terms, Millis::ZERO);
+    let engine = Arc::new(Engine::new(core, holder, incarnation, Arc::clone(&metrics), started));
+
+    // Listeners stop after the engine has answered everyone, the tasks with them.
+    let (stop, stopped) = watch::channel(false);
+    let mut tasks = JoinSet::new();
+    engine.spawn(&ledger, &stopped, &mut tasks);
+    tasks.spawn(gpu::run(settings.gpu, namespaces, gpu_view, stopped.clone()));
+    let gate = admission_api::router(Arc::clone(&engine), identity, secrets.filter_secret);
+    let desk = admin_api::router(Arc::clone(&engine), metrics, secrets.operators_token);
+    tasks.spawn(server::serve(listeners.filter, gate, stopped.clone()));
+    tasks.spawn(server::serve(Listener::Tcp(listeners.operators), desk, stopped));
+    tracing::info!(operators = %settings.operators, embedded = settings.redis_url.is_none(), "serving");
+
+    wait_for_stop(shutdown).await;
+    tracing::info!("shutting down: answering everyone who waits");
+    engine.drain();
+    if timeout(settings.drain, engine.all_settled()).await.is_err() {
+        tracing::warn!("some calls still run; their settlements wait in Envoy for the next start");
+    }
+    let _ = stop.send(true);
+    while tasks.join_next().await.is_some() {}
+    Ok(())
+}
+
+async fn wait_for_stop(mut shutdown: watch::Receiver<bool>) {
+    // A sender that is gone cannot stop us any more, which is also a reason to stop.
+    let _ = shutdown.wait_for(|stop| *stop).await;
+}
+
+/// Grows with every start on a machine whose clock is not set back by more than the time between two starts.
+fn incarnation() -> u64 {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,136 @@
+//! What Prometheus sees of admission. Labels come from the configuration only, never from a request.
+
+use prometheus::core::Collector;
+use prometheus::{Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
+use sluice_policy::units::{PoolName, Priority, TenantId};
+use sluice_policy::wire::{Outcome, Reason, Settlement, UsageSource};
+
+/// Label value for a call whose tenant or pool is not known.
+const UNKNOWN: &str = "";
+
+/// All of the service's own metrics, and the registry that shows them.
+pub struct Metrics {
+    registry: Registry,
+    admissions: IntCounterVec,
+    queue_wait: HistogramVec,
+    settlements: IntCounterVec,
+    tokens: IntCounterVec,
+    ledger_calls: IntCounterVec,
+    pub running: IntGaugeVec,
+    pub capacity: IntGaugeVec,
+    pub held: IntGaugeVec,
+    pub queue_depth: IntGaugeVec,
+}
+
+impl Metrics {
+    /// # Errors
+    /// Two metrics bear one name: a defect that the first test finds.
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        let wait = HistogramOpts::new("sluice_queue_wait_seconds", "How long admitted calls stood in the queue.")
+            .buckets(vec![0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0]);
+        let pool = &["pool"];
+        Ok(Self {
+            admissions: counter(
+                &registry,
+                "sluice_admissions_total",
+                "Calls decided, by decision and by the reason of a refusal.",
+                &["pool", "tenant", "decision", "reason"],
+            )?,
+            queue_wait: register(&registry, HistogramVec::new(wait, &["pool", "priority"])?)?,
+            settlements: counter(
+                &registry,
+                "sluice_settlements_total",
+                "Calls that ended, by outcome and by where their usage came from.",
+                &["outcome", "usage"],
+            )?,
+            tokens: counter(
+                &registry,
+                "sluice_tokens_total",
+                "Tokens used; cached ones are part of the input.",
+                &["tenant", "model", "kind"],
+            )?,
+            ledger_calls: counter(&registry, "sluice_ledger_calls_total", "Calls to the ledger.", &["result"])?,
+            running: gauge(&registry, "sluice_running", "Calls that hold a slot.", pool)?,
+            capacity: gauge(&registry, "sluice_capacity", "Slots of the pool, over all replicas.", pool)?,
+            held: gauge(&registry, "sluice_held_slots", "Slots that this replica holds on lease.", pool)?,
+            queue_depth: gauge(&registry, "sluice_queue_depth", "Calls that wait.", &["pool", "priority"])?,
+            registry,
+        })
+    }
+
+    /// Shows what somebody else collects.
+    ///
+    /// # Errors
+    /// One of its metrics bears a name that is taken.
+    pub fn also(&self, collector: Box<dyn Collector>) -> Result<(), prometheus::Error> {
+        self.registry.register(collector)
+    }
+
+    pub fn admitted(&self, tenant: &TenantId, pool: &PoolName, priority: Priority, waited_s: f64) {
+        self.admissions.with_label_values(&[pool.as_str(), tenant.as_str(), "admitted", ""]).inc();
+        let level = u8::from(priority).to_string();
+        self.queue_wait.with_label_values(&[pool.as_str(), &level]).observe(waited_s);
+    }
+
+    pub fn rejected(&self, tenant: Option<&TenantId>, pool: Option<&PoolName>, reason: Reason) {
+        let tenant = tenant.map_or(UNKNOWN, TenantId::as_str);
+        let pool = pool.map_or(UNKNOWN, PoolName::as_str);
+        self.admissions.with_label_values(&[pool, tenant, "rejected", reason.as_str()]).inc();
+    }
+
+    pub fn settled(&self, settlement: &Settlement, charged: Option<(&TenantId, &str)>) {
+        let (outcome, source) = (outcome(settlement.outcome), source(settlement.usage.source));
+        let known = if charged.is_some() { outcome } else { "unknown_id" };
+        self.settlements.with_label_values(&[known, source]).inc();
+        let Some((tenant, model)) = charged else { return };
+        let usage = settlement.usage;
+        for (kind, tokens) in [("input", usage.input), ("output", usage.output), ("cached", usage.cached)] {
+            self.tokens.with_label_values(&[tenant.as_str(), model, kind]).inc_by(tokens.0);
+        }
+    }
+
+    pub fn ledger_call(&self, answered: bool) {
+        self.ledger_calls.with_label_values(&[if answered { "answered" } else { "failed" }]).inc();
+    }
+
+    /// The text format, version 0.0.4.
+    ///
+    /// # Errors
+    /// A metric has no series: a defect of a collector.
+    pub fn render(&self) -> Result<String, prometheus::Error> {
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        String::from_utf8(text).map_err(|error| prometheus::Error::Msg(error.to_string()))
+    }
+}
+
+fn outcome(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Completed => "completed",
+        Outcome::Failed => "failed",
+        Outcome::Aborted => "aborted",
+        Outcome::Cancelled => "cancelled",
+    }
+}
+
+fn source(source: UsageSource) -> &'static str {
+    match source {
+        UsageSource::None => "none",
+        UsageSource::Reported => "reported",
+        UsageSource::Estimated => "estimated",
+    }
+}
+
+fn counter(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
+    register(registry, IntCounterVec::new(Opts::new(name, help), labels)?)
+}
+
+fn gauge(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, prometheus::Error> {
+    register(registry, IntGaugeVec::new(Opts::new(name, help), labels)?)
+}
+
+fn register<C: Collector + Clone + 'static>(registry: &Registry, metric: C) -> Result<C, prometheus::Error> {
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}

@@ -1,0 +1,242 @@
+//! The service's configuration file: what `sluice_policy::config` decides by, and everything around it.
+
+use crate::gpu::GpuSettings;
+use crate::secret::Secret;
+use sluice_policy::config::Config;
+use sluice_policy::config::reader::{ConfigError, ConfigErrors, Section, read_document};
+use sluice_policy::holder::LeaseTerms;
+use sluice_policy::units::Millis;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// A configuration that has been read and is sound; the files it names have not been opened yet.
+#[derive(Debug)]
+pub struct Settings {
+    pub policy: Config,
+    pub filter_listener: FilterListener,
+    pub operators: SocketAddr,
+    pub operators_token: PathBuf,
+    /// By version; the highest one signs new keys.
+    pub peppers: BTreeMap<u32, PathBuf>,
+    /// Absent: the embedded ledger.
+    pub redis_url: Option<Secret>,
+    /// This replica's name in the ledger.
+    pub holder: String,
+    pub terms: LeaseTerms,
+    pub gpu: GpuSettings,
+    /// After SIGTERM, how long to go on taking settlements of calls that still run.
+    pub drain: Duration,
+}
+
+/// Where the filter talks to us.
+#[derive(Debug)]
+pub enum FilterListener {
+    /// Mode 0600: only the user that runs Envoy, which must be ours.
+    Unix(PathBuf),
+    /// A key's digest is a credential, so whoever talks TCP must know a secret.
+    Tcp { address: SocketAddr, secret: PathBuf },
+}
+
+/// Shorter secrets are guessed.
+pub const LEAST_SECRET_BYTES: usize = 32;
+
+impl Settings {
+    /// Reads a configuration file. Paths in it are relative to its own folder.
+    ///
+    /// # Errors
+    /// All that is wrong with it at once, each with its path in the document.
+    pub fn load(file: &Path) -> Result<Self, ConfigErrors> {
+        let text = std::fs::read_to_string(file).map_err(|error| single(format!("cannot be read: {error}")))?;
+        let folder = file.parent().unwrap_or(Path::new("."));
+        Self::parse(&text, folder)
+    }
+
+    /// As [`Settings::load`], from text.
+    ///
+    /// # Errors
+    /// As [`Settings::load`].
+    pub fn parse(yaml: &str, folder: &Path) -> Result<Self, ConfigErrors> {
+        let document: serde_json::Value =
+            serde_saphyr::from_str(yaml).map_err(|error| single(format!("is not sound YAML: {error}")))?;
+        read_document(&document, |root| read(root, folder))
+    }
+}
+
+fn single(problem: String) -> ConfigErrors {
+    ConfigErrors(vec![ConfigError { path: ".".to_owned(), problem }])
+}
+
+fn read(root: &Section<'_>, folder: &Path) -> Option<Settings> {
+    let version = root.required("version", root.integer("version", 1..=1));
+    let listeners = root.section("listeners");
+    let filter = read_filter_listener(&listeners.section("filter"), folder);
+    let operators = read_operators(&listeners.section("operators"), folder);
+    listeners.finish();
+    let identity = root.section("identity");
+    let peppers = read_peppers(&identity, folder);
+    identity.finish();
+    let (redis_url, holder, terms) = read_ledger(&root.section("ledger"));
+    let gpu = GpuSettings::read(&root.section("gpu"));
+    let policy = Config::read(root);
+    if let Some(policy) = &policy {
+        check_peppers(root, policy, &peppers);
+    }
+    let drain = root.integer("drain_ms", 0..=3_600_000).unwrap_or(5_000);
+    version?;
+    let (operators, operators_token) = operators?;
+    Some(Settings {
+        policy: policy?,
+        filter_listener: filter?,
+        operators,
+        operators_token,
+        peppers,
+        redis_url,
+        holder,
+        terms,
+        gpu: gpu?,
+        drain: Duration::from_millis(drain),
+    })
+}
+
+fn read_filter_listener(section: &Section<'_>, folder: &Path) -> Option<FilterListener> {
+    let unix = section.text("unix").map(|path| folder.join(path));
+    let tcp = address(section, "tcp");
+    let secret = section.text("secret_file").map(|path| folder.join(path));
+    section.finish();
+    match (section.has("unix"), section.has("tcp")) {
+        (true, true) => {
+            section.error("unix", "and tcp exclude each other: keep one");
+            None
+        }
+        (false, false) => {
+            section.error("unix", "is required (a path, the safer choice), or tcp (an address) with secret_file");
+            None
+        }
+        (true, false) => Some(FilterListener::Unix(unix?)),
+        (false, true) => {
+            let secret = section.required("secret_file", secret);
+            Some(FilterListener::Tcp { address: tcp?, secret: secret? })
+        }
+    }
+}
+
+fn read_operators(section: &Section<'_>, folder: &Path) -> Option<(SocketAddr, PathBuf)> {
+    let listen = if section.has("address") {
+        address(section, "address")
+    } else {
+        Some(SocketAddr::from(([127, 0, 0, 1], 8081)))
+    };
+    let token = section.required("token_file", section.text("token_file"));
+    section.finish();
+    Some((listen?, folder.join(token?)))
+}
+
+fn read_peppers(section: &Section<'_>, folder: &Path) -> BTreeMap<u32, PathBuf> {
+    let mut peppers = BTreeMap::new();
+    section.each("peppers", |pepper| {
+        let version = pepper.required("version", pepper.integer("version", 1..=1_000_000));
+        let file = pepper.required("file", pepper.text("file"));
+        let version = u32::try_from(version?).ok()?;
+        if peppers.insert(version, folder.join(file?)).is_some() {
+            pepper.error("version", format!("{version} is given twice"));
+        }
+        Some(())
+    });
+    peppers
+}
+
+fn check_peppers(root: &Section<'_>, policy: &Config, peppers: &BTreeMap<u32, PathBuf>) {
+    for (id, tenant) in &policy.tenants {
+        for key in tenant.keys.iter().filter(|key| !peppers.contains_key(&key.pepper)) {
+            let problem = format!("the key {:?} of {id} needs pepper version {}", key.name, key.pepper);
+            root.error("identity.peppers", problem);
+        }
+    }
+}
+
+fn read_ledger(section: &Section<'_>) -> (Option<Secret>, String, LeaseTerms) {
+    let url = section.text("redis_url").map(|url| Secret::new(url.to_owned()));
+    let holder = section.name("holder").map_or_else(host_name, str::to_owned);
+    let terms = LeaseTerms {
+        lease: section.integer("lease_ms", 100..=60_000).map_or(Millis(2_000), Millis),
+        longest_request: section.integer("longest_request_ms", 1_000..=86_400_000).map_or(Millis(600_000), Millis),
+    };
+    section.finish();
+    (url, holder, terms)
+}
+
+/// A pod's host name is its own, so two replicas never share a share.
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = name.trim();
+    if sluice_policy::config::reader::is_name(name) { name.to_owned() } else { "gate-0".to_owned() }
+}
+
+fn address(section: &Section<'_>, name: &'static str) -> Option<SocketAddr> {
+    let text = section.text(name)?;
+    let address = text.parse().ok();
+    if address.is_none() {
+        section.error(name, format!("must be an address and port such as 127.0.0.1:8081, found {text:?}"));
+    }
+    address
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problems(yaml: &str) -> Vec<String> {
+        match Settings::parse(yaml, Path::new("")) {
+            Ok(_) => Vec::new(),
+            Err(errors) => errors.0.iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    #[test]
+    fn everything_wrong_anywhere_is_told_at_once() {
+        let found = problems(
+            "
+version: 2
+listeners:
+  filter: {unix: a.sock, tcp: 127.0.0.1:1}
+  operators: {address: localhost}
+ledger: {lease_ms: 5, lease: 3}
+pools: [{name: a, models: [m], capacity: {concurrent: 1}}]
+tenants: [{id: t, keys: [{name: k, hmac: 'v9:00'}]}]
+",
+        );
+        let paths: Vec<&str> = found.iter().filter_map(|line| line.split_once(": ")).map(|(path, _)| path).collect();
+        let expected = [
+            "version",
+            "listeners.filter.unix",
+            "listeners.operators.address",
+            "listeners.operators.token_file",
+            "ledger.lease_ms",
+            "ledger.lease",
+            "tenants[0].keys[0].hmac",
+        ];
+        assert_eq!(paths, expected, "{found:#?}");
+    }
+
+    #[test]
+    fn a_key_needs_its_pepper() {
+        let yaml = format!(
+            "
+version: 1
+listeners: {{filter: {{unix: a.sock}}, operators: {{token_file: t}}}}
+pools: [{{name: a, models: [m], capacity: {{concurrent: 1}}}}]
+tenants: [{{id: t, keys: [{{name: k, hmac: 'v9:{}'}}]}}]
+",
+            "0".repeat(64)
+        );
+        assert_eq!(problems(&yaml), ["identity.peppers: the key \"k\" of t needs pepper version 9"]);
+    }
+
+    #[test]
+    fn a_duplicate_field_is_an_error_and_not_a_surprise() {
+        let found = problems("version: 1\nversion: 1\n");
+        assert!(found.first().is_some_and(|line| line.contains("duplicate")), "{found:?}");
+    }
+}
