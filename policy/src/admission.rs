@@ -177,10 +177,11 @@ impl Admission {
         Some(self.pools.get_mut(pool)?.give_back(now))
     }
 
-    /// Whether calls can be admitted: every pool has a lease, and nobody has said to stop.
+    /// Whether traffic may be sent here: every pool has had a lease, and nobody has said to stop. A lease that has
+    /// ended does not count against it: all replicas share one ledger, so another one would refuse as well.
     #[must_use]
-    pub fn is_ready(&self, now: Millis) -> bool {
-        !self.draining && self.pools.values().all(|pool| pool.holder.is_leased(now))
+    pub fn is_ready(&self) -> bool {
+        !self.draining && self.pools.values().all(|pool| pool.holder.has_been_leased())
     }
 
     /// Whether nothing is queued and nothing runs.

@@ -68,6 +68,12 @@ impl Holder {
         now < self.lease_ends
     }
 
+    /// Whether the ledger has ever answered.
+    #[must_use]
+    pub fn has_been_leased(&self) -> bool {
+        self.lease_ends > Millis::ZERO
+    }
+
     /// Whether it is time to ask: at once when a demand that the ledger does not know of exceeds the hold, soon again
     /// while it does, else every third of a lease.
     #[must_use]

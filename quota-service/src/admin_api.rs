@@ -49,12 +49,12 @@ async fn demand_token(State(desk): State<Desk>, request: Request, next: Next) ->
     }
 }
 
-/// Ready means: calls can be admitted. Alive means only that this answers.
+/// Ready means: send traffic here. Alive means only that this answers.
 async fn ready(State(desk): State<Desk>) -> (StatusCode, &'static str) {
     if desk.engine.is_ready() {
         (StatusCode::OK, "ready\n")
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "no lease from the ledger, or shutting down\n")
+        (StatusCode::SERVICE_UNAVAILABLE, "no lease from the ledger yet, or shutting down\n")
     }
 }
 

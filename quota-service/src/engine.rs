@@ -25,7 +25,7 @@ const MIRROR_EVERY: Duration = Duration::from_secs(1);
 pub struct Engine {
     started: Instant,
     state: Mutex<State>,
-    /// Something changed that may move the next timer.
+    /// The next timer has moved forward.
     timer: Notify,
     /// The same for the ledger call of each pool.
     ledger_timers: BTreeMap<PoolName, Notify>,
@@ -41,6 +41,11 @@ struct State {
     /// Who is held; the receiver sits in [`Engine::admit`], which takes the entry out if its caller leaves.
     waiters: HashMap<AdmissionId, oneshot::Sender<AdmissionReply>>,
     totals: Totals,
+    /// When the timer will ring by itself; `None` for never. Only an earlier moment must wake its task, which also
+    /// pumps: waking it for every change would make it wake itself for ever.
+    timer_at: Option<Millis>,
+    #[cfg(test)]
+    pumped: u64,
 }
 
 impl Engine {
@@ -50,7 +55,14 @@ impl Engine {
         for (name, pool) in &core.config().pools {
             metrics.capacity.with_label_values(&[name.as_str()]).set(i64::from(pool.concurrent));
         }
-        let state = State { core, waiters: HashMap::new(), totals: Totals::default() };
+        let state = State {
+            core,
+            waiters: HashMap::new(),
+            totals: Totals::default(),
+            timer_at: None,
+            #[cfg(test)]
+            pumped: 0,
+        };
         Self {
             started,
             state: Mutex::new(state),
@@ -124,10 +136,10 @@ impl Engine {
         }
     }
 
-    /// Whether calls can be admitted.
+    /// Whether traffic may be sent here; see [`Admission::is_ready`].
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.lock().core.is_ready(self.now())
+        self.lock().core.is_ready()
     }
 
     #[must_use]
@@ -139,14 +151,17 @@ impl Engine {
     /// Starts and times out calls when time alone allows it. Runs until shutdown.
     async fn run_timer(&self, mut shutdown: watch::Receiver<bool>) {
         loop {
-            let next = self.lock().core.next_wake(self.now());
+            let next = {
+                let mut state = self.lock();
+                self.pump(&mut state);
+                state.timer_at = state.core.next_wake(self.now());
+                state.timer_at
+            };
             tokio::select! {
                 () = self.sleep_until(next) => {}
                 () = self.timer.notified() => {}
                 _ = shutdown.wait_for(|stop| *stop) => return,
             }
-            let mut state = self.lock();
-            self.pump(&mut state);
         }
     }
 
@@ -235,10 +250,16 @@ impl Engine {
 
     /// Lets the core give away what is free, tells the callers, and sets the timers anew.
     fn pump(&self, state: &mut State) {
+        #[cfg(test)]
+        {
+            state.pumped += 1;
+        }
         let now = self.now();
         let events = state.core.advance(now);
         self.deliver(state, events);
-        self.timer.notify_one();
+        if state.core.next_wake(now).is_some_and(|next| state.timer_at.is_none_or(|set| next < set)) {
+            self.timer.notify_one();
+        }
         for (pool, timer) in &self.ledger_timers {
             if state.core.next_ledger_call(pool, now).is_some_and(|at| at <= now) {
                 timer.notify_one();
@@ -388,3 +409,6 @@ fn shutting_down() -> Refusal {
         rates: Vec::new(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -40,6 +40,7 @@ pub struct Secrets {
     pub peppers: Peppers,
     pub operators_token: Secret,
     pub filter_secret: Option<Secret>,
+    pub redis_password: Option<Secret>,
 }
 
 impl Secrets {
@@ -49,26 +50,34 @@ impl Secrets {
     /// All that are missing, unreadable or too short, at once.
     pub fn open(settings: &Settings) -> Result<Self, ConfigErrors> {
         let mut errors = Vec::new();
-        let mut open = |path: String, file: &Path| match Secret::from_file(file, LEAST_SECRET_BYTES) {
+        let mut open = |path: String, file: &Path, least| match Secret::from_file(file, least) {
             Ok(secret) => Some(secret),
             Err(problem) => {
                 errors.push(ConfigError { path, problem: format!("{}: {problem}", file.display()) });
                 None
             }
         };
-        let operators_token = open("listeners.operators.token_file".to_owned(), &settings.operators_token);
+        let operators_token =
+            open("listeners.operators.token_file".to_owned(), &settings.operators_token, LEAST_SECRET_BYTES);
         let filter_secret = match &settings.filter_listener {
             FilterListener::Unix(_) => None,
-            FilterListener::Tcp { secret, .. } => open("listeners.filter.secret_file".to_owned(), secret),
+            FilterListener::Tcp { secret, .. } => {
+                open("listeners.filter.secret_file".to_owned(), secret, LEAST_SECRET_BYTES)
+            }
         };
         let peppers = settings.peppers.iter();
         let peppers: Peppers = peppers
             .filter_map(|(&version, file)| {
-                Some((version, open(format!("identity.peppers (version {version})"), file)?))
+                Some((version, open(format!("identity.peppers (version {version})"), file, LEAST_SECRET_BYTES)?))
             })
             .collect();
+        // Somebody else's password may be shorter than we would make it.
+        let password_file = settings.redis.as_ref().and_then(|redis| redis.password_file.as_ref());
+        let redis_password = password_file.and_then(|file| open("ledger.redis_password_file".to_owned(), file, 1));
         match operators_token {
-            Some(operators_token) if errors.is_empty() => Ok(Self { peppers, operators_token, filter_secret }),
+            Some(operators_token) if errors.is_empty() => {
+                Ok(Self { peppers, operators_token, filter_secret, redis_password })
+            }
             Some(_) | None => Err(ConfigErrors(errors)),
         }
     }
@@ -105,8 +114,8 @@ pub async fn run(
     shutdown: watch::Receiver<bool>,
 ) -> anyhow::Result<()> {
     let started = Instant::now();
-    let ledger: Arc<dyn Ledger> = match &settings.redis_url {
-        Some(url) => Arc::new(RedisLedger::new(url)?),
+    let ledger: Arc<dyn Ledger> = match &settings.redis {
+        Some(redis) => Arc::new(RedisLedger::new(&redis.url, secrets.redis_password.as_ref())?),
         None => Arc::new(EmbeddedLedger::default()),
     };
     let metrics = Arc::new(Metrics::new()?);
@@ -130,7 +139,7 @@ pub async fn run(
     let desk = admin_api::router(Arc::clone(&engine), metrics, secrets.operators_token);
     tasks.spawn(server::serve(listeners.filter, gate, stopped.clone()));
     tasks.spawn(server::serve(Listener::Tcp(listeners.operators), desk, stopped));
-    tracing::info!(operators = %settings.operators, embedded = settings.redis_url.is_none(), "serving");
+    tracing::info!(operators = %settings.operators, embedded = settings.redis.is_none(), "serving");
 
     wait_for_stop(shutdown).await;
     tracing::info!("shutting down: answering everyone who waits");

@@ -124,8 +124,8 @@ fn key(command: KeyCommand) -> anyhow::Result<()> {
             check_name(&name)?;
             let (version, pepper) = newest_pepper(&settings)?;
             let issued = issue((version, &pepper)).map_err(anyhow::Error::msg)?;
-            eprintln!("the key, shown only now; the entry for tenants[{tenant}].keys follows on standard output:");
-            eprintln!("{}", issued.key.expose());
+            eprintln!("the key, shown only now, and its entry for the `keys` of {tenant}:");
+            println!("{}", issued.key.expose());
             println!("- {{name: {name}, id: {}, hmac: \"{}\"}}", issued.id, issued.hmac);
         }
         KeyCommand::Hash { file, name } => {

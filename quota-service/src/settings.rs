@@ -21,13 +21,22 @@ pub struct Settings {
     /// By version; the highest one signs new keys.
     pub peppers: BTreeMap<u32, PathBuf>,
     /// Absent: the embedded ledger.
-    pub redis_url: Option<Secret>,
+    pub redis: Option<RedisSettings>,
     /// This replica's name in the ledger.
     pub holder: String,
     pub terms: LeaseTerms,
     pub gpu: GpuSettings,
     /// After SIGTERM, how long to go on taking settlements of calls that still run.
     pub drain: Duration,
+}
+
+/// Where the ledger lives.
+#[derive(Debug)]
+pub struct RedisSettings {
+    /// May hold a password, so it does not show.
+    pub url: Secret,
+    /// The better place for a password.
+    pub password_file: Option<PathBuf>,
 }
 
 /// Where the filter talks to us.
@@ -77,7 +86,7 @@ fn read(root: &Section<'_>, folder: &Path) -> Option<Settings> {
     let identity = root.section("identity");
     let peppers = read_peppers(&identity, folder);
     identity.finish();
-    let (redis_url, holder, terms) = read_ledger(&root.section("ledger"));
+    let (redis, holder, terms) = read_ledger(&root.section("ledger"), folder);
     let gpu = GpuSettings::read(&root.section("gpu"));
     let policy = Config::read(root);
     if let Some(policy) = &policy {
@@ -92,7 +101,7 @@ fn read(root: &Section<'_>, folder: &Path) -> Option<Settings> {
         operators,
         operators_token,
         peppers,
-        redis_url,
+        redis,
         holder,
         terms,
         gpu: gpu?,
@@ -156,15 +165,23 @@ fn check_peppers(root: &Section<'_>, policy: &Config, peppers: &BTreeMap<u32, Pa
     }
 }
 
-fn read_ledger(section: &Section<'_>) -> (Option<Secret>, String, LeaseTerms) {
-    let url = section.text("redis_url").map(|url| Secret::new(url.to_owned()));
+fn read_ledger(section: &Section<'_>, folder: &Path) -> (Option<RedisSettings>, String, LeaseTerms) {
+    let url = section.text("redis_url");
+    if url.is_some_and(|url| redis::parse_redis_url(url).is_none()) {
+        section.error("redis_url", "must be like redis://user@host:6379/0 (a password goes into redis_password_file)");
+    }
+    let password_file = section.text("redis_password_file").map(|path| folder.join(path));
+    if password_file.is_some() && url.is_none() {
+        section.error("redis_password_file", "needs redis_url beside it");
+    }
+    let redis = url.map(|url| RedisSettings { url: Secret::new(url.to_owned()), password_file });
     let holder = section.name("holder").map_or_else(host_name, str::to_owned);
     let terms = LeaseTerms {
         lease: section.integer("lease_ms", 100..=60_000).map_or(Millis(2_000), Millis),
         longest_request: section.integer("longest_request_ms", 1_000..=86_400_000).map_or(Millis(600_000), Millis),
     };
     section.finish();
-    (url, holder, terms)
+    (redis, holder, terms)
 }
 
 /// A pod's host name is its own, so two replicas never share a share.

@@ -1,5 +1,8 @@
 //! The same calls have the same answers in the embedded ledger's function and in the Lua script, on a real Redis.
 
+// Helpers of a test are tests too, but the lint knows only functions marked as such.
+#![allow(clippy::unwrap_used)]
+
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngSeed, TestRunner};
 use quota_service::ledger::{Account, Ledger, RedisLedger};
@@ -78,7 +81,7 @@ fn call() -> impl Strategy<Value = SyncRequest> {
 fn the_script_answers_as_the_pure_ledger_does() {
     let redis = Redis::start("conformance");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let ledger = runtime.block_on(async { RedisLedger::new(&Secret::new(redis.url())).unwrap() });
+    let ledger = runtime.block_on(async { RedisLedger::new(&Secret::new(redis.url()), None).unwrap() });
     let traces = Cell::new(0);
     let config = Config { cases: 200, rng_seed: RngSeed::Fixed(2), failure_persistence: None, ..Config::default() };
     TestRunner::new(config)
@@ -102,7 +105,7 @@ fn a_flushed_script_is_loaded_again() {
     let redis = Redis::start("flush");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let ledger = RedisLedger::new(&Secret::new(redis.url())).unwrap();
+        let ledger = RedisLedger::new(&Secret::new(redis.url()), None).unwrap();
         let account = Account::Pool("smol".into());
         let mut request = SyncRequest {
             holder: "gate-0".into(),

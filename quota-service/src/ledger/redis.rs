@@ -3,7 +3,7 @@
 use super::{Account, Answer, Ledger, LedgerError};
 use crate::secret::Secret;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use redis::{Client, Script};
+use redis::{Client, IntoConnectionInfo, Script};
 use sluice_policy::ledger::{Restored, SyncReply, SyncRequest};
 use sluice_policy::units::Millis;
 use std::collections::BTreeMap;
@@ -18,16 +18,21 @@ pub struct RedisLedger {
 }
 
 impl RedisLedger {
-    /// Does not connect yet: Redis may come up later than we do.
+    /// Does not connect yet: Redis may come up later than we do. A `password` beats the URL's.
     ///
     /// # Errors
     /// The URL is not one of Redis.
-    pub fn new(url: &Secret) -> Result<Self, LedgerError> {
+    pub fn new(url: &Secret, password: Option<&Secret>) -> Result<Self, LedgerError> {
         let config = ConnectionManagerConfig::new()
             .set_connection_timeout(Some(TIMEOUT))
             .set_response_timeout(Some(TIMEOUT))
             .set_max_delay(TIMEOUT);
-        let client = Client::open(url.expose())?;
+        let mut info = url.expose().into_connection_info()?;
+        if let Some(password) = password {
+            let login = info.redis_settings().clone().set_password(password.expose());
+            info = info.set_redis_settings(login);
+        }
+        let client = Client::open(info)?;
         let connection = ConnectionManager::new_lazy_with_config(client, config)?;
         Ok(Self { connection, script: Script::new(include_str!("sync.lua")) })
     }

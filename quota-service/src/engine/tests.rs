@@ -1,0 +1,129 @@
+use super::*;
+use crate::ledger::EmbeddedLedger;
+use sluice_policy::config::Config;
+use sluice_policy::config::reader::read_document;
+use sluice_policy::holder::LeaseTerms;
+use sluice_policy::units::Tokens;
+use sluice_policy::wire::{KeyProof, UsageSource, WIRE_VERSION};
+
+/// An engine with one slot, its embedded ledger, and a queue that gives up after `timeout_ms`.
+struct Bench {
+    engine: Arc<Engine>,
+    tasks: JoinSet<()>,
+    stop: watch::Sender<bool>,
+}
+
+impl Bench {
+    async fn new(timeout_ms: u64) -> Self {
+        let document = serde_json::json!({
+            "queue": {"timeout_ms": timeout_ms},
+            "pools": [{"name": "smol", "models": ["m"], "capacity": {"concurrent": 1, "tokens_per_s": 1_000_000}}],
+            "tenants": [{"id": "a"}],
+        });
+        let config = read_document(&document, Config::read).unwrap();
+        let terms = LeaseTerms { lease: Millis(2_000), longest_request: Millis(60_000) };
+        let core = Admission::new(config, &"gate-0".into(), 1, &terms, Millis::ZERO);
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let engine = Arc::new(Engine::new(core, "gate-0".into(), 1, metrics, Instant::now()));
+        let (stop, stopped) = watch::channel(false);
+        let mut tasks = JoinSet::new();
+        let ledger: Arc<dyn Ledger> = Arc::new(EmbeddedLedger::default());
+        engine.spawn(&ledger, &stopped, &mut tasks);
+        while !engine.is_ready() {
+            tokio::task::yield_now().await;
+        }
+        Self { engine, tasks, stop }
+    }
+
+    async fn admit(&self, id: &str) -> AdmissionReply {
+        self.engine.admit(&"a".into(), &request(id)).await
+    }
+
+    fn end(&self, id: &str) {
+        let usage = Usage { source: UsageSource::Reported, output: Tokens(3), ..Usage::default() };
+        let ended = Settlement { id: id.into(), outcome: Outcome::Completed, usage, unadmitted: None };
+        self.engine.settle(&[ended]);
+    }
+
+    fn queued(&self) -> usize {
+        self.engine.totals().pools.iter().flat_map(|pool| pool.depths).sum()
+    }
+
+    async fn until_queued(&self, depth: usize) {
+        while self.queued() != depth {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+fn request(id: &str) -> AdmissionRequest {
+    AdmissionRequest {
+        version: WIRE_VERSION,
+        id: id.into(),
+        key: KeyProof { id: None, digest: String::new() },
+        model: Some("m".to_owned()),
+        pool: None,
+        input_tokens: Tokens(10),
+        max_tokens: Some(Tokens(20)),
+        sequences: 1,
+        stream: false,
+        body_bytes: 100,
+        priority: None,
+    }
+}
+
+fn reason(reply: &AdmissionReply) -> Option<Reason> {
+    match reply {
+        AdmissionReply::Admitted(_) => None,
+        AdmissionReply::Rejected(refusal) => Some(refusal.reason),
+    }
+}
+
+#[tokio::test]
+async fn a_held_caller_is_woken_by_the_end_of_another_call() {
+    let bench = Bench::new(60_000).await;
+    assert_eq!(reason(&bench.admit("x-1").await), None);
+    let (second, ()) = tokio::join!(bench.admit("x-2"), async {
+        bench.until_queued(1).await;
+        bench.end("x-1");
+    });
+    assert_eq!(reason(&second), None);
+}
+
+#[tokio::test]
+async fn a_caller_who_leaves_frees_its_place() {
+    let bench = Bench::new(60_000).await;
+    bench.admit("x-1").await;
+    tokio::select! {
+        _ = bench.admit("x-2") => panic!("there is no room for it"),
+        () = bench.until_queued(1) => {}
+    }
+    assert_eq!(bench.queued(), 0);
+    bench.end("x-1");
+    assert_eq!(reason(&bench.admit("x-3").await), None);
+}
+
+/// A timer that wakes itself would take a whole core, and with it the lock.
+#[tokio::test]
+async fn waiting_costs_nothing_and_ends_at_the_timeout() {
+    let bench = Bench::new(300).await;
+    bench.admit("x-1").await;
+    assert_eq!(reason(&bench.admit("x-2").await), Some(Reason::QueueTimeout));
+    let pumped = bench.engine.lock().pumped;
+    assert!(pumped < 50, "the core was pumped {pumped} times in 0.3 s");
+}
+
+#[tokio::test]
+async fn shutdown_answers_everyone_and_gives_the_lease_back() {
+    let mut bench = Bench::new(60_000).await;
+    bench.admit("x-1").await;
+    let (second, ()) = tokio::join!(bench.admit("x-2"), async {
+        bench.until_queued(1).await;
+        bench.engine.drain();
+    });
+    assert_eq!(reason(&second), Some(Reason::ShuttingDown));
+    bench.end("x-1");
+    bench.engine.all_settled().await;
+    bench.stop.send_replace(true);
+    while bench.tasks.join_next().await.is_some() {}
+}
