@@ -1,0 +1,60 @@
+# Everything one does with Sluice. `./justw RECIPE` runs these without `just` on the machine.
+
+# Arguments reach a recipe as "$@", so spaces and quotes survive.
+set positional-arguments
+
+target := env("CARGO_TARGET_DIR", "target")
+wasm := "--target wasm32-wasip1"
+
+[private]
+default:
+    @{{ just_executable() }} --list --unsorted
+
+# Install the pinned tools into .tools/; group `demo` leaves out what only tests need
+setup group="test":
+    @python3 scripts/setup.py "$1"
+
+# `--workspace` and never `-p`: cargo would choose other features for a part, and build most crates twice.
+
+# Build the filter (always optimised) and the programs
+build profile="dev": (setup "build")
+    cargo build --release {{ wasm }} -p sluice-filter
+    cargo build --workspace --bins --profile {{ profile }}
+
+# Show it all on this machine: Envoy, the filter, the quota service, a model
+demo *args: (setup "demo") build
+    @exec {{ target }}/debug/demo "$@"
+
+# Run the tests; arguments go to `cargo test`
+test *args: setup build
+    cargo test --workspace "$@"
+
+# Measure one area
+bench area: setup (build "release")
+    @exec {{ target }}/release/bench "$1"
+
+# Format the code
+fmt:
+    cargo fmt --all
+
+# Check that the code is formatted
+fmt-check:
+    cargo fmt --all --check
+
+# Lint natively, and once more as the wasm module sees the code
+lint: (setup "build")
+    cargo clippy --workspace --all-targets -- -D warnings
+    cargo clippy {{ wasm }} -p sluice-filter -p sluice-policy -- -D warnings
+
+# Validate what operators deploy: the files of envoy/, istio/ and k8s/
+manifests: setup build
+    .tools/venv/bin/python scripts/check_manifests.py
+
+# Check the dependencies' licenses, bans and sources; builds cargo-deny first, in minutes
+deny:
+    cargo install --locked --root .tools cargo-deny@0.20.2
+    .tools/bin/cargo-deny check bans licenses sources
+
+# Run everything that must pass before a change lands
+ci:
+    .ci/run
