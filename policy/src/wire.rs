@@ -9,6 +9,7 @@
 
 use crate::units::{AdmissionId, Millis, PoolName, Priority, TenantId, Tokens};
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// The version of the wire format. A service accepts its own and the one before.
 pub const WIRE_VERSION: u32 = 1;
@@ -20,14 +21,20 @@ pub const DECIDED_HEADER: &str = "x-sluice-decided";
 /// Carries the shared secret when the filter's listener is TCP.
 pub const SECRET_HEADER: &str = "x-sluice-secret";
 
-/// What the filter knows of a caller's key after it has forgotten the key.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// What the filter knows of a caller's key after it has forgotten the key. Its `Debug` does not show the digest.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyProof {
     /// The public id inside a key of our own format; absent for a key of another format.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
     /// SHA-256 of the whole key, 64 lower-case hex digits. A credential: never logged.
     pub digest: String,
+}
+
+impl fmt::Debug for KeyProof {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeyProof").field("id", &self.id).field("digest", &"[redacted]").finish()
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -131,12 +138,13 @@ pub enum Reason {
     InvalidBody,
     UnsupportedEncoding,
     BodyTooLarge,
+    RequestTimeout,
     ServiceUnavailable,
 }
 
 impl Reason {
     /// Every reason, for documentation and metrics.
-    pub const ALL: [Reason; 26] = [
+    pub const ALL: [Reason; 27] = [
         Reason::UnknownKey,
         Reason::TenantDisabled,
         Reason::ModelNotAllowed,
@@ -162,6 +170,7 @@ impl Reason {
         Reason::InvalidBody,
         Reason::UnsupportedEncoding,
         Reason::BodyTooLarge,
+        Reason::RequestTimeout,
         Reason::ServiceUnavailable,
     ];
 
@@ -194,6 +203,7 @@ impl Reason {
             Reason::InvalidBody => "invalid_body",
             Reason::UnsupportedEncoding => "unsupported_encoding",
             Reason::BodyTooLarge => "body_too_large",
+            Reason::RequestTimeout => "request_timeout",
             Reason::ServiceUnavailable => "service_unavailable",
         }
     }

@@ -1,0 +1,140 @@
+//! The root context: reads the configuration, and sends the outbox on its tick.
+
+use super::bodiless::{self, Bodiless};
+use super::stream::Stream;
+use super::{Shared, reply_head};
+use crate::config::Config;
+use crate::host::{self, Buffer};
+use crate::worker::{Counters, Worker};
+use log::{error, info};
+use proxy_wasm::traits::{Context, HttpContext, RootContext};
+use proxy_wasm::types::ContextType;
+use sluice_policy::wire;
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// A freed slot waits at most this long (and Envoy's timer slack) for its settlement.
+const TICK: Duration = Duration::from_millis(10);
+/// A settlement call is answered from memory; one that takes longer is tried again.
+const SETTLEMENT_TIMEOUT: Duration = Duration::from_secs(5);
+
+pub(crate) struct Root {
+    context: u32,
+    /// Present once the configuration was read.
+    shared: Option<Shared>,
+    metrics: Metrics,
+    /// The token of the batch under way.
+    batch: Option<u32>,
+}
+
+/// Envoy's counters; absent ones are not counted.
+#[derive(Default)]
+struct Metrics {
+    failed_open: Option<u32>,
+    failed_closed: Option<u32>,
+    settlements_dropped: Option<u32>,
+    usage_estimated: Option<u32>,
+}
+
+impl Metrics {
+    fn define() -> Self {
+        Self {
+            failed_open: host::counter("sluice_filter_failed_open"),
+            failed_closed: host::counter("sluice_filter_failed_closed"),
+            settlements_dropped: host::counter("sluice_filter_settlements_dropped"),
+            usage_estimated: host::counter("sluice_filter_usage_estimated"),
+        }
+    }
+
+    fn add(&self, counters: Counters) {
+        let Counters { failed_open, failed_closed, settlements_dropped, usage_estimated } = counters;
+        host::count(self.failed_open, failed_open);
+        host::count(self.failed_closed, failed_closed);
+        host::count(self.settlements_dropped, settlements_dropped);
+        host::count(self.usage_estimated, usage_estimated);
+    }
+}
+
+impl Context for Root {
+    fn on_http_call_response(&mut self, token: u32, headers: usize, _: usize, _: usize) {
+        let Some(shared) = &self.shared else { return };
+        if self.batch != Some(token) {
+            return;
+        }
+        self.batch = None;
+        let (is_decided, status) = if headers == 0 { (false, 0) } else { reply_head() };
+        let now = host::now();
+        shared.worker.borrow_mut().batch_ended(is_decided && status == 200, now);
+    }
+}
+
+impl RootContext for Root {
+    fn on_configure(&mut self, size: usize) -> bool {
+        proxy_wasm::set_log_level(host::log_level());
+        let text = host::bytes(Buffer::PluginConfiguration, size);
+        match Config::parse(&text) {
+            Ok(config) => {
+                self.start(config);
+                true
+            }
+            Err(errors) => {
+                for wrong in &errors.0 {
+                    error!("sluice filter configuration: {wrong}");
+                }
+                false
+            }
+        }
+    }
+
+    fn on_tick(&mut self) {
+        let Some(shared) = &self.shared else { return };
+        let counters = std::mem::take(&mut shared.worker.borrow_mut().counters);
+        self.metrics.add(counters);
+        if shared.worker.borrow().has_mail() {
+            self.batch = send_batch(shared);
+        }
+        if !shared.bodiless.borrow().is_empty() {
+            let now = host::now();
+            let expired = shared.bodiless.borrow_mut().expired(now);
+            for stream in expired {
+                host::reply_for(stream, &bodiless::reply(), self.context);
+            }
+        }
+    }
+
+    fn create_http_context(&self, context: u32) -> Option<Box<dyn HttpContext>> {
+        Some(Box::new(Stream::new(context, self.shared.clone())))
+    }
+
+    fn get_type(&self) -> Option<ContextType> {
+        Some(ContextType::HttpContext)
+    }
+}
+
+impl Root {
+    pub(crate) fn new(context: u32) -> Self {
+        Self { context, shared: None, metrics: Metrics::default(), batch: None }
+    }
+
+    fn start(&mut self, config: Config) {
+        info!("sluice filter: mode {:?}, {} routes", config.mode, config.routes.len());
+        self.shared = Some(Shared {
+            config: Rc::new(config),
+            worker: Rc::new(RefCell::new(Worker::new())),
+            bodiless: Rc::new(RefCell::new(Bodiless::default())),
+        });
+        self.metrics = Metrics::define();
+        host::tick_every(TICK);
+    }
+}
+
+fn send_batch(shared: &Shared) -> Option<u32> {
+    let now = host::now();
+    let batch = shared.worker.borrow_mut().next_batch(now)?;
+    let token = shared.post(wire::SETTLEMENTS_PATH, &batch, SETTLEMENT_TIMEOUT);
+    if token.is_none() {
+        shared.worker.borrow_mut().batch_ended(false, now);
+    }
+    token
+}

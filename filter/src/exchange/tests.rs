@@ -1,0 +1,150 @@
+use super::*;
+use crate::headers::headers_of;
+use crate::usage::Passage;
+use serde_json::{Value, json};
+use sluice_policy::wire::{AdmissionReply, Grant, RateKind, RateStatus, UsageSource};
+
+mod lifecycles;
+mod replies;
+mod requests;
+
+const NOW: Millis = Millis(1_000_000);
+const PATH: &str = "/v1/chat/completions";
+const BODY: &str = r#"{"model":"m","messages":[{"content":"12345678"}]}"#;
+const STREAM: &str = r#"{"model":"m","stream":true}"#;
+
+/// One exchange and its worker.
+struct World {
+    config: Rc<Config>,
+    worker: Worker,
+    exchange: Exchange,
+}
+
+impl World {
+    fn with(change: impl FnOnce(&mut Value)) -> World {
+        let mut document = json!({
+            "version": 1, "mode": "body", "service": {"cluster": "sluice"}, "body": {"max_bytes": 1000},
+            "verified_ttl_ms": 1000,
+            "routes": [{"path": PATH, "dialect": "openai_chat"}],
+        });
+        change(&mut document);
+        let config = Rc::new(Config::parse(document.to_string().as_bytes()).unwrap());
+        World { exchange: Exchange::new(config.clone()), config, worker: Worker::new() }
+    }
+
+    fn closed() -> World {
+        World::with(|_| {})
+    }
+
+    fn open() -> World {
+        World::with(|document| document["routes"][0]["on_unavailable"] = json!("open"))
+    }
+
+    fn headers(&mut self, extra: &[(&str, &str)]) -> Step {
+        let usual = [(":method", "POST"), (":path", PATH), ("authorization", "Bearer sk-1")];
+        self.head(&[&usual, extra].concat())
+    }
+
+    fn head(&mut self, headers: &[(&str, &str)]) -> Step {
+        self.exchange = Exchange::new(self.config.clone());
+        self.exchange.request_headers(&headers_of(headers), false, &mut self.worker)
+    }
+
+    fn body(&mut self, body: impl AsRef<[u8]>) -> Step {
+        self.exchange.request_body_ended(body.as_ref(), &mut self.worker)
+    }
+
+    /// Brings a call as far as the question to the service.
+    fn asked(&mut self, body: &str) -> AdmissionRequest {
+        assert_eq!(self.headers(&[]), Step::Hold);
+        match self.body(body) {
+            Step::Ask { request, .. } => *request,
+            other => panic!("asks, not {other:?}"),
+        }
+    }
+
+    fn answer(&mut self, answer: &Answer) -> Step {
+        self.exchange.answered(answer, &mut self.worker, NOW)
+    }
+
+    fn admitted(&mut self, body: &str) -> AdmissionRequest {
+        let request = self.asked(body);
+        assert!(matches!(self.answer(&admitted()), Step::Forward { .. }));
+        request
+    }
+
+    fn reply_headers(&mut self, headers: &[(&str, &str)]) -> Vec<HeaderEdit> {
+        self.exchange.reply_headers(&headers_of(headers), false, &mut self.worker)
+    }
+
+    fn reply_body(&mut self, piece: &str, is_end: bool) -> Passage {
+        self.exchange.reply_body(piece.as_bytes(), is_end, &mut self.worker)
+    }
+
+    fn abandoned(&mut self, ended: Ended) {
+        self.exchange.abandoned(ended, &mut self.worker);
+    }
+
+    /// What the worker has to report, once.
+    fn settlements(&mut self) -> Vec<Settlement> {
+        let Some(batch) = self.worker.next_batch(NOW) else { return Vec::new() };
+        self.worker.batch_ended(true, NOW);
+        let batch: sluice_policy::wire::SettlementBatch = serde_json::from_slice(&batch).unwrap();
+        batch.settlements
+    }
+
+    /// The one settlement: outcome, source, input, output.
+    fn settled(&mut self) -> (Outcome, UsageSource, u64, u64) {
+        let settlements = self.settlements();
+        let [settlement] = settlements.as_slice() else { panic!("one, not {settlements:?}") };
+        let usage = settlement.usage;
+        (settlement.outcome, usage.source, usage.input.0, usage.output.0)
+    }
+}
+
+fn answer_of(reply: &AdmissionReply) -> Answer {
+    Answer { is_decided: true, body: serde_json::to_vec(reply).unwrap() }
+}
+
+fn admitted() -> Answer {
+    answer_of(&AdmissionReply::Admitted(Grant {
+        tenant: "dept-a".into(),
+        namespace: "ns-a".to_owned(),
+        tier: "gold".to_owned(),
+        priority: Priority::parse("2").unwrap(),
+        pool: "smol".into(),
+        reserved: Tokens(99),
+        waited_ms: Millis(42),
+        rates: vec![RateStatus { kind: RateKind::Requests, limit: 5, remaining: 4, reset_ms: Millis(200) }],
+    }))
+}
+
+fn rejected(reason: Reason) -> Answer {
+    answer_of(&AdmissionReply::Rejected(refusal::own(reason, "no")))
+}
+
+fn away() -> Answer {
+    Answer { is_decided: false, body: serde_json::to_vec(&json!({"decision": "admitted"})).unwrap() }
+}
+
+fn reply_of(step: Step) -> LocalReply {
+    match step {
+        Step::Reply { reply, .. } => reply,
+        other => panic!("replies, not {other:?}"),
+    }
+}
+
+fn refused(step: Step) -> (u16, &'static str) {
+    let reply = reply_of(step);
+    let body: Value = serde_json::from_slice(&reply.body).unwrap();
+    assert!(body["error"]["message"].is_string());
+    (reply.status, reply.reason.as_str())
+}
+
+fn has_set(edits: &[HeaderEdit], name: &str, value: &str) -> bool {
+    edits.iter().any(|edit| matches!(edit, HeaderEdit::Set(known, set) if *known == name && set == value))
+}
+
+fn has_removed(edits: &[HeaderEdit], name: &str) -> bool {
+    edits.contains(&HeaderEdit::Remove(name.to_owned()))
+}

@@ -1,0 +1,158 @@
+//! Envoy as the contexts see it: every call returns, none panics, and a refusal of the host is a debug line.
+//!
+//! Crossing into the host costs about a microsecond, so headers are fetched all at once.
+
+#[expect(unsafe_code, reason = "the SDK's own host calls panic on a status they do not expect")]
+pub(crate) mod abi;
+mod pairs;
+
+use crate::headers::{HeaderEdit, Headers};
+use crate::refusal::LocalReply;
+use abi::HostError;
+use log::debug;
+use sluice_policy::units::Millis;
+use sluice_policy::wire;
+use std::time::Duration;
+
+/// Which headers are meant, by their number in the ABI.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Map {
+    Request = 0,
+    Response = 2,
+    CalloutReply = 6,
+}
+
+/// Which bytes are meant, by their number in the ABI.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Buffer {
+    Request = 0,
+    Response = 1,
+    CalloutReply = 4,
+    PluginConfiguration = 7,
+}
+
+/// Milliseconds of Envoy's clock; zero when it cannot be read, which only stretches a deadline.
+pub(crate) fn now() -> Millis {
+    const NS_PER_MS: u64 = 1_000_000;
+    noted("the clock", abi::time_ns()).map_or(Millis::ZERO, |time| Millis(time / NS_PER_MS))
+}
+
+/// The level that Envoy logs wasm at, so that lines nobody reads are not even formatted.
+pub(crate) fn log_level() -> proxy_wasm::types::LogLevel {
+    use proxy_wasm::types::LogLevel;
+    match abi::log_level() {
+        Ok(0) => LogLevel::Trace,
+        Ok(1) => LogLevel::Debug,
+        _ => LogLevel::Info,
+    }
+}
+
+pub(crate) fn tick_every(period: Duration) {
+    let period_ms = u32::try_from(period.as_millis()).unwrap_or(u32::MAX);
+    noted("the tick period", abi::set_tick_period(period_ms));
+}
+
+/// All headers; none when the host has no such map now.
+pub(crate) fn headers(map: Map) -> Headers {
+    let bytes = noted("a header map", abi::header_pairs(map as u32)).unwrap_or_default();
+    Headers::new(pairs::decode(&bytes))
+}
+
+/// Applies edits in order. A header that the host refuses is noted and the others still apply.
+pub(crate) fn edit_headers(map: Map, edits: &[HeaderEdit]) {
+    for edit in edits {
+        let done = match edit {
+            HeaderEdit::Remove(name) => abi::remove_header(map as u32, name),
+            HeaderEdit::Set(name, value) => abi::replace_header(map as u32, name, value),
+        };
+        noted(edit.name(), done);
+    }
+}
+
+/// Up to `size` bytes from the start of a buffer.
+pub(crate) fn bytes(buffer: Buffer, size: usize) -> Vec<u8> {
+    noted("a buffer", abi::buffer(buffer as u32, size)).unwrap_or_default()
+}
+
+/// Replaces a whole buffer, and tells whether that worked.
+pub(crate) fn replace_bytes(buffer: Buffer, bytes: &[u8]) -> bool {
+    noted("replacing a buffer", abi::replace_buffer(buffer as u32, bytes)).is_some()
+}
+
+/// Lets a paused request go on to the next filter.
+pub(crate) fn resume_request() {
+    const REQUEST: u32 = 0;
+    noted("resuming a request", abi::continue_stream(REQUEST));
+}
+
+/// Answers the client ourselves.
+pub(crate) fn reply(reply: &LocalReply) {
+    let headers = pairs::encode(reply.headers.iter().map(|(name, value)| (*name, value.as_str())));
+    let status = u32::from(reply.status);
+    let sent = abi::send_local_response(status, reply.reason.as_str(), &headers, &reply.body);
+    noted("answering", sent);
+}
+
+/// Answers the client of another context than the current one, which is `own`.
+pub(crate) fn reply_for(stream: u32, answer: &LocalReply, own: u32) {
+    if noted("another context", abi::set_effective_context(stream)).is_some() {
+        reply(answer);
+    }
+    noted("the own context", abi::set_effective_context(own));
+}
+
+/// Puts `value` into the filter state `wasm.<name>`, for access logs.
+pub(crate) fn tag(name: &str, value: &str) {
+    noted(name, abi::set_property(name, value));
+}
+
+/// Envoy's response flags: bits that tell how a stream ended.
+pub(crate) fn response_flags() -> u64 {
+    let bytes = noted("response.flags", abi::property("response\0flags")).unwrap_or_default();
+    <[u8; 8]>::try_from(bytes.as_slice()).map_or(0, u64::from_le_bytes)
+}
+
+/// Defines a counter; `None` when the host refuses, and then nothing is counted.
+pub(crate) fn counter(name: &str) -> Option<u32> {
+    noted(name, abi::define_counter(name))
+}
+
+pub(crate) fn count(counter: Option<u32>, by: u64) {
+    if let (Some(counter), Ok(by @ 1..)) = (counter, i64::try_from(by)) {
+        noted("a counter", abi::increment(counter, by));
+    }
+}
+
+/// One POST to the quota service, as it leaves.
+pub(crate) struct Callout<'a> {
+    pub(crate) cluster: &'a str,
+    pub(crate) path: &'a str,
+    pub(crate) secret: Option<&'a str>,
+    pub(crate) body: &'a [u8],
+    pub(crate) timeout: Duration,
+}
+
+/// Sends a callout and returns its token. `None`: it did not leave, so no answer will come.
+pub(crate) fn dispatch(callout: &Callout<'_>) -> Option<u32> {
+    let mut headers = vec![
+        (":method", "POST"),
+        (":path", callout.path),
+        (":authority", "sluice"),
+        ("content-type", "application/json"),
+    ];
+    headers.extend(callout.secret.map(|secret| (wire::SECRET_HEADER, secret)));
+    // The SDK must see this call, as it remembers which context the answer is for. The two refusals that Envoy
+    // gives here (no such cluster, nothing could be sent) are errors in the SDK as well, not panics.
+    let sent = proxy_wasm::hostcalls::dispatch_http_call(
+        callout.cluster,
+        headers,
+        Some(callout.body),
+        Vec::new(),
+        callout.timeout,
+    );
+    noted("a callout", sent.map_err(|status| HostError(status as u32)))
+}
+
+fn noted<T>(what: &str, result: Result<T, HostError>) -> Option<T> {
+    result.inspect_err(|error| debug!("Envoy refused {what}: status {}", error.0)).ok()
+}

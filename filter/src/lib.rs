@@ -1,0 +1,50 @@
+//! The proxy-wasm filter: recognises who is calling, asks the quota service whether the call may go on, holds it
+//! until there is an answer, and meters the reply.
+//!
+//! It decides nothing about quotas and queues (the service does), and nothing here but [`contexts`] and [`host`]
+//! knows the proxy: [`exchange`] is a state machine that is fed and asked. It must not panic on any input: a VM
+//! that traps takes every paused call of its worker with it.
+//!
+//! Filter state for access logs, as `%FILTER_STATE(wasm.NAME:PLAIN)%`:
+//!
+//! | name | set | value |
+//! |---|---|---|
+//! | `sluice.tenant` | when the call goes upstream | the tenant's id |
+//! | `sluice.pool` | when the call goes upstream | the pool's name |
+//! | `sluice.priority` | when the call goes upstream | `0` to `9` |
+//! | `sluice.admission_id` | once the service was asked | the admission id |
+//! | `sluice.wait_ms` | when the call goes upstream, or was refused after a wait | milliseconds in the queue |
+//! | `sluice.reason` | when the call is refused, or fails open | as in `x-sluice-reason` |
+//!
+//! Envoy's counters: `sluice_filter_failed_open`, `sluice_filter_failed_closed`,
+//! `sluice_filter_settlements_dropped`, `sluice_filter_usage_estimated`.
+
+// In reading order. The state machine, and what it keeps from call to call:
+mod exchange;
+mod worker;
+
+// From the head of a request to its question for the service.
+mod caller;
+mod config;
+mod dialect;
+mod headers;
+mod ids;
+mod path;
+
+// From the service's answer to the end of the reply.
+mod rates;
+mod refusal;
+mod usage;
+mod verified;
+
+// From the end of the reply to its settlement.
+mod outbox;
+
+// The proxy.
+mod contexts;
+mod host;
+
+proxy_wasm::main! {{
+    proxy_wasm::set_log_level(proxy_wasm::types::LogLevel::Info);
+    proxy_wasm::set_root_context(|context| Box::new(contexts::Root::new(context)));
+}}

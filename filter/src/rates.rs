@@ -1,0 +1,135 @@
+//! The rate headers that OpenAI's clients know.
+
+use crate::headers::HeaderEdit;
+use sluice_policy::units::Millis;
+use sluice_policy::wire::{RateKind, RateStatus};
+
+/// The names for limit, remaining and reset of one kind.
+struct Names {
+    kind: RateKind,
+    limit: &'static str,
+    remaining: &'static str,
+    reset: &'static str,
+}
+
+const NAMES: [Names; 2] = [
+    Names {
+        kind: RateKind::Requests,
+        limit: "x-ratelimit-limit-requests",
+        remaining: "x-ratelimit-remaining-requests",
+        reset: "x-ratelimit-reset-requests",
+    },
+    Names {
+        kind: RateKind::Tokens,
+        limit: "x-ratelimit-limit-tokens",
+        remaining: "x-ratelimit-remaining-tokens",
+        reset: "x-ratelimit-reset-tokens",
+    },
+];
+
+/// Headers for the limits that are known. Where there are several of one kind (a second's and a minute's), the one
+/// with the least remaining shows, as it is the one that a client meets first.
+pub(crate) fn headers(rates: &[RateStatus]) -> Vec<(&'static str, String)> {
+    let mut headers = Vec::new();
+    for names in &NAMES {
+        let tightest = rates.iter().filter(|rate| rate.kind == names.kind).min_by_key(|rate| rate.remaining);
+        if let Some(rate) = tightest {
+            headers.push((names.limit, rate.limit.to_string()));
+            headers.push((names.remaining, rate.remaining.to_string()));
+            headers.push((names.reset, go_duration(rate.reset_ms)));
+        }
+    }
+    headers
+}
+
+/// The same as edits of a reply.
+pub(crate) fn edits(rates: &[RateStatus]) -> impl Iterator<Item = HeaderEdit> {
+    headers(rates).into_iter().map(|(name, value)| HeaderEdit::Set(name, value))
+}
+
+/// A duration as Go prints it: `0s`, `250ms`, `1m3.5s`, `1h0m0s`.
+fn go_duration(span: Millis) -> String {
+    const MS_PER_S: u64 = 1000;
+    let (seconds, ms) = (span.0 / MS_PER_S, span.0 % MS_PER_S);
+    if seconds == 0 && ms > 0 {
+        return format!("{ms}ms");
+    }
+    let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    let fraction = format!(".{ms:03}");
+    let fraction = fraction.trim_end_matches('0').trim_end_matches('.');
+    match (hours, minutes) {
+        (0, 0) => format!("{seconds}{fraction}s"),
+        (0, _) => format!("{minutes}m{seconds}{fraction}s"),
+        _ => format!("{hours}h{minutes}m{seconds}{fraction}s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn durations_read_as_go_prints_them() {
+        for (ms, text) in [
+            (0, "0s"),
+            (1, "1ms"),
+            (250, "250ms"),
+            (1000, "1s"),
+            (1500, "1.5s"),
+            (1020, "1.02s"),
+            (60_000, "1m0s"),
+            (63_500, "1m3.5s"),
+            (3_600_000, "1h0m0s"),
+            (90_061_001, "25h1m1.001s"),
+        ] {
+            assert_eq!(go_duration(Millis(ms)), text);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_duration_reads_back_as_the_same_time(ms in 0u64..1_000_000_000_000) {
+            prop_assert_eq!(read_back(&go_duration(Millis(ms))), ms);
+        }
+    }
+
+    /// A naive reader of the units that Go prints.
+    fn read_back(text: &str) -> u64 {
+        let mut total = 0.0;
+        let mut number = String::new();
+        let mut letters = text.chars().peekable();
+        while let Some(letter) = letters.next() {
+            match (letter, letters.peek()) {
+                ('0'..='9' | '.', _) => {
+                    number.push(letter);
+                    continue;
+                }
+                ('m', Some('s')) => {
+                    letters.next();
+                    total += number.parse::<f64>().unwrap();
+                }
+                ('s', _) => total += number.parse::<f64>().unwrap() * 1000.0,
+                ('m', _) => total += number.parse::<f64>().unwrap() * 60_000.0,
+                _ => total += number.parse::<f64>().unwrap() * 3_600_000.0,
+            }
+            number.clear();
+        }
+        total.round() as u64
+    }
+
+    #[test]
+    fn the_tightest_limit_of_a_kind_shows() {
+        let rate = |kind, limit, remaining| RateStatus { kind, limit, remaining, reset_ms: Millis(1500) };
+        let shown = headers(&[rate(RateKind::Requests, 600, 100), rate(RateKind::Requests, 50, 3)]);
+        assert_eq!(
+            shown,
+            [
+                ("x-ratelimit-limit-requests", "50".to_owned()),
+                ("x-ratelimit-remaining-requests", "3".to_owned()),
+                ("x-ratelimit-reset-requests", "1.5s".to_owned()),
+            ]
+        );
+        assert!(headers(&[]).is_empty());
+    }
+}

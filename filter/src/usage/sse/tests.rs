@@ -1,0 +1,155 @@
+use super::*;
+use proptest::prelude::*;
+
+const USAGE: &str = r#"{"prompt_tokens":7,"completion_tokens":3,"total_tokens":10}"#;
+
+fn content(text: &str) -> String {
+    format!("data: {{\"choices\":[{{\"delta\":{{\"content\":\"{text}\"}}}}],\"usage\":null}}\n\n")
+}
+
+fn usage_only() -> String {
+    format!("data: {{\"choices\":[],\"usage\":{USAGE}}}\n\n")
+}
+
+fn stream() -> String {
+    let role = "data: {\"choices\":[{\"delta\":{\"role\":\"assistant\",\"content\":\"\"}}]}\n\n";
+    let done = "data: [DONE]\n\n";
+    [": hello\n\n", role, &content("One"), &content(" two"), &content("\u{e9}"), &usage_only(), done].concat()
+}
+
+/// What a client gets, and what was read, when the stream comes in these pieces.
+fn run(drop_usage: bool, pieces: &[&[u8]]) -> (Vec<u8>, Reading) {
+    let mut meter = SseMeter::new(drop_usage);
+    let mut seen = Vec::new();
+    for piece in pieces {
+        match meter.read(piece) {
+            Passage::Unchanged => seen.extend_from_slice(piece),
+            Passage::Replaced(bytes) => seen.extend(bytes),
+        }
+    }
+    seen.extend(meter.finish());
+    (seen, meter.reading())
+}
+
+fn reported(output: u64) -> Option<Counts> {
+    Some(Counts { input: Tokens(7), output: Tokens(output), cached: Tokens::ZERO })
+}
+
+#[test]
+fn the_event_that_we_asked_for_is_taken_out_and_nothing_else() {
+    let whole = stream();
+    let (seen, reading) = run(true, &[whole.as_bytes()]);
+    assert_eq!(String::from_utf8(seen).unwrap(), whole.replace(&usage_only(), ""));
+    assert_eq!(reading, Reading { reported: reported(3), counted: Tokens(3) });
+}
+
+#[test]
+fn a_client_that_asked_for_usage_gets_it() {
+    let whole = stream();
+    let (seen, reading) = run(false, &[whole.as_bytes()]);
+    assert_eq!(seen, whole.as_bytes());
+    assert_eq!(reading.reported, reported(3));
+}
+
+#[test]
+fn every_cut_gives_the_same_output_and_the_same_usage() {
+    for line_end in ["\n", "\r\n"] {
+        let whole = stream().replace('\n', line_end);
+        for drop_usage in [false, true] {
+            let expected = run(drop_usage, &[whole.as_bytes()]);
+            assert_eq!(expected.1.reported, reported(3));
+            for at in 0..=whole.len() {
+                let (head, tail) = whole.as_bytes().split_at(at);
+                assert_eq!(run(drop_usage, &[head, tail]), expected, "cut at {at}");
+            }
+            let bytes: Vec<&[u8]> = whole.as_bytes().chunks(1).collect();
+            assert_eq!(run(drop_usage, &bytes), expected);
+        }
+    }
+}
+
+#[test]
+fn only_an_incomplete_event_is_held_back() {
+    let mut meter = SseMeter::new(true);
+    let first = content("One");
+    assert_eq!(meter.read(first.as_bytes()), Passage::Replaced(first.clone().into_bytes()));
+    assert_eq!(meter.read(b"data: {\"cho"), Passage::Replaced(Vec::new()));
+    assert_eq!(meter.finish(), b"data: {\"cho");
+}
+
+#[test]
+fn a_stream_that_ends_without_an_empty_line_is_read_to_its_end() {
+    let whole = stream().replace("data: [DONE]\n\n", "");
+    let (seen, reading) = run(true, &[whole.trim_end().as_bytes()]);
+    assert_eq!(reading.reported, reported(3));
+    assert!(!String::from_utf8(seen).unwrap().contains("prompt_tokens"));
+}
+
+#[test]
+fn the_last_usage_counts_and_a_usage_with_choices_stays() {
+    let both = "data: {\"choices\":[{\"delta\":{\"content\":\"x\"}}],\"usage\":{\"prompt_tokens\":7,\"completion_tokens\":1}}\n\n";
+    let whole = [both, &usage_only()].concat();
+    let (seen, reading) = run(true, &[whole.as_bytes()]);
+    assert_eq!(seen, both.as_bytes());
+    assert_eq!(reading.reported, reported(3));
+}
+
+#[test]
+fn usage_that_cannot_be_true_leaves_the_count() {
+    let whole = stream().replace("\"completion_tokens\":3", "\"completion_tokens\":-3");
+    assert_eq!(run(true, &[whole.as_bytes()]).1, Reading { reported: None, counted: Tokens(3) });
+}
+
+#[test]
+fn reasoning_tool_calls_and_long_chunks_count_as_output() {
+    for (delta, tokens) in [
+        (r#"{"content":""}"#, 0),
+        (r#"{"content":null,"tool_calls":[]}"#, 0),
+        (r#"{"content":"x"}"#, 1),
+        (r#"{"content":"0123456789abcdefg"}"#, 3),
+        (r#"{"reasoning_content":"hm"}"#, 1),
+        (r#"{"tool_calls":[{"i":1}]}"#, 2),
+        (r#"{"content":7}"#, 1),
+    ] {
+        let event = format!("data:{{\"choices\":[{{\"delta\":{delta}}}]}}\n\n");
+        assert_eq!(run(false, &[event.as_bytes()]).1.counted, Tokens(tokens), "{delta}");
+    }
+}
+
+#[test]
+fn data_on_several_lines_is_one_event() {
+    let event = format!("event: x\ndata: {{\"choices\":[],\ndata: \"usage\":{USAGE}}}\n\n");
+    let (seen, reading) = run(true, &[event.as_bytes()]);
+    assert_eq!((seen.len(), reading.reported), (0, reported(3)));
+}
+
+#[test]
+fn an_event_beyond_the_bound_passes_unread_and_the_next_one_is_read() {
+    let large = content(&"x".repeat(EVENT_MAX_BYTES));
+    let whole = [large.as_str(), &usage_only()].concat();
+    for size in [1000, EVENT_MAX_BYTES + 7, whole.len()] {
+        let pieces: Vec<&[u8]> = whole.as_bytes().chunks(size).collect();
+        let (seen, reading) = run(true, &pieces);
+        assert_eq!(seen, large.as_bytes(), "pieces of {size}");
+        assert_eq!(reading, Reading { reported: reported(3), counted: Tokens(1) });
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_pass_unchanged_unless_they_are_the_usage_event(pieces: Vec<Vec<u8>>) {
+        let pieces: Vec<&[u8]> = pieces.iter().map(Vec::as_slice).collect();
+        prop_assert_eq!(run(true, &pieces).0, pieces.concat());
+    }
+
+    #[test]
+    fn any_lines_in_any_pieces_give_what_the_whole_gives(
+        lines in proptest::collection::vec("(data: ?\\{\"choices\":\\[\\],\"usage\":\\{\"prompt_tokens\":1,\"completion_tokens\":2\\}\\}|data: x|:|\r|)", 0..12),
+        size in 1usize..40,
+        crlf: bool,
+    ) {
+        let whole = lines.join(if crlf { "\r\n" } else { "\n" });
+        let pieces: Vec<&[u8]> = whole.as_bytes().chunks(size).collect();
+        prop_assert_eq!(run(true, &pieces), run(true, &[whole.as_bytes()]));
+    }
+}
