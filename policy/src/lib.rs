@@ -13,13 +13,13 @@
     clippy::cast_precision_loss
 )]
 
-pub mod account;
-pub mod admission;
-pub mod bucket;
-pub mod config;
-pub mod estimate;
-pub mod holder;
-pub mod ledger;
-pub mod queue;
 pub mod units;
+pub mod config;
+pub mod bucket;
+pub mod account;
+pub mod ledger;
+pub mod holder;
+pub mod queue;
+pub mod estimate;
+pub mod admission;
 pub mod wire;

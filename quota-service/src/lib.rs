@@ -3,17 +3,17 @@
 //! `main` reads the configuration and hands [`run`] what it named; everything else happens here. Reading order
 //! follows the modules below.
 
-pub mod admin_api;
-pub mod admission_api;
-pub mod api_error;
-pub mod engine;
-pub mod gpu;
-pub mod identity;
-pub mod ledger;
-pub mod metrics;
+pub mod settings;
 pub mod secret;
 pub mod server;
-pub mod settings;
+pub mod admission_api;
+pub mod admin_api;
+pub mod api_error;
+pub mod identity;
+pub mod engine;
+pub mod ledger;
+pub mod metrics;
+pub mod gpu;
 
 use engine::Engine;
 use gpu::GpuView;
