@@ -17,7 +17,7 @@ use crate::holder::LeaseTerms;
 use crate::ledger::{Restored, SyncReply, SyncRequest};
 use crate::queue::{Full, Ticket, Waiter};
 use crate::units::{AdmissionId, HolderId, Millis, PoolName, Priority, TenantId, Tokens};
-use crate::wire::{AdmissionRequest, Grant, Outcome, Reason, Refusal, Settlement, UsageSource};
+use crate::wire::{AdmissionRequest, Grant, Outcome, Reason, Refusal, Settlement, Usage, UsageSource};
 use live::{Live, LiveTable, State};
 use pool::PoolState;
 use std::collections::BTreeMap;
@@ -44,7 +44,8 @@ pub struct Settled {
     pub tenant: TenantId,
     pub pool: PoolName,
     pub model: String,
-    pub charged: Tokens,
+    /// What was charged: the upstream's own numbers, unless they cannot be true.
+    pub usage: Usage,
 }
 
 pub struct Admission {
@@ -96,7 +97,7 @@ impl Admission {
         };
         let account = self.accounts.get_mut(&live.tenant);
         let pool = self.pools.get_mut(&live.pool)?;
-        let usage = settlement.usage;
+        let usage = believable(settlement.usage, &live, pool.context_length());
         let actual = usage.input.plus(usage.output);
         match live.state {
             State::Queued => {
@@ -118,7 +119,7 @@ impl Admission {
             let key = (live.tenant.clone(), live.model.clone());
             self.yields.entry(key).or_default().learn(Tokens(usage.output.0 / u64::from(live.sequences)));
         }
-        Some(Settled { tenant: live.tenant, pool: live.pool, model: live.model, charged: actual })
+        Some(Settled { tenant: live.tenant, pool: live.pool, model: live.model, usage })
     }
 
     /// Starts whoever can start and gives up on whoever has waited too long. Call it after every other method.
@@ -280,6 +281,7 @@ impl Admission {
             model,
             priority,
             reserved,
+            input: request.input_tokens,
             sequences: request.sequences.max(1),
             arrived: now,
             state: State::Queued,
@@ -356,9 +358,9 @@ impl Admission {
         let account = self.accounts.get_mut(&passed.tenant)?;
         let model = passed.model.clone().unwrap_or_default();
         let pool = self.config.models.get(&model)?.clone();
-        let charged = settlement.usage.input.plus(settlement.usage.output);
-        account.charge_afterwards(charged, now);
-        Some(Settled { tenant: passed.tenant.clone(), pool, model, charged })
+        let usage = settlement.usage;
+        account.charge_afterwards(usage.input.plus(usage.output), now);
+        Some(Settled { tenant: passed.tenant.clone(), pool, model, usage })
     }
 
     fn time_out(&mut self, now: Millis) -> Vec<Event> {
@@ -419,6 +421,16 @@ fn grant(live: &Live, tenant: &Tenant, rates: Vec<crate::wire::RateStatus>, now:
         waited_ms: now.since(live.arrived),
         rates,
     }
+}
+
+/// Usage beyond what the model's context allows is not charged: the reservation is, as an estimate.
+fn believable(usage: Usage, live: &Live, context: Option<Tokens>) -> Usage {
+    let Some(context) = context else { return usage };
+    if usage.input <= context && usage.output <= context.times(u64::from(live.sequences)) {
+        return usage;
+    }
+    let output = Tokens(live.reserved.0.saturating_sub(live.input.0));
+    Usage { source: UsageSource::Estimated, input: live.input, output, cached: Tokens::ZERO }
 }
 
 fn refuse(status: u16, reason: Reason, message: impl Into<String>) -> Refusal {

@@ -54,11 +54,15 @@ pub struct Restored {
     pub age: Millis,
 }
 
+/// Invariant: `granted` and `zombies` are never both above zero.
 #[derive(Clone, Debug, Default)]
 struct Share {
     incarnation: u64,
     seq: u64,
     granted: u32,
+    /// What was granted when the lease ended. The same incarnation may take them up again: it knows what runs.
+    zombies: u32,
+    zombies_until: Millis,
     renewed_at: Millis,
     lease: Millis,
     spent: u64,
@@ -68,7 +72,7 @@ struct Share {
 #[derive(Clone, Debug, Default)]
 pub struct AccountLedger {
     shares: BTreeMap<HolderId, Share>,
-    /// Slots by the moment they come free.
+    /// Slots of incarnations that are gone, by the moment they come free.
     zombies: BTreeMap<Millis, u32>,
     /// Tokens spent by incarnations that are gone.
     spent_before: u64,
@@ -93,11 +97,15 @@ impl AccountLedger {
         }
         let restored = (is_new && !self.levels.is_empty())
             .then(|| Restored { levels: self.levels.clone(), age: now.since(self.levels_at) });
-        let kept = self.shares.get(&request.holder).map_or(0, |share| share.granted.min(request.keep));
+        // Of an expired lease only what became a zombie: a `keep` that was sent before must not create slots.
+        let held = self.shares.get(&request.holder).map_or(0, |share| share.granted.max(share.zombies));
+        let kept = held.min(request.keep);
         let share = Share {
             incarnation: request.incarnation,
             seq: request.seq,
             granted: kept,
+            zombies: 0,
+            zombies_until: Millis::ZERO,
             renewed_at: now,
             lease: request.lease,
             spent: request.spent,
@@ -121,7 +129,8 @@ impl AccountLedger {
 
     #[must_use]
     pub fn zombies(&self) -> u32 {
-        self.zombies.values().fold(0, |sum, slots| sum.saturating_add(*slots))
+        let own = self.shares.values().map(|share| share.zombies);
+        self.zombies.values().copied().chain(own).fold(0, u32::saturating_add)
     }
 
     /// Tokens charged to this account by all incarnations of all holders.
@@ -137,28 +146,26 @@ impl AccountLedger {
 
     fn expire(&mut self, longest_request: Millis, now: Millis) {
         self.zombies.retain(|free_at, _| *free_at > now);
-        let free_at = now.plus(longest_request);
-        let mut expired = 0_u32;
         for share in self.shares.values_mut() {
+            if share.zombies_until <= now {
+                share.zombies = 0;
+            }
             if share.granted > 0 && share.renewed_at.plus(share.lease) <= now {
-                expired = expired.saturating_add(std::mem::take(&mut share.granted));
+                share.zombies = std::mem::take(&mut share.granted);
+                share.zombies_until = now.plus(longest_request);
             }
         }
-        self.add_zombies(free_at, expired);
     }
 
     /// Ends an old incarnation: whatever it was granted may still be running.
     fn bury(&mut self, holder: &HolderId, longest_request: Millis, now: Millis) {
         if let Some(old) = self.shares.remove(holder) {
             self.spent_before = self.spent_before.saturating_add(old.spent);
-            self.add_zombies(now.plus(longest_request), old.granted);
-        }
-    }
-
-    fn add_zombies(&mut self, free_at: Millis, slots: u32) {
-        if slots > 0 {
-            let sum = self.zombies.entry(free_at).or_default();
-            *sum = sum.saturating_add(slots);
+            let slots = old.granted.max(old.zombies);
+            if slots > 0 {
+                let sum = self.zombies.entry(now.plus(longest_request)).or_default();
+                *sum = sum.saturating_add(slots);
+            }
         }
     }
 }
@@ -208,11 +215,25 @@ mod tests {
     }
 
     #[test]
-    fn a_late_renewal_keeps_nothing_that_has_expired() {
+    fn a_holder_that_slept_takes_its_slots_up_again_and_nobody_else_had_them() {
         let mut ledger = AccountLedger::default();
         ledger.sync(&request(1, 1, 0, 7), Millis(0));
-        let late = ledger.sync(&request(1, 2, 7, 7), Millis(2_000));
-        assert_eq!((late.granted, late.zombies), (3, 7));
+        let other = SyncRequest { holder: "gate-1".into(), ..request(1, 1, 0, 10) };
+        let other = ledger.sync(&other, Millis(2_000));
+        assert_eq!((other.granted, other.zombies), (3, 7));
+        let back = ledger.sync(&request(1, 2, 7, 7), Millis(3_000));
+        assert_eq!((back.granted, back.zombies), (7, 0));
+    }
+
+    #[test]
+    fn a_holder_that_slept_longer_than_any_call_runs_keeps_nothing() {
+        let mut ledger = AccountLedger::default();
+        ledger.sync(&request(1, 1, 0, 7), Millis(0));
+        let other = SyncRequest { holder: "gate-1".into(), ..request(1, 1, 0, 10) };
+        ledger.sync(&other, Millis(2_000));
+        let other = SyncRequest { holder: "gate-1".into(), ..request(1, 2, 3, 10) };
+        assert_eq!(ledger.sync(&other, Millis(62_000)).granted, 10);
+        assert_eq!(ledger.sync(&request(1, 2, 7, 7), Millis(62_001)).granted, 0);
     }
 
     #[test]

@@ -195,30 +195,41 @@ impl Engine {
     /// Takes over what the ledger knows of the tenants, then keeps it up to date there. Runs until shutdown.
     async fn run_mirror(&self, ledger: &dyn Ledger, mut shutdown: watch::Receiver<bool>) {
         let tenants: Vec<TenantId> = self.lock().core.config().tenants.keys().cloned().collect();
-        let mut told: HashMap<TenantId, (u32, BTreeMap<String, i64>)> = HashMap::new();
-        let (mut seq, mut outage) = (0, Outage::default());
+        let mut mirror = Mirror::default();
+        let mut is_last = false;
         loop {
             for tenant in &tenants {
-                let now = self.now();
-                let Some(state) = self.lock().core.account_state(tenant, now) else { continue };
-                if told.get(tenant) == Some(&state) {
-                    continue;
+                if self.mirror(tenant, ledger, &mut mirror).await.is_none() {
+                    break;
                 }
-                seq += 1;
-                let request = self.mirror_request(seq, &state);
-                let reply = self.ask(ledger, &Account::Tenant(tenant.clone()), &request, &mut outage).await;
-                let Some(reply) = reply else { break };
-                if let Some(restored) = &reply.restored {
-                    self.lock().core.restore_account(tenant, restored, self.now());
-                } else {
-                    told.insert(tenant.clone(), state);
-                }
+            }
+            if is_last {
+                return;
             }
             tokio::select! {
                 () = tokio::time::sleep(MIRROR_EVERY) => {}
-                _ = shutdown.wait_for(|stop| *stop) => return,
+                // Once more: a restart in good order forgets nothing.
+                _ = shutdown.wait_for(|stop| *stop) => is_last = true,
             }
         }
+    }
+
+    /// Tells the ledger about one tenant, if anything has changed; `None` when it does not answer.
+    async fn mirror(&self, tenant: &TenantId, ledger: &dyn Ledger, mirror: &mut Mirror) -> Option<()> {
+        let state = self.lock().core.account_state(tenant, self.now())?;
+        if mirror.told.get(tenant) == Some(&state) {
+            return Some(());
+        }
+        mirror.seq += 1;
+        let request = self.mirror_request(mirror.seq, &state);
+        let account = Account::Tenant(tenant.clone());
+        let reply = self.ask(ledger, &account, &request, &mut mirror.outage).await?;
+        if let Some(restored) = &reply.restored {
+            self.lock().core.restore_account(tenant, restored, self.now());
+        } else {
+            mirror.told.insert(tenant.clone(), state);
+        }
+        Some(())
     }
 
     fn decide(
@@ -244,8 +255,7 @@ impl Engine {
     fn settle_one(&self, state: &mut State, settlement: &Settlement) {
         let settled = state.core.settle(settlement, self.now());
         state.waiters.remove(&settlement.id);
-        let charged = settled.as_ref().map(|settled| (&settled.tenant, settled.model.as_str()));
-        self.metrics.settled(settlement, charged);
+        self.metrics.settled(settlement, settled.as_ref());
     }
 
     /// Lets the core give away what is free, tells the callers, and sets the timers anew.
@@ -378,6 +388,14 @@ impl Drop for Held<'_> {
             self.engine.settle(std::slice::from_ref(&left));
         }
     }
+}
+
+/// What the ledger has been told of the tenants.
+#[derive(Default)]
+struct Mirror {
+    seq: u64,
+    told: HashMap<TenantId, (u32, BTreeMap<String, i64>)>,
+    outage: Outage,
 }
 
 /// Logs the beginning and the end of a ledger's silence, not every failed call.

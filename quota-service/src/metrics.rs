@@ -2,6 +2,7 @@
 
 use prometheus::core::Collector;
 use prometheus::{Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
+use sluice_policy::admission::Settled;
 use sluice_policy::units::{PoolName, Priority, TenantId};
 use sluice_policy::wire::{Outcome, Reason, Settlement, UsageSource};
 
@@ -79,14 +80,17 @@ impl Metrics {
         self.admissions.with_label_values(&[pool, tenant, "rejected", reason.as_str()]).inc();
     }
 
-    pub fn settled(&self, settlement: &Settlement, charged: Option<(&TenantId, &str)>) {
-        let (outcome, source) = (outcome(settlement.outcome), source(settlement.usage.source));
-        let known = if charged.is_some() { outcome } else { "unknown_id" };
-        self.settlements.with_label_values(&[known, source]).inc();
-        let Some((tenant, model)) = charged else { return };
-        let usage = settlement.usage;
+    /// `settled` is absent for an id that was not live.
+    pub fn settled(&self, settlement: &Settlement, settled: Option<&Settled>) {
+        let Some(settled) = settled else {
+            self.settlements.with_label_values(&["unknown_id", source(settlement.usage.source)]).inc();
+            return;
+        };
+        let usage = settled.usage;
+        self.settlements.with_label_values(&[outcome(settlement.outcome), source(usage.source)]).inc();
+        let (tenant, model) = (settled.tenant.as_str(), settled.model.as_str());
         for (kind, tokens) in [("input", usage.input), ("output", usage.output), ("cached", usage.cached)] {
-            self.tokens.with_label_values(&[tenant.as_str(), model, kind]).inc_by(tokens.0);
+            self.tokens.with_label_values(&[tenant, model, kind]).inc_by(tokens.0);
         }
     }
 

@@ -14,6 +14,8 @@ pub(super) struct Live {
     pub(super) priority: Priority,
     /// What was charged to the tenant on arrival and to the pool at the start; given back or corrected at the end.
     pub(super) reserved: Tokens,
+    /// The part of `reserved` that the prompt was estimated at.
+    pub(super) input: Tokens,
     pub(super) sequences: u32,
     pub(super) arrived: Millis,
     pub(super) state: State,

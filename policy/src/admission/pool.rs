@@ -15,6 +15,7 @@ pub(super) struct PoolState {
     /// Calls that have a slot.
     pub(super) running: u32,
     tokens: Option<Bucket>,
+    context_length: Option<Tokens>,
     /// Moving average of how long a call holds its slot, × 8.
     service_ms_scaled: u64,
     /// Tokens charged since this process began.
@@ -40,6 +41,7 @@ impl PoolState {
             holder: Holder::new(holder.clone(), incarnation, terms.clone(), pool.concurrent),
             running: 0,
             tokens: pool.tokens_per_s.map(|rate| Bucket::full(rate, now)),
+            context_length: pool.context_length,
             service_ms_scaled: UNKNOWN_SERVICE_MS * 8,
             spent: 0,
         }
@@ -81,6 +83,10 @@ impl PoolState {
         self.spent = self.spent.saturating_add(actual.0);
         let average = self.service_ms_scaled;
         self.service_ms_scaled = average.saturating_sub(average / 8).saturating_add(service.0);
+    }
+
+    pub(super) fn context_length(&self) -> Option<Tokens> {
+        self.context_length
     }
 
     pub(super) fn ask_ledger(&mut self, now: Millis) -> Option<SyncRequest> {

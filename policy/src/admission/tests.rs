@@ -223,8 +223,20 @@ fn usage_of_a_call_that_nobody_admitted_is_charged_to_its_tenant() {
     let usage = Usage { source: UsageSource::Reported, output: Tokens(400), ..Usage::default() };
     let settlement = Settlement { id: "x-1".into(), outcome: Outcome::Completed, usage, unadmitted: Some(passed) };
     let settled = world.core.settle(&settlement, world.now).unwrap();
-    assert_eq!((settled.charged, world.core.settle(&settlement, world.now)), (Tokens(400), None));
+    assert_eq!((settled.usage.output, world.core.settle(&settlement, world.now)), (Tokens(400), None));
     assert_eq!(world.core.account_state(&"a".into(), world.now).unwrap().1["tenant_tokens_per_minute"], 600);
+}
+
+#[test]
+fn usage_that_the_context_does_not_allow_is_estimated_instead() {
+    let mut world = World::new(json!({"tokens_per_min": 1_000}));
+    let id = world.admit("a");
+    let settled = world.end(&id, Outcome::Completed, 1_000_000_000).unwrap();
+    assert_eq!(
+        (settled.usage.source, settled.usage.input, settled.usage.output),
+        (UsageSource::Estimated, Tokens(10), Tokens(20))
+    );
+    assert_eq!(world.core.account_state(&"a".into(), world.now).unwrap().1["tenant_tokens_per_minute"], 970);
 }
 
 #[derive(Clone, Debug)]

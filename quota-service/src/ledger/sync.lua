@@ -1,8 +1,10 @@
 -- One account's ledger in Redis: the translation of AccountLedger::sync (policy/src/ledger.rs), replayed against it
 -- by quota-service/tests/ledger_conformance.rs. Integers only; one key; all or nothing.
 --
--- KEYS[1]  the account, a hash. Fields (H is a holder): granted:H incarnation:H seq:H renewed_ms:H lease_ms:H spent:H,
---          zombies:<free at, ms> = slots, spent_before, level:<bucket>, levels_at_ms, capacity, v (format version).
+-- KEYS[1]  the account, a hash. Fields (H is a holder): granted:H incarnation:H seq:H renewed_ms:H lease_ms:H spent:H;
+--          expired:H and expired_until_ms:H, slots that H held when its lease ended, and may take up again;
+--          zombies:<free at, ms> = slots of incarnations that are gone;
+--          spent_before, level:<bucket>, levels_at_ms, capacity, v (format version).
 -- ARGV     holder incarnation seq keep want capacity lease_ms longest_request_ms spent (bucket level)*
 -- returns  seq granted zombies now_ms restored_age_ms|-1 (bucket level)*
 local key, holder = KEYS[1], ARGV[1]
@@ -19,53 +21,59 @@ local fields, flat = {}, redis.call('HGETALL', key)
 for i = 1, #flat, 2 do fields[flat[i]] = tonumber(flat[i + 1]) or 0 end
 
 -- Zombies that have come free are forgotten; shares whose lease has ended become zombies.
-local granted_sum, zombie_sum, expired, free_at = 0, 0, 0, now + longest
+local granted_sum, zombie_sum, own_granted, own_expired = 0, 0, 0, 0
 local levels, has_levels = {}, false
 for field, value in pairs(fields) do
   local kind, name = string.match(field, '^(%a+):(.*)$')
   if kind == 'zombies' then
     if tonumber(name) > now then zombie_sum = zombie_sum + value else redis.call('HDEL', key, field) end
   elseif kind == 'granted' then
-    if value > 0 and fields['renewed_ms:' .. name] + fields['lease_ms:' .. name] <= now then
-      expired = expired + value
-      fields[field] = 0
-      set(field, 0)
+    local expired = fields['expired:' .. name] or 0
+    if expired > 0 and fields['expired_until_ms:' .. name] <= now then
+      expired = 0
+      set('expired:' .. name, 0)
     end
-    granted_sum = granted_sum + fields[field]
+    if value > 0 and fields['renewed_ms:' .. name] + fields['lease_ms:' .. name] <= now then
+      expired, value = value, 0
+      set(field, 0)
+      set('expired:' .. name, expired)
+      set('expired_until_ms:' .. name, now + longest)
+    end
+    if name == holder then own_granted, own_expired = value, expired end
+    granted_sum, zombie_sum = granted_sum + value, zombie_sum + expired
   elseif kind == 'level' then
     levels[name], has_levels = value, true
   end
 end
 
-local function add_zombies(slots)
-  if slots > 0 then
-    redis.call('HINCRBY', key, 'zombies:' .. int(free_at), int(slots))
-    zombie_sum = zombie_sum + slots
-  end
-end
-add_zombies(expired)
-
 local old_incarnation, old_seq = fields['incarnation:' .. holder], fields['seq:' .. holder]
-local granted = fields['granted:' .. holder] or 0
-
 if old_incarnation and (incarnation < old_incarnation or (incarnation == old_incarnation and seq <= old_seq)) then
-  return {int(old_seq), int(granted), int(zombie_sum), int(now), '-1'}
+  return {int(old_seq), int(own_granted), int(zombie_sum), int(now), '-1'}
 end
 
+-- From here on this holder's share is written anew: out of the sums with what it was.
+local held = math.max(own_granted, own_expired)
+granted_sum, zombie_sum = granted_sum - own_granted, zombie_sum - own_expired
 local is_new = not old_incarnation or old_incarnation < incarnation
 if is_new and old_incarnation then
   set('spent_before', (fields['spent_before'] or 0) + (fields['spent:' .. holder] or 0))
-  add_zombies(granted)
-  granted_sum, granted = granted_sum - granted, 0
+  if held > 0 then
+    redis.call('HINCRBY', key, 'zombies:' .. int(now + longest), int(held))
+    zombie_sum = zombie_sum + held
+  end
+  held = 0
 end
 
-local kept = math.min(granted, keep)
-local free = math.max(0, capacity - (granted_sum - granted + kept) - zombie_sum)
-granted = kept + math.min(math.max(0, want - kept), free)
+-- Of an expired lease only what became a zombie: a `keep` that was sent before must not create slots.
+local kept = math.min(held, keep)
+local free = math.max(0, capacity - granted_sum - kept - zombie_sum)
+local granted = kept + math.min(math.max(0, want - kept), free)
 
 set('v', 1)
 set('capacity', capacity)
 set('granted:' .. holder, granted)
+set('expired:' .. holder, 0)
+set('expired_until_ms:' .. holder, 0)
 set('incarnation:' .. holder, incarnation)
 set('seq:' .. holder, seq)
 set('renewed_ms:' .. holder, now)
