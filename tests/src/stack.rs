@@ -1,0 +1,81 @@
+//! Everything at once: Envoy with the filter, the sidecar, what stands behind them, and a client in front.
+//!
+//! The shipped files in `envoy/` are what runs, with other ports, paths, tenants and keys. Everything is killed when
+//! the [`Stack`] is dropped.
+
+pub mod builder;
+pub mod envoy;
+pub mod exporter;
+pub mod model;
+pub mod quota_service;
+pub mod redis;
+
+pub use builder::{Bootstrap, Ports, StackBuilder};
+pub use envoy::Envoy;
+pub use exporter::FakeExporter;
+pub use model::Model;
+pub use quota_service::QuotaService;
+pub use redis::Redis;
+
+use crate::admin::Operators;
+use crate::client::Client;
+use crate::folder::Folder;
+use crate::tenant::Tenant;
+use crate::upstream::Upstream;
+use anyhow::{Context, Result};
+use std::collections::BTreeMap;
+
+/// The model that the shipped configuration's pool serves, and that the real server answers to.
+pub const MODEL: &str = "smollm2-135m";
+/// The shipped configuration's pool.
+pub const POOL: &str = "smol";
+
+/// Fields are dropped in this order: first who calls, last what is called.
+pub struct Stack {
+    pub envoy: Envoy,
+    pub sidecar: QuotaService,
+    pub redis: Option<Redis>,
+    pub upstream: Upstream,
+    pub model: Option<Model>,
+    pub exporter: Option<FakeExporter>,
+    pub tenants: Vec<Tenant>,
+    keys: BTreeMap<String, String>,
+    pub folder: Folder,
+}
+
+impl Stack {
+    /// Begins a stack whose folder bears `name`.
+    #[must_use]
+    pub fn builder(name: &str) -> StackBuilder {
+        StackBuilder::new(name)
+    }
+
+    /// A client without a key.
+    ///
+    /// # Errors
+    /// When the HTTP client cannot be built.
+    pub fn anonymous(&self) -> Result<Client> {
+        Client::new(&self.envoy.base())
+    }
+
+    /// A client with the key of a tenant.
+    ///
+    /// # Errors
+    /// When the stack has no such tenant.
+    pub fn client(&self, tenant: &str) -> Result<Client> {
+        Ok(self.anonymous()?.with_key(self.key(tenant)?))
+    }
+
+    /// The raw key of a tenant.
+    ///
+    /// # Errors
+    /// When the stack has no such tenant.
+    pub fn key(&self, tenant: &str) -> Result<&str> {
+        self.keys.get(tenant).map(String::as_str).with_context(|| format!("no tenant {tenant}"))
+    }
+
+    #[must_use]
+    pub fn operators(&self) -> &Operators {
+        self.sidecar.operators()
+    }
+}

@@ -1,0 +1,146 @@
+//! The sidecar, from the shipped configuration with other ports, tenants and secrets.
+
+use crate::admin::Operators;
+use crate::document::text;
+use crate::folder::Folder;
+use crate::process::Component;
+use crate::tenant::Tenant;
+use crate::{keys, paths};
+use anyhow::{Context, Result};
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::time::Duration;
+
+const STARTS_WITHIN: Duration = Duration::from_secs(20);
+/// Below the test folder, as in the repository; relative, so that the path of the socket beside it stays short.
+pub const CONFIG: &str = "envoy/quota-service.yaml";
+
+pub struct QuotaService {
+    process: Component,
+    operators: Operators,
+    folder: PathBuf,
+}
+
+impl QuotaService {
+    /// Starts it on the configuration that [`write_config`] wrote.
+    ///
+    /// # Errors
+    /// When it is not built, refuses the configuration or does not get ready.
+    pub async fn start(folder: &Path, operators: Operators) -> Result<Self> {
+        let process = launch(folder, &operators).await?;
+        Ok(Self { process, operators, folder: folder.to_path_buf() })
+    }
+
+    #[must_use]
+    pub fn operators(&self) -> &Operators {
+        &self.operators
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// Starts it again on the same configuration, after whatever happened to it.
+    ///
+    /// # Errors
+    /// When it does not get ready.
+    pub async fn restart(&mut self) -> Result<()> {
+        self.kill();
+        self.process = launch(&self.folder, &self.operators).await?;
+        Ok(())
+    }
+
+    /// # Errors
+    /// When it is gone already.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.process.signal(signal)
+    }
+
+    /// # Errors
+    /// When it still runs at the deadline.
+    pub async fn ended(&mut self, deadline: Duration) -> Result<ExitStatus> {
+        self.process.ended(deadline).await
+    }
+
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.process.log()
+    }
+}
+
+async fn launch(folder: &Path, operators: &Operators) -> Result<Component> {
+    let mut command = Command::new(paths::built("quota-service")?);
+    command.current_dir(folder).args(["serve", "--config", CONFIG]);
+    let mut process = Component::start("quota-service", command, &folder.join("quota-service.log"))?;
+    process
+        .ready(STARTS_WITHIN, || {
+            let operators = operators.clone();
+            async move { operators.is_ready().await }
+        })
+        .await?;
+    Ok(process)
+}
+
+/// Writes the secrets that the configuration points to, made for this run, and gives the operators' token.
+///
+/// # Errors
+/// When the file system refuses.
+pub fn write_secrets(folder: &Folder) -> Result<String> {
+    let token = random_hex()?;
+    folder.write_secret("envoy/run/pepper", &random_hex()?)?;
+    folder.write_secret("envoy/run/admin-token", &token)?;
+    Ok(token)
+}
+
+fn random_hex() -> Result<String> {
+    let mut bytes = [0; 32];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Writes the configuration with a new key for every tenant, and gives the keys by tenant.
+///
+/// # Errors
+/// When the configuration has no place for them or a key cannot be made.
+pub fn write_config(folder: &Folder, mut config: Value, tenants: &[Tenant]) -> Result<BTreeMap<String, String>> {
+    config["tenants"] = tenants.iter().map(|tenant| tenant.section(Vec::new())).collect();
+    folder.write(CONFIG, &text(&config))?;
+    let mut raw_keys = BTreeMap::new();
+    let mut sections = Vec::new();
+    for tenant in tenants {
+        let key = keys::new_key(folder.path(), Path::new(CONFIG), &tenant.id)?;
+        sections.push(tenant.section(vec![key.entry]));
+        raw_keys.insert(tenant.id.clone(), key.raw);
+    }
+    config["tenants"] = Value::Array(sections);
+    folder.write(CONFIG, &text(&config))?;
+    Ok(raw_keys)
+}
+
+/// Puts the operators' port into the shipped configuration, and takes out what no test has unless it asks for it:
+/// Redis and GPU exporters.
+///
+/// # Errors
+/// When the configuration is not a mapping with a ledger.
+pub fn adapt(config: &mut Value, operators_port: u16) -> Result<()> {
+    config["listeners"]["operators"]["address"] = json!(format!("127.0.0.1:{operators_port}"));
+    config["ledger"].as_object_mut().context("no ledger")?.remove("redis_url");
+    config.as_object_mut().context("not a mapping")?.remove("gpu");
+    Ok(())
+}
+
+/// A pool of this many slots without a limit on tokens.
+///
+/// # Errors
+/// When the configuration has no pool.
+pub fn set_capacity(config: &mut Value, concurrent: u64) -> Result<()> {
+    let pool = config.pointer_mut("/pools/0").context("no pool")?;
+    pool["capacity"] = json!({"concurrent": concurrent});
+    Ok(())
+}

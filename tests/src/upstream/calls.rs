@@ -1,0 +1,150 @@
+//! What an upstream saw: how many calls at once, and each of them in the order of arrival.
+
+use super::usage::Usage;
+use hyper::HeaderMap;
+use hyper::body::Bytes;
+use hyper::http::request::Parts;
+use serde_json::Value;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::watch;
+
+/// One call as it arrived, and as it ended.
+#[derive(Clone, Debug)]
+pub struct Call {
+    pub path: String,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+    /// What the upstream told its client; `None` until it has, or when it did not.
+    pub usage: Option<Usage>,
+    pub ended: bool,
+}
+
+impl Call {
+    /// A header's value, when it is there exactly once.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let mut values = self.headers.get_all(name).iter();
+        let first = values.next()?.to_str().ok()?;
+        values.next().is_none().then_some(first)
+    }
+
+    /// The body as JSON; null when it is not.
+    #[must_use]
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_default()
+    }
+}
+
+/// A handle on the log; clones share it.
+#[derive(Clone)]
+pub struct CallLog {
+    state: Arc<Mutex<State>>,
+    gate: Arc<watch::Sender<bool>>,
+}
+
+#[derive(Default)]
+struct State {
+    running: usize,
+    max_running: usize,
+    /// In the order of arrival.
+    calls: Vec<Call>,
+}
+
+impl Default for CallLog {
+    fn default() -> Self {
+        Self { state: Arc::default(), gate: Arc::new(watch::Sender::new(true)) }
+    }
+}
+
+impl CallLog {
+    /// Calls that have arrived and not ended.
+    #[must_use]
+    pub fn running(&self) -> usize {
+        self.state().running
+    }
+
+    /// The most that ever ran at once.
+    #[must_use]
+    pub fn max_running(&self) -> usize {
+        self.state().max_running
+    }
+
+    /// All calls so far, in the order of arrival.
+    #[must_use]
+    pub fn all(&self) -> Vec<Call> {
+        self.state().calls.clone()
+    }
+
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.state().calls.len()
+    }
+
+    #[must_use]
+    pub fn last(&self) -> Option<Call> {
+        self.state().calls.last().cloned()
+    }
+
+    /// From now on every call stops, running, before its answer, until [`CallLog::release`].
+    pub fn hold(&self) {
+        self.gate.send_replace(false);
+    }
+
+    pub fn release(&self) {
+        self.gate.send_replace(true);
+    }
+
+    /// Records an arrival, and waits while calls are held.
+    pub(super) async fn begin(&self, parts: &Parts, body: Bytes) -> Ticket {
+        let ticket = self.record(parts, body);
+        let mut gate = self.gate.subscribe();
+        // Fails only when the sender is gone, and `self` holds it.
+        let _ = gate.wait_for(|open| *open).await;
+        ticket
+    }
+
+    fn record(&self, parts: &Parts, body: Bytes) -> Ticket {
+        let mut state = self.state();
+        state.running += 1;
+        state.max_running = state.max_running.max(state.running);
+        state.calls.push(Call {
+            path: parts.uri.path().to_owned(),
+            headers: parts.headers.clone(),
+            body,
+            usage: None,
+            ended: false,
+        });
+        Ticket { log: self.clone(), index: state.calls.len() - 1, ended: false }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A running call. Dropping it (the client left) ends it as well.
+pub(super) struct Ticket {
+    log: CallLog,
+    index: usize,
+    ended: bool,
+}
+
+impl Ticket {
+    /// Counts the call as ended. Call this before its last byte is handed on.
+    pub(super) fn end(&mut self, usage: Option<Usage>) {
+        if std::mem::replace(&mut self.ended, true) {
+            return;
+        }
+        let mut state = self.log.state();
+        state.running -= 1;
+        let call = &mut state.calls[self.index];
+        call.usage = usage;
+        call.ended = true;
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.end(None);
+    }
+}

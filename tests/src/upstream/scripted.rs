@@ -1,0 +1,228 @@
+//! A model server whose calls say themselves how they shall go: `metadata.behave` in the body is a [`Behaviour`].
+//!
+//! It speaks OpenAI chat completions, as a document and as a stream, and like a real server it sends the usage of a
+//! stream only when `stream_options.include_usage` asks for it.
+
+use super::calls::{CallLog, Ticket};
+use super::server::Answer;
+use super::usage::Usage;
+use axum::body::{Body, to_bytes};
+use futures_util::stream;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::CONTENT_TYPE;
+use hyper::{Request, Response};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::collections::VecDeque;
+use std::io;
+use std::time::Duration;
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Behaviour {
+    pub status: u16,
+    /// Before the first byte.
+    pub delay_ms: u64,
+    /// Between two events of a stream.
+    pub gap_ms: u64,
+    /// Words of the answer; each is an event of a stream and counts as one output token.
+    pub words: u64,
+    pub ending: Ending,
+    /// Overrides the counts in the reply; `null` leaves them out.
+    #[serde(skip_serializing_if = "Reported::is_honest")]
+    pub usage: Reported,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ending {
+    #[default]
+    Whole,
+    /// The connection closes before any byte of the reply.
+    ResetAtOnce,
+    /// The connection closes after half of the words.
+    ResetMidway,
+    /// A stream ends, in good order for HTTP, in the middle of a `data:` line.
+    CutLine,
+}
+
+/// What the reply says of its usage.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Reported {
+    Given(Usage),
+    Nothing,
+    #[default]
+    #[serde(skip)]
+    Honest,
+}
+
+impl Reported {
+    fn is_honest(&self) -> bool {
+        *self == Reported::Honest
+    }
+}
+
+impl Default for Behaviour {
+    fn default() -> Self {
+        Self { status: 200, delay_ms: 0, gap_ms: 0, words: 3, ending: Ending::Whole, usage: Reported::Honest }
+    }
+}
+
+/// What every prompt counts as.
+const PROMPT_TOKENS: u64 = 11;
+
+impl Behaviour {
+    fn of(body: &Value) -> Self {
+        body.pointer("/metadata/behave")
+            .and_then(|script| serde_json::from_value(script.clone()).ok())
+            .unwrap_or_default()
+    }
+
+    fn usage(&self) -> Option<Usage> {
+        match self.usage {
+            Reported::Given(usage) => Some(usage),
+            Reported::Nothing => None,
+            Reported::Honest => Some(Usage { input: PROMPT_TOKENS, output: self.words, cached: 0 }),
+        }
+    }
+}
+
+pub(super) async fn answer(log: CallLog, request: Request<Incoming>) -> Answer {
+    let (parts, body) = request.into_parts();
+    let body = to_bytes(Body::new(body), usize::MAX).await.map_err(io::Error::other)?;
+    let call: Value = serde_json::from_slice(&body).unwrap_or_default();
+    let behaviour = Behaviour::of(&call);
+    let mut ticket = log.begin(&parts, body).await;
+    tokio::time::sleep(Duration::from_millis(behaviour.delay_ms)).await;
+    if behaviour.ending == Ending::ResetAtOnce {
+        ticket.end(None);
+        return Err(io::ErrorKind::ConnectionReset.into());
+    }
+    if behaviour.status != 200 {
+        ticket.end(None);
+        return json_reply(behaviour.status, &failure());
+    }
+    if call["stream"] == json!(true) {
+        return event_stream(&call, &behaviour, ticket);
+    }
+    if behaviour.ending == Ending::ResetMidway {
+        return broken_document(ticket);
+    }
+    let usage = behaviour.usage();
+    ticket.end(usage);
+    json_reply(200, &completion(&call, &behaviour, usage))
+}
+
+fn completion(call: &Value, behaviour: &Behaviour, usage: Option<Usage>) -> Value {
+    let words = "word ".repeat(usize::try_from(behaviour.words).unwrap_or(0));
+    let mut document = json!({
+        "id": "chatcmpl-scripted",
+        "object": "chat.completion",
+        "created": 0,
+        "model": call["model"],
+        "choices": [{
+            "index": 0,
+            "message": {"role": "assistant", "content": words.trim_end()},
+            "finish_reason": "stop",
+        }],
+    });
+    if let Some(usage) = usage {
+        document["usage"] = usage.to_openai();
+    }
+    document
+}
+
+fn failure() -> Value {
+    json!({"error": {"message": "scripted failure", "type": "server_error", "param": null, "code": null}})
+}
+
+fn json_reply(status: u16, document: &Value) -> Answer {
+    Response::builder()
+        .status(status)
+        .header(CONTENT_TYPE, "application/json")
+        .body(Body::from(document.to_string()))
+        .map_err(io::Error::other)
+}
+
+/// Half a document, then the connection closes.
+fn broken_document(ticket: Ticket) -> Answer {
+    let steps = [Step::Send("{\"id\":\"chatcmpl-scripted\",\"choices\":[".to_owned()), Step::Break];
+    stepwise("application/json", steps.into(), Duration::ZERO, None, ticket)
+}
+
+fn event_stream(call: &Value, behaviour: &Behaviour, ticket: Ticket) -> Answer {
+    let usage = behaviour.usage().filter(|_| call["stream_options"]["include_usage"] == json!(true));
+    let steps = stream_steps(call, behaviour, usage);
+    let gap = Duration::from_millis(behaviour.gap_ms);
+    stepwise("text/event-stream", steps, gap, usage, ticket)
+}
+
+enum Step {
+    Send(String),
+    Break,
+}
+
+fn stream_steps(call: &Value, behaviour: &Behaviour, usage: Option<Usage>) -> VecDeque<Step> {
+    let word = chunk(call, json!([{"index": 0, "delta": {"content": "word "}, "finish_reason": null}]));
+    let mut steps: VecDeque<Step> = (0..behaviour.words).map(|_| event(&word)).collect();
+    let half = steps.len() / 2;
+    match behaviour.ending {
+        Ending::ResetMidway => {
+            steps.truncate(half);
+            steps.push_back(Step::Break);
+        }
+        Ending::CutLine => {
+            let text = word.to_string();
+            steps.push_back(Step::Send(format!("data: {}", &text[..text.len() / 2])));
+        }
+        Ending::Whole | Ending::ResetAtOnce => {
+            let stop = json!([{"index": 0, "delta": {}, "finish_reason": "stop"}]);
+            steps.push_back(event(&chunk(call, stop)));
+            if let Some(usage) = usage {
+                let mut last = chunk(call, json!([]));
+                last["usage"] = usage.to_openai();
+                steps.push_back(event(&last));
+            }
+            steps.push_back(Step::Send("data: [DONE]\n\n".to_owned()));
+        }
+    }
+    steps
+}
+
+fn chunk(call: &Value, choices: Value) -> Value {
+    json!({
+        "id": "chatcmpl-scripted",
+        "object": "chat.completion.chunk",
+        "created": 0,
+        "model": call["model"],
+        "choices": choices,
+    })
+}
+
+fn event(document: &Value) -> Step {
+    Step::Send(format!("data: {document}\n\n"))
+}
+
+/// Sends the steps with a gap between them, and ends the ticket before the last.
+fn stepwise(content_type: &str, steps: VecDeque<Step>, gap: Duration, usage: Option<Usage>, ticket: Ticket) -> Answer {
+    let body = stream::unfold((steps, ticket), move |(mut steps, mut ticket)| async move {
+        let step = steps.pop_front()?;
+        if steps.is_empty() {
+            ticket.end(usage);
+        }
+        let sent = match step {
+            Step::Send(text) => Ok(Bytes::from(text)),
+            Step::Break => {
+                // hyper sends what it has buffered while we are pending, and drops it at an error.
+                tokio::task::yield_now().await;
+                Err(io::Error::from(io::ErrorKind::ConnectionReset))
+            }
+        };
+        if !steps.is_empty() {
+            tokio::time::sleep(gap).await;
+        }
+        Some((sent, (steps, ticket)))
+    });
+    Response::builder().header(CONTENT_TYPE, content_type).body(Body::from_stream(body)).map_err(io::Error::other)
+}

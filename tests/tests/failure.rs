@@ -1,0 +1,208 @@
+//! What fails, fails quickly, clearly and not for longer than it must.
+
+use e2e::client::{Chat, Client, Reply};
+use e2e::keys::unknown_key;
+use e2e::stack::{MODEL, Stack, StackBuilder};
+use e2e::tenant::Tenant;
+use e2e::wait::{wait_for, wait_until};
+use nix::sys::signal::Signal;
+use serde_json::json;
+use std::time::{Duration, Instant};
+use tokio::task::JoinHandle;
+
+const SLACK: Duration = Duration::from_secs(15);
+/// The promise is 100 ms; the rest is for a busy machine.
+const AT_ONCE: Duration = Duration::from_secs(1);
+/// The promise is 3 s; the rest is for a busy machine.
+const FROZEN: Duration = Duration::from_secs(4);
+/// The promise is 200 ms; the rest is for a busy machine.
+const FREES: Duration = Duration::from_secs(2);
+
+/// One worker, because "lately verified by this worker" is what some of these tests are about.
+fn stack(name: &str) -> StackBuilder {
+    Stack::builder(name).workers(1).capacity(1).tenant(Tenant::new("only"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_sidecar_closes_the_route_at_once_and_comes_back_without_restarting_envoy() {
+    let mut stack = stack("killed-closed").start().await.unwrap();
+    let client = stack.client("only").unwrap();
+    assert_eq!(client.chat(&Chat::to(MODEL)).await.unwrap().status, 200);
+
+    stack.sidecar.kill();
+    let before = stack.upstream.calls().count();
+    let refused = client.chat(&Chat::to(MODEL)).await.unwrap();
+    assert_unavailable(&refused);
+    assert!(refused.took < AT_ONCE, "{:?}", refused.took);
+    assert_eq!(stack.upstream.calls().count(), before, "nothing passes a closed route");
+
+    stack.sidecar.restart().await.unwrap();
+    wait_until_served(&client).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_sidecar_leaves_an_open_route_to_the_keys_it_verified_lately_and_to_nobody_else() {
+    let mut stack = stack("killed-open")
+        .tenant(Tenant::new("never-seen"))
+        .plugin_config(|plugin| plugin["routes"][0]["on_unavailable"] = json!("open"))
+        .start()
+        .await
+        .unwrap();
+    let known = stack.client("only").unwrap();
+    assert_eq!(known.chat(&Chat::to(MODEL)).await.unwrap().status, 200);
+    stack.operators().wait_until_idle(SLACK).await.unwrap();
+
+    stack.sidecar.kill();
+    let passed = known.chat(&Chat::to(MODEL)).await.unwrap();
+    assert_eq!(passed.status, 200, "{}", passed.summary());
+    let seen = stack.upstream.calls().last().unwrap();
+    assert_eq!(seen.header("x-tenant-id"), Some("only"), "tagged like any other call");
+    assert_unavailable(&known.with_key(unknown_key()).chat(&Chat::to(MODEL)).await.unwrap());
+    let never_seen = stack.client("never-seen").unwrap();
+    assert_unavailable(&never_seen.chat(&Chat::to(MODEL)).await.unwrap());
+
+    // What passed unadmitted is charged as soon as there is somebody to charge it.
+    stack.sidecar.restart().await.unwrap();
+    let usage = passed.json()["usage"]["total_tokens"].as_u64().unwrap();
+    stack
+        .operators()
+        .wait_for_metrics("the unadmitted call is charged", SLACK, |metrics| {
+            metrics.sum("sluice_tokens_total", &[("tenant", "only")]) == usage
+        })
+        .await
+        .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frozen_sidecar_is_found_out_within_3_seconds_and_no_held_call_hangs() {
+    let stack = stack("frozen").start().await.unwrap();
+    let client = stack.client("only").unwrap();
+    let running = start_held_call(&stack, &client).await;
+    let queued = spawn(&client, Chat::to(MODEL));
+    stack.operators().wait_for_queued(1, SLACK).await.unwrap();
+
+    stack.sidecar.signal(Signal::SIGSTOP).unwrap();
+    let frozen = Instant::now();
+    let refused = client.chat(&Chat::to(MODEL)).await.unwrap();
+    assert_unavailable(&refused);
+    assert!(refused.took < FROZEN, "a new call: {:?}", refused.took);
+    assert_unavailable(&queued.await.unwrap());
+    assert!(frozen.elapsed() < FROZEN, "the held call: {:?}", frozen.elapsed());
+
+    stack.upstream.calls().release();
+    let through = running.await.unwrap();
+    assert_eq!(through.status, 200, "what already runs goes on: {}", through.summary());
+
+    stack.sidecar.signal(Signal::SIGCONT).unwrap();
+    wait_until_served(&client).await;
+    // The call that ended meanwhile, the cancelled one and the last: nothing is still held, nothing is lost.
+    stack.operators().wait_until_idle(SLACK).await.unwrap();
+    stack
+        .operators()
+        .wait_for_metrics("the call that ended meanwhile is charged", SLACK, |metrics| {
+            metrics.sum("sluice_settlements_total", &[("outcome", "completed")]) >= 2
+        })
+        .await
+        .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_hangs_up_in_the_queue_frees_its_place() {
+    let stack = stack("hang-up").start().await.unwrap();
+    let client = stack.client("only").unwrap();
+    let running = start_held_call(&stack, &client).await;
+    let leaving = spawn(&client, Chat::to(MODEL));
+    stack.operators().wait_for_queued(1, SLACK).await.unwrap();
+
+    leaving.abort();
+    stack.operators().wait_for_queued(0, FREES).await.unwrap();
+    stack.upstream.calls().release();
+    assert_eq!(running.await.unwrap().status, 200);
+    stack.operators().wait_until_idle(SLACK).await.unwrap();
+    assert_eq!(stack.upstream.calls().count(), 1, "who left never reached the model");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_hangs_up_while_the_model_answers_frees_its_slot() {
+    let stack = stack("hang-up-running").start().await.unwrap();
+    let client = stack.client("only").unwrap();
+    let leaving = start_held_call(&stack, &client).await;
+    leaving.abort();
+    stack.operators().wait_until_idle(FREES).await.unwrap();
+    stack.upstream.calls().release();
+    assert_eq!(client.chat(&Chat::to(MODEL)).await.unwrap().status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_graceful_shutdown_answers_every_waiter() {
+    let mut stack = stack("shutdown").start().await.unwrap();
+    let client = stack.client("only").unwrap();
+    let running = start_held_call(&stack, &client).await;
+    let waiters: Vec<_> = (0..5).map(|_| spawn(&client, Chat::to(MODEL))).collect();
+    stack.operators().wait_for_queued(5, SLACK).await.unwrap();
+
+    stack.sidecar.signal(Signal::SIGTERM).unwrap();
+    for waiter in waiters {
+        let reply = waiter.await.unwrap();
+        assert_eq!((reply.status, reply.reason()), (503, Some("shutting_down")), "{}", reply.summary());
+        assert_openai_error(&reply);
+        assert!(reply.retry_after().is_some());
+    }
+    stack.upstream.calls().release();
+    assert_eq!(running.await.unwrap().status, 200, "what already runs goes on");
+    assert!(stack.sidecar.ended(SLACK).await.unwrap().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_settlement_that_found_no_sidecar_is_delivered_to_the_next_one() {
+    let mut stack = stack("outbox").start().await.unwrap();
+    let client = stack.client("only").unwrap();
+    let running = start_held_call(&stack, &client).await;
+    stack.sidecar.kill();
+    stack.upstream.calls().release();
+    assert_eq!(running.await.unwrap().status, 200);
+
+    stack.sidecar.restart().await.unwrap();
+    // Nobody calls: the filter's own tick must bring it.
+    stack
+        .operators()
+        .wait_for_metrics("the settlement has arrived", SLACK, |metrics| {
+            metrics.sum("sluice_settlements_total", &[]) >= 1
+        })
+        .await
+        .unwrap();
+}
+
+/// A call that stands in the model until calls are released.
+async fn start_held_call(stack: &Stack, client: &Client) -> JoinHandle<Reply> {
+    let calls = stack.upstream.calls();
+    calls.hold();
+    let call = spawn(client, Chat::to(MODEL));
+    wait_until("the call runs", SLACK, || async { calls.running() == 1 }).await.unwrap();
+    call
+}
+
+fn spawn(client: &Client, chat: Chat) -> JoinHandle<Reply> {
+    let client = client.clone();
+    tokio::spawn(async move { client.chat(&chat).await.unwrap() })
+}
+
+async fn wait_until_served(client: &Client) {
+    wait_for("calls are served again", SLACK, || async {
+        let reply = client.chat(&Chat::to(MODEL)).await.ok()?;
+        (reply.status == 200).then_some(())
+    })
+    .await
+    .unwrap();
+}
+
+fn assert_unavailable(reply: &Reply) {
+    assert_eq!((reply.status, reply.reason()), (503, Some("service_unavailable")), "{}", reply.summary());
+    assert!(reply.retry_after().is_some(), "retry-after");
+    assert_openai_error(reply);
+}
+
+fn assert_openai_error(reply: &Reply) {
+    let error = &reply.json()["error"];
+    assert!(error["message"].is_string() && error["type"].is_string(), "{}", reply.summary());
+}

@@ -1,0 +1,158 @@
+//! A tenant's limits refuse its own calls, say why and until when, and nobody else notices.
+
+use e2e::client::{Chat, Client, Reply};
+use e2e::stack::{MODEL, Stack};
+use e2e::tenant::Tenant;
+use e2e::wait::{let_pass, wait_until};
+use serde_json::json;
+use std::time::Duration;
+use tokio::task::JoinHandle;
+
+const SLACK: Duration = Duration::from_secs(10);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_fourth_call_of_a_tenant_limited_to_3_is_refused_and_other_tenants_do_not_notice() {
+    let stack = Stack::builder("tenant-concurrency")
+        .capacity(8)
+        .tenant(Tenant::new("small").limit("concurrent", 3))
+        .tenant(Tenant::new("other"))
+        .start()
+        .await
+        .unwrap();
+    let calls = stack.upstream.calls();
+    let (small, other) = (stack.client("small").unwrap(), stack.client("other").unwrap());
+    let running: Vec<JoinHandle<Reply>> = (0..3).map(|_| spawn(&small, slow_call())).collect();
+    wait_until("three calls run", SLACK, || async { calls.running() == 3 }).await.unwrap();
+
+    let fourth = small.chat(&Chat::to(MODEL)).await.unwrap();
+    assert_refused(&fourth, "tenant_concurrency");
+    assert_eq!(calls.running(), 3, "the refused call did not reach the model");
+    let neighbour = other.chat(&Chat::to(MODEL)).await.unwrap();
+    assert_eq!(neighbour.status, 200, "{}", neighbour.summary());
+
+    // Honest: who waits as told and no longer is served.
+    let_pass(fourth.retry_after().unwrap()).await;
+    let again = small.chat(&Chat::to(MODEL)).await.unwrap();
+    assert_eq!(again.status, 200, "after retry-after: {}", again.summary());
+    for reply in running {
+        assert_eq!(reply.await.unwrap().status, 200);
+    }
+    stack.operators().wait_until_idle(SLACK).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_in_the_queue_count_towards_a_tenants_concurrency() {
+    let stack = Stack::builder("tenant-queued")
+        .capacity(1)
+        .tenant(Tenant::new("small").limit("concurrent", 3))
+        .start()
+        .await
+        .unwrap();
+    let small = stack.client("small").unwrap();
+    stack.upstream.calls().hold();
+    let callers: Vec<JoinHandle<Reply>> = (0..3).map(|_| spawn(&small, Chat::to(MODEL))).collect();
+    stack.operators().wait_for_queued(2, SLACK).await.unwrap();
+    assert_refused(&small.chat(&Chat::to(MODEL)).await.unwrap(), "tenant_concurrency");
+    stack.upstream.calls().release();
+    for reply in callers {
+        assert_eq!(reply.await.unwrap().status, 200);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_per_second_and_per_minute_refuse_what_is_over_and_tell_what_is_left() {
+    let stack = Stack::builder("tenant-requests")
+        .tenant(Tenant::new("by-second").limit("requests_per_s", 2))
+        .tenant(Tenant::new("by-minute").limit("requests_per_min", 3))
+        .tenant(Tenant::new("other"))
+        .start()
+        .await
+        .unwrap();
+
+    let by_second = stack.client("by-second").unwrap();
+    let refused = call_until_refused(&by_second, 20).await;
+    assert_refused(&refused, "tenant_requests_per_second");
+    let_pass(refused.retry_after().unwrap()).await;
+    assert_eq!(by_second.chat(&Chat::to(MODEL)).await.unwrap().status, 200, "after retry-after");
+
+    let by_minute = stack.client("by-minute").unwrap();
+    for remaining in [2, 1, 0] {
+        let reply = by_minute.chat(&Chat::to(MODEL)).await.unwrap();
+        assert_eq!(reply.status, 200, "{}", reply.summary());
+        assert_eq!(reply.header("x-ratelimit-limit-requests"), Some("3"));
+        assert_eq!(reply.header("x-ratelimit-remaining-requests"), Some(remaining.to_string().as_str()));
+        assert!(is_go_duration(reply.header("x-ratelimit-reset-requests").unwrap()));
+    }
+    let refused = by_minute.chat(&Chat::to(MODEL)).await.unwrap();
+    assert_refused(&refused, "tenant_requests_per_minute");
+    assert_eq!(refused.header("x-ratelimit-remaining-requests"), Some("0"));
+    assert!(refused.retry_after().unwrap() <= Duration::from_secs(60));
+    let neighbour = stack.client("other").unwrap().chat(&Chat::to(MODEL)).await.unwrap();
+    assert_eq!(neighbour.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_per_minute_counts_what_the_model_really_used() {
+    let stack = Stack::builder("tenant-tokens")
+        .tenant(Tenant::new("frugal").limit("tokens_per_min", 1000))
+        .start()
+        .await
+        .unwrap();
+    let client = stack.client("frugal").unwrap();
+    let costly = Chat::to(MODEL).behave(json!({"usage": {"input": 11, "output": 950}}));
+    let reply = client.chat(&costly).await.unwrap();
+    assert_eq!(reply.status, 200, "{}", reply.summary());
+    assert_eq!(reply.header("x-ratelimit-limit-tokens"), Some("1000"));
+    assert!(reply.header("x-ratelimit-remaining-tokens").is_some());
+    assert!(is_go_duration(reply.header("x-ratelimit-reset-tokens").unwrap()));
+    stack
+        .operators()
+        .wait_for_metrics("the call is settled", SLACK, |metrics| {
+            metrics.sum("sluice_tokens_total", &[("tenant", "frugal")]) >= 961
+        })
+        .await
+        .unwrap();
+    // 39 tokens are left, and a few more have come since.
+    let refused = client.chat(&Chat::to(MODEL).max_tokens(500)).await.unwrap();
+    assert_refused(&refused, "tenant_tokens_per_minute");
+    assert!(refused.header("x-ratelimit-remaining-tokens").is_some());
+}
+
+/// Runs longer than it takes to be refused meanwhile, and ends within the shortest `retry-after` there is.
+fn slow_call() -> Chat {
+    Chat::to(MODEL).behave(json!({"delay_ms": 900}))
+}
+
+fn spawn(client: &Client, chat: Chat) -> JoinHandle<Reply> {
+    let client = client.clone();
+    tokio::spawn(async move { client.chat(&chat).await.unwrap() })
+}
+
+async fn call_until_refused(client: &Client, at_most: usize) -> Reply {
+    for _ in 0..at_most {
+        let reply = client.chat(&Chat::to(MODEL)).await.unwrap();
+        if reply.status != 200 {
+            return reply;
+        }
+    }
+    panic!("{at_most} calls in a row and no refusal");
+}
+
+/// 429 in OpenAI's words, with the reason and an honest time.
+fn assert_refused(reply: &Reply, reason: &str) {
+    assert_eq!((reply.status, reply.reason()), (429, Some(reason)), "{}", reply.summary());
+    let error = &reply.json()["error"];
+    assert_eq!(error["code"], "rate_limit_exceeded", "{error}");
+    assert!(error["type"].is_string() && error["message"].is_string(), "{error}");
+    assert!(error.get("param").is_some(), "{error}");
+    let retry_after = reply.retry_after().expect("retry-after");
+    assert!(retry_after >= Duration::from_secs(1), "{retry_after:?}");
+    let precise: u64 = reply.header("retry-after-ms").expect("retry-after-ms").parse().unwrap();
+    assert!(Duration::from_millis(precise) <= retry_after, "retry-after is retry-after-ms, rounded up");
+}
+
+/// Such as `1m30s`, `12ms` or `0s`.
+fn is_go_duration(text: &str) -> bool {
+    let units = text.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.');
+    text.starts_with(|c: char| c.is_ascii_digit()) && units.starts_with(['h', 'm', 's'])
+}
