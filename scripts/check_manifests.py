@@ -33,6 +33,10 @@ WASM = ROOT / "target/wasm32-wasip1/release/sluice_filter.wasm"
 CRD_FILES = ["istio-crd-all.gen.yaml", "monitoring.coreos.com_servicemonitors.yaml"]
 # Envoy's own, where a configuration says nothing.
 ENVOY_STREAM_IDLE_MS = 300_000
+ENVOY_READ_BYTES = 1 << 20
+ENVOY_STREAM_WINDOW_BYTES = 1 << 24
+# Beside a full body and what one read may add to it.
+BUFFER_SPARE_BYTES = 64
 # Every call in the queue is a request that Envoy holds open towards the sidecar.
 LEAST_HELD_REQUESTS = 65_536
 
@@ -301,15 +305,33 @@ def mode_problems(wasm, plugin, listener, hcm):
     stops = wasm.get("allow_on_headers_stop_iteration", False)
     if (plugin["mode"] == "body") != stops:
         return [f"mode {plugin['mode']} with allow_on_headers_stop_iteration {stops}: calls would hang"]
-    if plugin["mode"] != "body":
-        return []
+    return buffer_problems(plugin, listener, hcm) if plugin["mode"] == "body" else []
+
+
+def buffer_problems(plugin, listener, hcm):
+    """Where Envoy would answer 413 by itself, because a body outgrows its buffer before the filter has seen it."""
     http2 = hcm.get("http2_protocol_options", {})
-    limits = {
-        "per_connection_buffer_limit_bytes": listener.get("per_connection_buffer_limit_bytes", 1 << 20),
-        "initial_stream_window_size": http2.get("initial_stream_window_size", 1 << 24),
-    }
-    most = plugin["body"]["max_bytes"]
-    return [f"{name} ({limit}) is not over body.max_bytes ({most})" for name, limit in limits.items() if limit <= most]
+    read = listener.get("per_connection_buffer_limit_bytes", ENVOY_READ_BYTES)
+    window = http2.get("initial_stream_window_size", ENVOY_STREAM_WINDOW_BYTES)
+    least = plugin["body"]["max_bytes"] + max(read, window) + BUFFER_SPARE_BYTES
+    problems = []
+    for host in hcm["route_config"]["virtual_hosts"]:
+        limits = [buffer_limit(host, route) for route in host["routes"]]
+        problems += [
+            f"request_body_buffer_limit of {host['name']} ({limit}) is under {least}: body.max_bytes, the larger of "
+            f"per_connection_buffer_limit_bytes ({read}) and initial_stream_window_size ({window}), and 64"
+            for limit in sorted(set(limits))
+            if limit < least
+        ]
+        if not any(route["match"] == {"prefix": "/"} for route in host["routes"]):
+            problems.append(f"{host['name']} has no route for calls without tags, so they are held without its limit")
+    return problems
+
+
+def buffer_limit(host, route):
+    """The route's own or its host's. Envoy takes it from routes to a cluster only, and without it the listener's."""
+    field = "request_body_buffer_limit"
+    return route.get(field, host.get(field, 0)) if "route" in route else 0
 
 
 def cluster_problems(bootstrap, plugin, service, folder):
