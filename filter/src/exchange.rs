@@ -24,7 +24,7 @@ pub(crate) use answer::Answer;
 pub(crate) use passed::Ended;
 use passed::Passed;
 use sluice_policy::units::{AdmissionId, Millis, Priority, Tokens};
-use sluice_policy::wire::{AdmissionRequest, Outcome, Reason, Refusal, Settlement, Unadmitted, Usage, WIRE_VERSION};
+use sluice_policy::wire::{AdmissionRequest, Outcome, Reason, Refusal, Settlement, Usage, WIRE_VERSION};
 use std::rc::Rc;
 
 /// What to do now.
@@ -75,6 +75,8 @@ struct Caller {
     route: Rc<Route>,
     key: CallerKey,
     priority: Option<Priority>,
+    /// How long the client is willing to wait in the queue.
+    deadline: Option<Millis>,
     /// The request tells its body's length in a header.
     has_length: bool,
     /// The client's headers that must not go upstream.
@@ -172,6 +174,7 @@ impl Exchange {
             stream: call.as_ref().is_some_and(|call| call.stream),
             body_bytes,
             priority: caller.priority,
+            deadline_ms: caller.deadline,
         };
         self.stage = Stage::Asking(Asked {
             caller,
@@ -231,22 +234,17 @@ impl Exchange {
 
     /// Reports the end of an admission, once: it leaves the stage that owes the settlement.
     fn settle(&mut self, outcome: Outcome, usage: Usage, worker: &mut Worker) {
-        let (id, unadmitted): (AdmissionId, Option<Unadmitted>) = match std::mem::replace(&mut self.stage, Stage::Over)
-        {
+        let (id, charge_to) = match std::mem::replace(&mut self.stage, Stage::Over) {
             Stage::Asking(asked) => (asked.id, None),
-            Stage::Passed(passed) => (passed.id, passed.unadmitted),
+            Stage::Passed(passed) => (passed.id, Some(passed.charge_to)),
             Stage::New | Stage::Reading(_) | Stage::Over => return,
         };
-        worker.settle(Settlement { id, outcome, usage, unadmitted });
+        worker.settle(Settlement { id, outcome, usage, charge_to });
     }
 
     fn refuse(&mut self, refusal: &Refusal, dialect: Dialect, id: Option<&AdmissionId>) -> Step {
         self.stage = Stage::Over;
-        let mut tags = vec![(tag::REASON, refusal.reason.as_str().to_owned())];
-        if refusal.waited_ms > Millis::ZERO {
-            tags.push((tag::WAIT, refusal.waited_ms.0.to_string()));
-        }
-        Step::Reply { reply: refusal::reply(refusal, dialect, id), tags }
+        Step::Reply { reply: refusal::reply(refusal, dialect, id), tags: tags_of_refusal(refusal) }
     }
 
     fn dialect(&self) -> Dialect {
@@ -256,6 +254,20 @@ impl Exchange {
             Stage::New | Stage::Passed(_) | Stage::Over => Dialect::OpenAiChat,
         }
     }
+}
+
+/// The reply and the tags of a call that is refused from outside of its exchange, while its body is read: nothing is
+/// owed for it.
+pub(crate) fn refused_while_reading(refusal: &Refusal) -> (LocalReply, LogTags) {
+    (refusal::reply(refusal, Dialect::OpenAiChat, None), tags_of_refusal(refusal))
+}
+
+fn tags_of_refusal(refusal: &Refusal) -> LogTags {
+    let mut tags = vec![(tag::REASON, refusal.reason.as_str().to_owned())];
+    if refusal.waited_ms > Millis::ZERO {
+        tags.push((tag::WAIT, refusal.waited_ms.0.to_string()));
+    }
+    tags
 }
 
 /// The access-log tags of a call that goes upstream.

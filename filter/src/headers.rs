@@ -11,6 +11,10 @@ pub(crate) const ADMISSION: &str = "x-admission-id";
 /// Set on the reply.
 pub(crate) const QUEUE_WAIT: &str = "x-queue-wait-ms";
 pub(crate) const REASON: &str = "x-sluice-reason";
+pub(crate) const POSITION: &str = "x-sluice-queue-position";
+pub(crate) const ESTIMATED_WAIT: &str = "x-sluice-estimated-wait-ms";
+/// Sent by clients: how long they are willing to wait in the queue.
+pub(crate) const DEADLINE: &str = "x-sluice-deadline-ms";
 
 const OURS: [&str; 7] = [TENANT, NAMESPACE, TIER, PRIORITY, POOL, ADMISSION, QUEUE_WAIT];
 const OUR_PREFIX: &str = "x-sluice-";

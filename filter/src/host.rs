@@ -6,6 +6,7 @@
 pub(crate) mod abi;
 mod pairs;
 
+use crate::exchange::LogTags;
 use crate::headers::{HeaderEdit, Headers};
 use crate::refusal::LocalReply;
 use abi::HostError;
@@ -93,17 +94,20 @@ pub(crate) fn reply(reply: &LocalReply) {
     noted("answering", sent);
 }
 
-/// Answers the client of another context than the current one, which is `own`.
-pub(crate) fn reply_for(stream: u32, answer: &LocalReply, own: u32) {
+/// Tags and answers the client of another context than the current one, which is `own`.
+pub(crate) fn reply_for(stream: u32, answer: &LocalReply, tags: &LogTags, own: u32) {
     if noted("another context", abi::set_effective_context(stream)).is_some() {
+        tag_all(tags);
         reply(answer);
     }
     noted("the own context", abi::set_effective_context(own));
 }
 
-/// Puts `value` into the filter state `wasm.<name>`, for access logs.
-pub(crate) fn tag(name: &str, value: &str) {
-    noted(name, abi::set_property(name, value));
+/// Puts each value into the filter state `wasm.<name>`, for access logs.
+pub(crate) fn tag_all(tags: &LogTags) {
+    for (name, value) in tags {
+        noted(name, abi::set_property(name, value));
+    }
 }
 
 /// Envoy's response flags: bits that tell how a stream ended.

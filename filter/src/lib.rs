@@ -19,6 +19,9 @@
 //! Envoy's counters: `sluice_filter_failed_open`, `sluice_filter_failed_closed`,
 //! `sluice_filter_settlements_dropped`, `sluice_filter_usage_estimated`.
 
+// An index out of bounds is a panic too. Stated here and not for the workspace: only this crate must not panic.
+#![deny(clippy::indexing_slicing, clippy::string_slice)]
+
 // In reading order. The state machine, and what it keeps from call to call:
 mod exchange;
 mod worker;

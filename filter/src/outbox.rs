@@ -75,7 +75,7 @@ mod tests {
             id: AdmissionId::from(number.to_string()),
             outcome: Outcome::Completed,
             usage: Usage::default(),
-            unadmitted: None,
+            charge_to: None,
         }
     }
 

@@ -4,42 +4,24 @@ use crate::headers::HeaderEdit;
 use sluice_policy::units::Millis;
 use sluice_policy::wire::{RateKind, RateStatus};
 
-/// The names for limit, remaining and reset of one kind.
-struct Names {
-    kind: RateKind,
-    limit: &'static str,
-    remaining: &'static str,
-    reset: &'static str,
+/// Headers for the limits that the service tells: of each kind the one that a client meets first.
+pub(crate) fn headers(rates: &[RateStatus]) -> Vec<(&'static str, String)> {
+    let each = rates.iter().map(|rate| {
+        let [limit, remaining, reset] = names(rate.kind);
+        let values = (rate.limit.to_string(), rate.remaining.to_string(), go_duration(rate.reset_ms));
+        [(limit, values.0), (remaining, values.1), (reset, values.2)]
+    });
+    each.flatten().collect()
 }
 
-const NAMES: [Names; 2] = [
-    Names {
-        kind: RateKind::Requests,
-        limit: "x-ratelimit-limit-requests",
-        remaining: "x-ratelimit-remaining-requests",
-        reset: "x-ratelimit-reset-requests",
-    },
-    Names {
-        kind: RateKind::Tokens,
-        limit: "x-ratelimit-limit-tokens",
-        remaining: "x-ratelimit-remaining-tokens",
-        reset: "x-ratelimit-reset-tokens",
-    },
-];
-
-/// Headers for the limits that are known. Where there are several of one kind (a second's and a minute's), the one
-/// with the least remaining shows, as it is the one that a client meets first.
-pub(crate) fn headers(rates: &[RateStatus]) -> Vec<(&'static str, String)> {
-    let mut headers = Vec::new();
-    for names in &NAMES {
-        let tightest = rates.iter().filter(|rate| rate.kind == names.kind).min_by_key(|rate| rate.remaining);
-        if let Some(rate) = tightest {
-            headers.push((names.limit, rate.limit.to_string()));
-            headers.push((names.remaining, rate.remaining.to_string()));
-            headers.push((names.reset, go_duration(rate.reset_ms)));
+/// The headers for limit, remaining and reset.
+fn names(kind: RateKind) -> [&'static str; 3] {
+    match kind {
+        RateKind::Requests => {
+            ["x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"]
         }
+        RateKind::Tokens => ["x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"],
     }
-    headers
 }
 
 /// The same as edits of a reply.
@@ -119,15 +101,18 @@ mod tests {
     }
 
     #[test]
-    fn the_tightest_limit_of_a_kind_shows() {
+    fn every_limit_that_the_service_tells_shows_under_its_kind() {
         let rate = |kind, limit, remaining| RateStatus { kind, limit, remaining, reset_ms: Millis(1500) };
-        let shown = headers(&[rate(RateKind::Requests, 600, 100), rate(RateKind::Requests, 50, 3)]);
+        let shown = headers(&[rate(RateKind::Requests, 50, 3), rate(RateKind::Tokens, 6000, 0)]);
         assert_eq!(
             shown,
             [
                 ("x-ratelimit-limit-requests", "50".to_owned()),
                 ("x-ratelimit-remaining-requests", "3".to_owned()),
                 ("x-ratelimit-reset-requests", "1.5s".to_owned()),
+                ("x-ratelimit-limit-tokens", "6000".to_owned()),
+                ("x-ratelimit-remaining-tokens", "0".to_owned()),
+                ("x-ratelimit-reset-tokens", "1.5s".to_owned()),
             ]
         );
         assert!(headers(&[]).is_empty());

@@ -20,21 +20,13 @@ pub(crate) struct LocalReply {
 
 /// A refusal that the filter decides on its own.
 pub(crate) fn own(reason: Reason, message: impl Into<String>) -> Refusal {
-    Refusal {
-        status: status_of(reason),
-        reason,
-        message: message.into(),
-        param: None,
-        retry_after_ms: None,
-        waited_ms: Millis::ZERO,
-        rates: Vec::new(),
-    }
+    Refusal::new(status_of(reason), reason, message)
 }
 
 /// The refusal of a call that nobody can decide now.
 pub(crate) fn unavailable() -> Refusal {
     let message = "The quota service cannot be reached, so the call was not admitted. Try again shortly.";
-    Refusal { retry_after_ms: Some(UNAVAILABLE_RETRY), ..own(Reason::ServiceUnavailable, message) }
+    own(Reason::ServiceUnavailable, message).retry_after(UNAVAILABLE_RETRY)
 }
 
 /// The reply for a refusal, in the caller's dialect.
@@ -49,6 +41,8 @@ pub(crate) fn reply(refusal: &Refusal, dialect: Dialect, id: Option<&AdmissionId
     if refusal.waited_ms > Millis::ZERO {
         headers.push((headers::QUEUE_WAIT, refusal.waited_ms.0.to_string()));
     }
+    headers.extend(refusal.position.map(|position| (headers::POSITION, position.to_string())));
+    headers.extend(refusal.estimated_wait_ms.map(|wait| (headers::ESTIMATED_WAIT, wait.0.to_string())));
     match refusal.reason {
         Reason::MissingKey => headers.push(("www-authenticate", "Bearer".to_owned())),
         Reason::MethodNotAllowed => headers.push(("allow", "POST".to_owned())),
@@ -70,9 +64,11 @@ fn sane_status(status: u16) -> u16 {
 
 fn status_of(reason: Reason) -> u16 {
     match reason {
-        Reason::InvalidPriority | Reason::PathNotNormalized | Reason::InvalidBody | Reason::ContextLengthExceeded => {
-            400
-        }
+        Reason::InvalidPriority
+        | Reason::InvalidDeadline
+        | Reason::PathNotNormalized
+        | Reason::InvalidBody
+        | Reason::ContextLengthExceeded => 400,
         Reason::UnknownKey | Reason::MissingKey | Reason::ConflictingKeys | Reason::MalformedKey => 401,
         Reason::TenantDisabled | Reason::ModelNotAllowed | Reason::UpgradeNotAllowed => 403,
         Reason::ModelNotFound | Reason::PathNotListed => 404,
@@ -86,6 +82,7 @@ fn status_of(reason: Reason) -> u16 {
         | Reason::TenantTokensPerMinute => 429,
         Reason::QueueFull
         | Reason::QueueTimeout
+        | Reason::DeadlineUnreachable
         | Reason::LedgerUnavailable
         | Reason::ShuttingDown
         | Reason::DuplicateAdmission

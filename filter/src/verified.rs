@@ -6,6 +6,7 @@ use crate::caller::Digest;
 use sluice_policy::units::{Millis, PoolName, Priority, TenantId};
 use sluice_policy::wire::Grant;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// Keys in each of two generations; so at most twice as many are held, in about 10 MB.
 const GENERATION_KEYS: usize = 8192;
@@ -16,8 +17,8 @@ const TARGETS_MAX: usize = 16;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Tags {
     pub(crate) tenant: TenantId,
-    pub(crate) namespace: String,
-    pub(crate) tier: String,
+    pub(crate) namespace: Arc<str>,
+    pub(crate) tier: Arc<str>,
     pub(crate) priority: Priority,
     pub(crate) pool: PoolName,
 }
@@ -92,8 +93,8 @@ mod tests {
     fn tags(tenant: &str) -> Tags {
         Tags {
             tenant: tenant.into(),
-            namespace: "ns".to_owned(),
-            tier: "gold".to_owned(),
+            namespace: "ns".into(),
+            tier: "gold".into(),
             priority: Priority::FIRST,
             pool: "p".into(),
         }

@@ -54,15 +54,18 @@ impl Metered {
 impl TenantAccount {
     #[must_use]
     pub fn new(limits: &Limits, now: Millis) -> Self {
-        let metered = |kind, reason, rate: Option<Rate>| {
-            rate.map(|rate| Metered { kind, reason, bucket: Bucket::full(rate, now) })
-        };
-        let buckets = [
-            metered(RateKind::Requests, Reason::TenantRequestsPerSecond, limits.requests_per_s),
-            metered(RateKind::Requests, Reason::TenantRequestsPerMinute, limits.requests_per_min),
-            metered(RateKind::Tokens, Reason::TenantTokensPerMinute, limits.tokens_per_min),
-        ];
-        Self { concurrent: limits.concurrent, in_flight: 0, buckets: buckets.into_iter().flatten().collect() }
+        Self { concurrent: limits.concurrent, in_flight: 0, buckets: buckets(limits, now) }
+    }
+
+    /// Changes the limits: what has been drawn stays drawn, and a limit that is new begins full.
+    pub fn set_limits(&mut self, limits: &Limits, now: Millis) {
+        self.concurrent = limits.concurrent;
+        let old = std::mem::replace(&mut self.buckets, buckets(limits, now));
+        for metered in &mut self.buckets {
+            if let Some(before) = old.iter().find(|before| before.reason == metered.reason) {
+                metered.bucket = before.bucket.clone().with_rate(metered.bucket.rate(), now);
+            }
+        }
     }
 
     /// Charges one call that reserves `tokens`, or changes nothing.
@@ -113,6 +116,9 @@ impl TenantAccount {
 
     /// What the rate headers show: for each kind the limit that has the least left, relative to its size.
     pub fn rates(&mut self, now: Millis) -> Vec<RateStatus> {
+        if self.buckets.is_empty() {
+            return Vec::new();
+        }
         [RateKind::Requests, RateKind::Tokens].into_iter().filter_map(|kind| self.tightest(kind, now)).collect()
     }
 
@@ -163,6 +169,17 @@ impl TenantAccount {
             left.cmp(&(u128::from(b.remaining) * u128::from(a.limit)))
         })
     }
+}
+
+fn buckets(limits: &Limits, now: Millis) -> Vec<Metered> {
+    let metered =
+        |kind, reason, rate: Option<Rate>| rate.map(|rate| Metered { kind, reason, bucket: Bucket::full(rate, now) });
+    let buckets = [
+        metered(RateKind::Requests, Reason::TenantRequestsPerSecond, limits.requests_per_s),
+        metered(RateKind::Requests, Reason::TenantRequestsPerMinute, limits.requests_per_min),
+        metered(RateKind::Tokens, Reason::TenantTokensPerMinute, limits.tokens_per_min),
+    ];
+    buckets.into_iter().flatten().collect()
 }
 
 #[cfg(test)]

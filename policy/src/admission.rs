@@ -7,20 +7,31 @@
 //! running ones; a tenant's account has charged each live admission once (I6); a settled or cancelled id that is
 //! not known leaves a tombstone, so that a request overtaken by its own cancellation does not start.
 
+mod arrival;
+mod explain;
 mod live;
 mod pool;
+mod refusals;
+mod routes;
+mod starts;
+mod tenants;
+mod wait;
 
-use crate::account::{Limited, TenantAccount};
-use crate::config::{Config, Tenant};
-use crate::estimate::Yield;
+pub use explain::{Explanation, Fate, Place};
+
+use crate::config::Config;
 use crate::holder::LeaseTerms;
 use crate::ledger::{Restored, SyncReply, SyncRequest};
-use crate::queue::{Full, Ticket, Waiter};
-use crate::units::{AdmissionId, HolderId, Millis, PoolName, Priority, TenantId, Tokens};
-use crate::wire::{AdmissionRequest, Grant, Outcome, Reason, Refusal, Settlement, Usage, UsageSource};
-use live::{Live, LiveTable, State};
+use crate::queue::Shares;
+use crate::schedule::{PoolSettings, Settings};
+use crate::units::{AdmissionId, HolderId, Millis, ModelName, PoolName, Priority, TenantId, Tokens};
+use crate::wire::{Grant, Outcome, RateStatus, Refusal, Settlement, Usage, UsageSource};
+use explain::{Explanations, Parties};
+use live::{Live, LiveKey, LiveTable, PoolIndex, Removed, State};
 use pool::PoolState;
+use routes::Routes;
 use std::collections::BTreeMap;
+use tenants::Tenants;
 
 /// What a request is told on arrival.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,146 +54,238 @@ pub enum Event {
 pub struct Settled {
     pub tenant: TenantId,
     pub pool: PoolName,
-    pub model: String,
+    pub model: ModelName,
     /// What was charged: the upstream's own numbers, unless they cannot be true.
     pub usage: Usage,
 }
 
 pub struct Admission {
     config: Config,
-    accounts: BTreeMap<TenantId, TenantAccount>,
-    pools: BTreeMap<PoolName, PoolState>,
-    yields: BTreeMap<(TenantId, String), Yield>,
+    tenants: Tenants,
+    /// Never shrinks: a pool that a reload takes away serves its last calls, and refuses new ones.
+    pools: Vec<PoolState>,
+    routes: Routes,
     live: LiveTable,
-    longest_request: Millis,
+    explanations: Explanations,
+    /// Request bytes of everyone who waits.
+    waiting_bytes: u64,
+    holder: HolderId,
+    incarnation: u64,
+    terms: LeaseTerms,
     draining: bool,
 }
 
 impl Admission {
     #[must_use]
     pub fn new(config: Config, holder: &HolderId, incarnation: u64, terms: &LeaseTerms, now: Millis) -> Self {
-        let accounts = config.tenants.iter().map(|(id, tenant)| (id.clone(), TenantAccount::new(&tenant.limits, now)));
-        let pools = config.pools.iter().map(|(name, pool)| {
-            (name.clone(), PoolState::new(pool, config.queue.clone(), holder, incarnation, terms, now))
-        });
-        Self {
-            accounts: accounts.collect(),
-            pools: pools.collect(),
-            config,
-            yields: BTreeMap::new(),
+        let mut core = Self {
+            config: Config::empty(),
+            tenants: Tenants::default(),
+            pools: Vec::new(),
+            routes: Routes::default(),
             live: LiveTable::default(),
-            longest_request: terms.longest_request,
+            explanations: Explanations::default(),
+            waiting_bytes: 0,
+            holder: holder.clone(),
+            incarnation,
+            terms: terms.clone(),
             draining: false,
+        };
+        core.configure(config, now);
+        core
+    }
+
+    /// Takes over a configuration. Whoever waits or runs stays, under the new limits and weights; call
+    /// [`Admission::apply`] after it, where rules or an overlay are in force.
+    pub fn configure(&mut self, mut config: Config, now: Millis) {
+        config.keep_group_indices(&self.config.groups);
+        self.tenants.configure(&config, now);
+        for (name, settings) in &config.pools {
+            match self.pools.iter_mut().find(|pool| pool.name == *name) {
+                Some(pool) => pool.configure(settings, &config.queue, now),
+                None => {
+                    let (holder, terms) = (&self.holder, &self.terms);
+                    self.pools.push(PoolState::new(
+                        name,
+                        settings,
+                        &config.queue,
+                        holder,
+                        self.incarnation,
+                        terms,
+                        now,
+                    ));
+                }
+            }
+        }
+        for (name, model) in &config.models {
+            let index = self.tenants.model_index(name);
+            if let Some(pool) = self.pools.iter_mut().find(|pool| pool.name == model.pool) {
+                pool.set_charge(index, model.charge);
+            }
+        }
+        self.routes = Routes::new(&config, &self.pools, &mut self.tenants);
+        self.config = config;
+        self.apply(&self.config.settings(), now);
+        self.weigh_tenants(&BTreeMap::new());
+    }
+
+    /// Puts weights, shares and capacities in force, as time rules and operators change them; nobody loses a place.
+    pub fn apply(&mut self, settings: &Settings, now: Millis) {
+        for pool in &mut self.pools {
+            if let Some(of_pool) = settings.pools.get(&pool.name) {
+                let shares = Shares {
+                    policy: self.config.queue.shares.policy,
+                    levels: settings.weights,
+                    groups: group_shares(&self.config, of_pool),
+                };
+                pool.apply(of_pool.concurrent, of_pool.rate(), shares, now);
+            }
         }
     }
 
-    /// Decides about a call of a tenant that has been identified.
-    pub fn request(&mut self, tenant_id: &TenantId, request: &AdmissionRequest, now: Millis) -> Decision {
-        match self.try_request(tenant_id, request, now) {
-            Ok(decision) => decision,
-            Err(mut refusal) => {
-                if let Some(account) = self.accounts.get_mut(tenant_id) {
-                    refusal.rates = account.rates(now);
-                }
-                Decision::Rejected(refusal)
+    /// Sets tenants' weights beside others of their level; those that are not named have the configured one.
+    pub fn weigh_tenants(&mut self, weights: &BTreeMap<TenantId, u64>) {
+        for (index, tenant) in self.tenants.iter() {
+            let configured = tenant.settings.as_ref().map_or(1, |settings| settings.weight);
+            let weight = weights.get(&tenant.id).copied().unwrap_or(configured);
+            for pool in &mut self.pools {
+                pool.set_tenant_weight(index, weight);
             }
         }
+    }
+
+    /// Each tenant's configured weight, and what its calls have cost since the start.
+    #[must_use]
+    pub fn served(&self) -> BTreeMap<TenantId, (u64, Tokens)> {
+        let served = |(_, tenant): (_, &tenants::TenantState)| {
+            Some((tenant.id.clone(), (tenant.settings.as_ref()?.weight, tenant.served)))
+        };
+        self.tenants.iter().filter_map(served).collect()
     }
 
     /// Ends a call, and tells what it was charged; `None` for an id that is not (or no longer) live.
     pub fn settle(&mut self, settlement: &Settlement, now: Millis) -> Option<Settled> {
-        let repeated = self.live.has_ended(&settlement.id, now);
-        let Some((ticket, live)) = self.live.remove(&settlement.id, self.longest_request, now) else {
-            return if repeated { None } else { self.settle_unadmitted(settlement, now) };
+        let live = match self.live.remove(&settlement.id, now) {
+            Removed::Live(live) => live,
+            Removed::Before => return None,
+            Removed::Unknown => return self.charge_afterwards(settlement, now),
         };
-        let account = self.accounts.get_mut(&live.tenant);
-        let pool = self.pools.get_mut(&live.pool)?;
-        let usage = believable(settlement.usage, &live, pool.context_length());
-        let actual = usage.input.plus(usage.output);
+        let pool = self.pools.get_mut(live.pool.0)?;
+        let tenant = self.tenants.get_mut(live.flow.tenant)?;
+        let usage =
+            believable(settlement.usage, pool.context_length(), live.sequences).unwrap_or_else(|| estimated(&live));
         match live.state {
-            State::Queued => {
-                pool.queue.leave(ticket);
-                if let Some(account) = account {
-                    account.release(live.reserved, now);
-                }
+            State::Queued(ticket) => {
+                let bytes = pool.queue.leave(ticket).map_or(0, |waiter| waiter.bytes);
+                tenant.account.release(live.reserved, now);
+                self.count_waiting(live.flow.tenant, 0, bytes);
             }
             State::Running { since } => {
-                pool.end(&live, actual, now.since(since), now);
-                match (account, settlement.outcome, usage.source) {
-                    (Some(account), Outcome::Cancelled, UsageSource::None) => account.release(live.reserved, now),
-                    (Some(account), ..) => account.settle(live.reserved, actual, now),
-                    (None, ..) => {}
+                tenant.has_ended(since);
+                let (actual, charge) = (usage.input.plus(usage.output), pool.charge_weights(live.model).of(&usage));
+                pool.end(&live, charge, now.since(since), now);
+                tenant.served = tenant.served.plus(charge);
+                match (settlement.outcome, usage.source) {
+                    (Outcome::Cancelled, UsageSource::None) => tenant.account.release(live.reserved, now),
+                    _ => tenant.account.settle(live.reserved, actual, now),
                 }
             }
         }
-        if settlement.outcome == Outcome::Completed {
-            let key = (live.tenant.clone(), live.model.clone());
-            self.yields.entry(key).or_default().learn(Tokens(usage.output.0 / u64::from(live.sequences)));
+        if let (Outcome::Completed, Some(tenant)) = (settlement.outcome, self.tenants.get_mut(live.flow.tenant)) {
+            tenant.learn(live.model, Tokens(usage.output.0 / u64::from(live.sequences)));
         }
-        Some(Settled { tenant: live.tenant, pool: live.pool, model: live.model, usage })
+        let fate = Fate::Ended { at: now, outcome: settlement.outcome, usage };
+        self.explanations.turn(live.explained, fate);
+        let model = self.tenants.model(live.model)?.clone();
+        let tenant = self.tenants.get(live.flow.tenant)?.id.clone();
+        Some(Settled { tenant, pool: self.pools.get(live.pool.0)?.name.clone(), model, usage })
     }
 
     /// Starts whoever can start and gives up on whoever has waited too long. Call it after every other method.
     pub fn advance(&mut self, now: Millis) -> Vec<Event> {
-        let mut events = self.time_out(now);
-        for name in self.config.pools.keys() {
-            let Some(pool) = self.pools.get_mut(name) else { continue };
-            while let Some(waiter) = pool.start_head(now) {
-                let account = self.accounts.get_mut(&waiter.tenant);
-                let rates = account.map_or_else(Vec::new, |account| account.rates(now));
-                let Some(live) = self.live.start(waiter.ticket, now, now.plus(self.longest_request)) else { continue };
-                let tenant = &self.config.tenants[&live.tenant];
-                events.push(Event::Started(live.id.clone(), grant(live, tenant, rates, now)));
+        let mut events = Vec::new();
+        self.advance_into(now, &mut events);
+        events
+    }
+
+    /// As [`Admission::advance`], for callers that keep a list for it: whatever is in it stays.
+    pub fn advance_into(&mut self, now: Millis, events: &mut Vec<Event>) {
+        self.time_out(now, events);
+        for index in 0..self.pools.len() {
+            while let Some(event) = self.start_next(PoolIndex(index), now) {
+                events.push(event);
             }
         }
-        events
     }
 
     /// When [`Admission::advance`] has something to do by time alone.
     #[must_use]
     pub fn next_wake(&self, now: Millis) -> Option<Millis> {
-        let pools = self.pools.values().filter_map(|pool| pool.next_wake(now));
+        let pools = self.pools.iter().filter_map(|pool| pool.next_wake(now));
         pools.chain(self.live.next_expiry()).min()
     }
 
     /// From now on everything is refused; whoever waits is told.
     pub fn drain(&mut self, now: Millis) -> Vec<Event> {
         self.draining = true;
-        let waiting: Vec<Ticket> = self.pools.values().flat_map(|pool| pool.queue.tickets()).collect();
-        let retry = Some(Millis(1_000));
-        let refuse =
-            |ticket| self.give_up(ticket, Reason::ShuttingDown, "the quota service is shutting down", retry, now);
+        let everyone = |pool: &PoolState| {
+            pool.queue.waiters().map(|(_, waiter)| LiveKey::from_bits(waiter.key)).collect::<Vec<_>>()
+        };
+        let mut waiting: Vec<LiveKey> = self.pools.iter().flat_map(everyone).collect();
+        waiting.sort_unstable();
+        let refuse = |key| self.give_up(key, &refusals::shutting_down(), now);
         waiting.into_iter().filter_map(refuse).collect()
+    }
+
+    /// Why a recent call was admitted, queued or refused; the most recent 10,000 are known.
+    #[must_use]
+    pub fn explain(&self, id: &AdmissionId) -> Option<Explanation> {
+        let record = self.explanations.get(id)?.clone();
+        let (tenant, model, pool) = match record.parties {
+            Parties::Named { tenant, model, pool } => (tenant, model, pool),
+            Parties::Known { tenant, model, pool } => (
+                self.tenants.get(tenant)?.id.clone(),
+                self.tenants.model(model).cloned(),
+                self.pools.get(pool.0).map(|pool| pool.name.clone()),
+            ),
+        };
+        let (level, reserved, charge) = (record.level, record.reserved, record.charge);
+        let (arrived, queued_at, fate) = (record.arrived, record.queued_at, record.fate);
+        Some(Explanation { tenant, model, pool, level, reserved, charge, arrived, queued_at, fate })
     }
 
     /// The next ledger call for a pool, if one is due.
     pub fn ask_ledger(&mut self, pool: &PoolName, now: Millis) -> Option<SyncRequest> {
-        self.pools.get_mut(pool)?.ask_ledger(now)
+        self.pool_mut(pool)?.ask_ledger(now)
     }
 
-    /// The ledger's answer, or `None` when it did not answer.
-    pub fn ledger_answered(&mut self, pool: &PoolName, reply: Option<&SyncReply>, now: Millis) {
-        if let Some(pool) = self.pools.get_mut(pool) {
-            pool.ledger_answered(reply, now);
-        }
+    /// The ledger's answer, or `None` when it did not answer. Tells whether it was an answer to the latest call.
+    pub fn ledger_answered(&mut self, pool: &PoolName, reply: Option<&SyncReply>, now: Millis) -> bool {
+        self.pool_mut(pool).is_some_and(|pool| pool.ledger_answered(reply, now))
     }
 
     /// When [`Admission::ask_ledger`] will have something for a pool, if nothing else happens.
     #[must_use]
     pub fn next_ledger_call(&self, pool: &PoolName, now: Millis) -> Option<Millis> {
-        Some(self.pools.get(pool)?.next_ledger_call(now))
+        Some(self.pool(pool)?.next_ledger_call(now))
+    }
+
+    /// The earliest of [`Admission::next_ledger_call`] over all pools.
+    #[must_use]
+    pub fn next_ledger_call_of_any(&self, now: Millis) -> Option<Millis> {
+        self.pools.iter().map(|pool| pool.next_ledger_call(now)).min()
     }
 
     /// The last ledger call of this incarnation: it keeps only what still runs.
     pub fn give_back(&mut self, pool: &PoolName, now: Millis) -> Option<SyncRequest> {
-        Some(self.pools.get_mut(pool)?.give_back(now))
+        Some(self.pool_mut(pool)?.give_back(now))
     }
 
     /// Whether traffic may be sent here: every pool has had a lease, and nobody has said to stop. A lease that has
     /// ended does not count against it: all replicas share one ledger, so another one would refuse as well.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        !self.draining && self.pools.values().all(|pool| pool.holder.has_been_leased())
+        !self.draining && self.pools.iter().all(|pool| pool.holder.has_been_leased())
     }
 
     /// Whether nothing is queued and nothing runs.
@@ -193,14 +296,14 @@ impl Admission {
 
     /// What the ledger shows of a tenant: its calls in flight, and the levels of its buckets.
     pub fn account_state(&mut self, tenant: &TenantId, now: Millis) -> Option<(u32, BTreeMap<String, i64>)> {
-        let account = self.accounts.get_mut(tenant)?;
+        let account = &mut self.tenants.get_mut(self.tenants.index(tenant)?)?.account;
         Some((account.in_flight(), account.levels(now)))
     }
 
     /// Takes over a tenant's bucket levels from before a restart.
     pub fn restore_account(&mut self, tenant: &TenantId, restored: &Restored, now: Millis) {
-        if let Some(account) = self.accounts.get_mut(tenant) {
-            account.restore(&restored.levels, restored.age, now);
+        if let Some(state) = self.tenants.index(tenant).and_then(|index| self.tenants.get_mut(index)) {
+            state.account.restore(&restored.levels, restored.age, now);
         }
     }
 
@@ -209,271 +312,163 @@ impl Admission {
         &self.config
     }
 
+    /// What a pool is limited to now, with rules and overlay applied.
+    #[must_use]
+    pub fn capacity(&self, pool: &PoolName) -> u32 {
+        self.pool(pool).map_or(0, |pool| pool.holder.capacity())
+    }
+
+    /// Of every pool: its name, the slots in use, and how many there are.
+    pub fn slots(&self) -> impl Iterator<Item = (&PoolName, u32, u32)> {
+        self.pools.iter().map(|pool| (&pool.name, pool.running, pool.holder.capacity()))
+    }
+
     #[must_use]
     pub fn running(&self, pool: &PoolName) -> u32 {
-        self.pools.get(pool).map_or(0, |pool| pool.running)
+        self.pool(pool).map_or(0, |pool| pool.running)
     }
 
     /// Slots of a pool that this replica may use now.
     #[must_use]
     pub fn held(&self, pool: &PoolName, now: Millis) -> u32 {
-        self.pools.get(pool).map_or(0, |pool| pool.holder.usable(now))
+        self.pool(pool).map_or(0, |pool| pool.holder.usable(now))
     }
 
     #[must_use]
     pub fn queue_depth(&self, pool: &PoolName, level: Priority) -> usize {
-        self.pools.get(pool).map_or(0, |pool| pool.queue.depth(level))
+        self.pool(pool).map_or(0, |pool| pool.queue.depth(level))
     }
 
     /// A tenant's calls, queued or running.
     #[must_use]
     pub fn in_flight(&self, tenant: &TenantId) -> u32 {
-        self.accounts.get(tenant).map_or(0, TenantAccount::in_flight)
+        let state = self.tenants.index(tenant).and_then(|index| self.tenants.get(index));
+        state.map_or(0, |state| state.account.in_flight())
     }
 
-    fn try_request(
-        &mut self,
-        tenant_id: &TenantId,
-        request: &AdmissionRequest,
-        now: Millis,
-    ) -> Result<Decision, Refusal> {
-        if self.draining {
-            return Err(
-                refuse(503, Reason::ShuttingDown, "the quota service is shutting down").retry_after(Millis(1_000))
-            );
-        }
-        if self.live.knows(&request.id, now) {
-            return Err(refuse(503, Reason::DuplicateAdmission, "this admission was asked for before"));
-        }
-        let Some(tenant) = self.config.tenants.get(tenant_id) else {
-            return Err(refuse(401, Reason::UnknownKey, "this API key belongs to nobody"));
-        };
-        if tenant.disabled {
-            return Err(refuse(403, Reason::TenantDisabled, format!("the tenant {tenant_id} is disabled")));
-        }
-        let (model, pool_name) = self.find_pool(tenant, request)?;
-        let reserved = self.reservation(tenant_id, &model, &pool_name, request)?;
-        let (Some(pool), Some(account)) = (self.pools.get_mut(&pool_name), self.accounts.get_mut(tenant_id)) else {
-            return Err(refuse(404, Reason::ModelNotFound, format!("no pool serves the model {model:?}")));
-        };
-        if !pool.holder.is_leased(now) {
-            return Err(
-                refuse(503, Reason::LedgerUnavailable, "the quota ledger does not answer").retry_after(Millis(1_000))
-            );
-        }
-        let typical = pool.typical_service();
-        account.charge(reserved, now).map_err(|limited| over_limit(tenant_id, limited, typical))?;
-
-        let priority = request.priority.unwrap_or(tenant.default_priority).at_most(tenant.ceiling);
-        let ticket = self.live.next_ticket();
-        let waiter = Waiter {
-            ticket,
-            tenant: tenant_id.clone(),
-            priority,
-            charge: reserved,
-            bytes: request.body_bytes,
-            deadline: now.plus(self.config.queue.timeout),
-        };
-        let live = Live {
-            id: request.id.clone(),
-            tenant: tenant_id.clone(),
-            pool: pool_name,
-            model,
-            priority,
-            reserved,
-            input: request.input_tokens,
-            sequences: request.sequences.max(1),
-            arrived: now,
-            state: State::Queued,
-        };
-        if pool.can_start_past_queue(reserved, now) {
-            pool.start(&waiter, now);
-            let rates = account.rates(now);
-            let granted = grant(&live, tenant, rates, now);
-            self.live.insert(ticket, live);
-            self.live.start(ticket, now, now.plus(self.longest_request));
-            return Ok(Decision::Admitted(granted));
-        }
-        if let Err(full) = pool.queue.join(waiter) {
-            account.release(reserved, now);
-            return Err(queue_full(full, &live.pool, priority).retry_after(pool.drain_time()));
-        }
-        self.live.insert(ticket, live);
-        Ok(Decision::Queued)
+    fn pool(&self, name: &PoolName) -> Option<&PoolState> {
+        self.pools.iter().find(|pool| pool.name == *name)
     }
 
-    /// The model's name for the books, and the pool that serves it.
-    fn find_pool(&self, tenant: &Tenant, request: &AdmissionRequest) -> Result<(String, PoolName), Refusal> {
-        let model = request.model.as_deref();
-        let by_model = model.and_then(|model| self.config.models.get(model));
-        let by_route = request.pool.as_ref().filter(|pool| self.config.pools.contains_key(*pool));
-        let Some(pool) = by_model.or(by_route.filter(|_| model.is_none())) else {
-            let message = match (model, &request.pool) {
-                (Some(model), _) => format!("the model {model:?} does not exist, or no pool serves it"),
-                (None, Some(pool)) => format!("the route names the pool {pool}, which does not exist"),
-                (None, None) => "the request names no model and its route no pool".to_owned(),
-            };
-            return Err(refuse(404, Reason::ModelNotFound, message).about("model"));
-        };
-        if request.pool.as_ref().is_some_and(|named| named != pool) {
-            return Err(refuse(404, Reason::ModelNotFound, "this route does not serve that model").about("model"));
-        }
-        // A call that names no model may reach any model of its pool, so the tenant must be allowed all of them.
-        let allowed = |models: &std::collections::BTreeSet<String>| match model {
-            Some(model) => models.contains(model),
-            None => self.config.models.iter().all(|(name, of)| of != pool || models.contains(name)),
-        };
-        if !tenant.models.as_ref().is_none_or(allowed) {
-            let message = format!("this API key may not use {}", model.unwrap_or("every model of this route"));
-            return Err(refuse(403, Reason::ModelNotAllowed, message).about("model"));
-        }
-        Ok((model.unwrap_or(pool.as_str()).to_owned(), pool.clone()))
+    fn pool_mut(&mut self, name: &PoolName) -> Option<&mut PoolState> {
+        self.pools.iter_mut().find(|pool| pool.name == *name)
     }
 
-    fn reservation(
-        &self,
-        tenant: &TenantId,
-        model: &str,
-        pool: &PoolName,
-        request: &AdmissionRequest,
-    ) -> Result<Tokens, Refusal> {
-        let context = self.config.pools.get(pool).and_then(|pool| pool.context_length);
-        let wanted = request.input_tokens.plus(request.max_tokens.unwrap_or(Tokens(1)));
-        if let Some(context) = context.filter(|context| wanted > *context) {
-            let message = format!(
-                "this model's context is {context}; the prompt (about {}) and max_tokens together ask for {wanted}",
-                request.input_tokens
-            );
-            return Err(refuse(400, Reason::ContextLengthExceeded, message).about("messages"));
+    fn start_next(&mut self, index: PoolIndex, now: Millis) -> Option<Event> {
+        let pool = self.pools.get_mut(index.0)?;
+        let waiter = pool.start_head(now)?;
+        self.count_waiting(waiter.flow.tenant, 0, waiter.bytes);
+        let ends = now.plus(self.terms.longest_request);
+        let live = self.live.start(LiveKey::from_bits(waiter.key), now, ends)?;
+        let tenant = self.tenants.get_mut(live.flow.tenant)?;
+        tenant.has_started(now);
+        let rates = tenant.account.rates(now);
+        let granted = grant(live, tenant, &self.pools.get(index.0)?.name, rates, now);
+        self.explanations.turn(live.explained, Fate::Running { since: now });
+        Some(Event::Started(live.id.clone(), granted))
+    }
+
+    /// A call that this process did not admit is charged to its tenant all the same: it was admitted before a restart,
+    /// or passed while the service was away.
+    fn charge_afterwards(&mut self, settlement: &Settlement, now: Millis) -> Option<Settled> {
+        let charge_to = settlement.charge_to.as_ref().filter(|_| settlement.usage.source != UsageSource::None)?;
+        let pool = self.pool(&charge_to.pool)?;
+        let usage = believable(settlement.usage, pool.context_length(), MOST_SEQUENCES)?;
+        let model = ModelName::from(charge_to.model.as_deref().unwrap_or(charge_to.pool.as_str()));
+        let tenant = self.tenants.get_mut(self.tenants.index(&charge_to.tenant)?)?;
+        tenant.account.charge_afterwards(usage.input.plus(usage.output), now);
+        Some(Settled { tenant: charge_to.tenant.clone(), pool: charge_to.pool.clone(), model, usage })
+    }
+
+    fn time_out(&mut self, now: Millis, events: &mut Vec<Event>) {
+        for index in 0..self.pools.len() {
+            let Some(pool) = self.pools.get(index) else { break };
+            if pool.queue.next_deadline().is_none_or(|next| next > now) {
+                continue;
+            }
+            for ticket in pool.queue.overdue(now) {
+                let Some(pool) = self.pools.get(index) else { break };
+                let Some(key) = pool.queue.get(ticket).map(|waiter| LiveKey::from_bits(waiter.key)) else { continue };
+                let refusal = refusals::timed_out(pool.drain_time());
+                events.extend(self.give_up(key, &refusal, now));
+            }
         }
-        let left = context.map_or(Tokens(u64::MAX), |context| Tokens(context.0.saturating_sub(request.input_tokens.0)));
-        let yields = self.yields.get(&(tenant.clone(), model.to_owned())).copied().unwrap_or_default();
-        let output = yields.reservation(request.max_tokens, left);
-        Ok(request.input_tokens.plus(output.times(u64::from(request.sequences.max(1)))))
-    }
-
-    /// A call that passed while the service was away is charged to its tenant now.
-    fn settle_unadmitted(&mut self, settlement: &Settlement, now: Millis) -> Option<Settled> {
-        let passed = settlement.unadmitted.as_ref()?;
-        let account = self.accounts.get_mut(&passed.tenant)?;
-        let model = passed.model.clone().unwrap_or_default();
-        let pool = self.config.models.get(&model)?.clone();
-        let usage = settlement.usage;
-        account.charge_afterwards(usage.input.plus(usage.output), now);
-        Some(Settled { tenant: passed.tenant.clone(), pool, model, usage })
-    }
-
-    fn time_out(&mut self, now: Millis) -> Vec<Event> {
-        let overdue: Vec<Ticket> = self.pools.values().flat_map(|pool| pool.queue.overdue(now)).collect();
-        let events = overdue
-            .into_iter()
-            .filter_map(|ticket| {
-                let retry =
-                    self.live.get(ticket).and_then(|live| self.pools.get(&live.pool)).map(PoolState::drain_time);
-                let timeout = self.config.queue.timeout;
-                let message = format!("the call waited {timeout} in the queue without a free slot");
-                self.give_up(ticket, Reason::QueueTimeout, &message, retry, now)
-            })
-            .collect();
         // A call that outlived the longest stream Envoy allows has ended, though nobody told us how.
-        for ticket in self.live.overdue(now) {
-            let Some(live) = self.live.remove_ticket(ticket, self.longest_request) else { continue };
-            if let Some(pool) = self.pools.get_mut(&live.pool) {
-                pool.end(&live, live.reserved, self.longest_request, now);
+        for key in self.live.overdue(now) {
+            let Some(live) = self.live.remove_key(key, now) else { continue };
+            if let Some(pool) = self.pools.get_mut(live.pool.0) {
+                pool.end(&live, live.charge, self.terms.longest_request, now);
             }
-            if let Some(account) = self.accounts.get_mut(&live.tenant) {
-                account.settle(live.reserved, live.reserved, now);
+            if let Some(tenant) = self.tenants.get_mut(live.flow.tenant) {
+                if let State::Running { since } = live.state {
+                    tenant.has_ended(since);
+                }
+                tenant.account.settle(live.reserved, live.reserved, now);
             }
+            let usage = estimated(&live);
+            self.explanations.turn(live.explained, Fate::Ended { at: now, outcome: Outcome::Failed, usage });
         }
-        events
     }
 
-    fn give_up(
-        &mut self,
-        ticket: Ticket,
-        reason: Reason,
-        message: &str,
-        retry: Option<Millis>,
-        now: Millis,
-    ) -> Option<Event> {
-        let live = self.live.remove_ticket(ticket, self.longest_request)?;
-        self.pools.get_mut(&live.pool)?.queue.leave(ticket);
-        let account = self.accounts.get_mut(&live.tenant)?;
+    /// Takes a waiter out and tells why.
+    fn give_up(&mut self, key: LiveKey, refusal: &Refusal, now: Millis) -> Option<Event> {
+        let live = self.live.remove_key(key, now)?;
+        if let State::Queued(ticket) = live.state {
+            let waiter = self.pools.get_mut(live.pool.0)?.queue.leave(ticket)?;
+            self.count_waiting(live.flow.tenant, 0, waiter.bytes);
+        }
+        let account = &mut self.tenants.get_mut(live.flow.tenant)?.account;
         account.release(live.reserved, now);
-        let refusal = Refusal {
-            retry_after_ms: retry,
-            waited_ms: now.since(live.arrived),
-            rates: account.rates(now),
-            ..refuse(503, reason, message)
-        };
+        let refusal = Refusal { waited_ms: now.since(live.arrived), rates: account.rates(now), ..refusal.clone() };
+        let (reason, message) = (refusal.reason, refusal.message.clone());
+        self.explanations.turn(live.explained, Fate::Refused { at: now, reason, message });
         Some(Event::Refused(live.id, refusal))
     }
 }
 
-fn grant(live: &Live, tenant: &Tenant, rates: Vec<crate::wire::RateStatus>, now: Millis) -> Grant {
+/// Shares by group index; empty where groups do not matter. A group without one has 1.
+fn group_shares(config: &Config, pool: &PoolSettings) -> Vec<u64> {
+    if pool.shares.is_empty() {
+        return Vec::new();
+    }
+    let last = config.groups.values().map(|index| usize::from(index.0)).max().unwrap_or(0);
+    let mut shares = vec![1; last + 1];
+    for (name, index) in &config.groups {
+        let given = pool.shares.get(name.as_str());
+        if let (Some(share), Some(slot)) = (given, shares.get_mut(usize::from(index.0))) {
+            *slot = *share;
+        }
+    }
+    shares
+}
+
+fn grant(live: &Live, tenant: &tenants::TenantState, pool: &PoolName, rates: Vec<RateStatus>, now: Millis) -> Grant {
+    let settings = tenant.settings.as_ref();
     Grant {
-        tenant: live.tenant.clone(),
-        namespace: tenant.namespace.clone(),
-        tier: tenant.tier.clone(),
-        priority: live.priority,
-        pool: live.pool.clone(),
+        tenant: tenant.id.clone(),
+        namespace: settings.map(|settings| settings.namespace.clone()).unwrap_or_default(),
+        tier: settings.map(|settings| settings.tier.clone()).unwrap_or_default(),
+        priority: live.flow.level,
+        pool: pool.clone(),
         reserved: live.reserved,
         waited_ms: now.since(live.arrived),
         rates,
     }
 }
 
-/// Usage beyond what the model's context allows is not charged: the reservation is, as an estimate.
-fn believable(usage: Usage, live: &Live, context: Option<Tokens>) -> Usage {
-    let Some(context) = context else { return usage };
-    if usage.input <= context && usage.output <= context.times(u64::from(live.sequences)) {
-        return usage;
-    }
+/// A call of more sequences than this is not believed when nobody remembers how many it asked for.
+const MOST_SEQUENCES: u32 = 16;
+
+/// Usage that the model's context allows; what exceeds it cannot be true.
+fn believable(usage: Usage, context: Option<Tokens>, sequences: u32) -> Option<Usage> {
+    let fits = |context: Tokens| usage.input <= context && usage.output <= context.times(u64::from(sequences));
+    context.is_none_or(fits).then_some(usage)
+}
+
+/// In place of usage that cannot be true: what was reserved.
+fn estimated(live: &Live) -> Usage {
     let output = Tokens(live.reserved.0.saturating_sub(live.input.0));
     Usage { source: UsageSource::Estimated, input: live.input, output, cached: Tokens::ZERO }
-}
-
-fn refuse(status: u16, reason: Reason, message: impl Into<String>) -> Refusal {
-    Refusal {
-        status,
-        reason,
-        message: message.into(),
-        param: None,
-        retry_after_ms: None,
-        waited_ms: Millis::ZERO,
-        rates: Vec::new(),
-    }
-}
-
-impl Refusal {
-    fn retry_after(self, wait: Millis) -> Self {
-        Self { retry_after_ms: Some(wait), ..self }
-    }
-
-    fn about(self, param: &str) -> Self {
-        Self { param: Some(param.to_owned()), ..self }
-    }
-}
-
-/// `typical` is how long a call of this pool usually runs: after about that, one of the tenant's own has ended.
-fn over_limit(tenant: &TenantId, limited: Limited, typical: Millis) -> Refusal {
-    let what = match limited.reason {
-        Reason::TenantConcurrency => "concurrent calls",
-        Reason::TenantRequestsPerSecond => "requests per second",
-        Reason::TenantRequestsPerMinute => "requests per minute",
-        _ => "tokens per minute",
-    };
-    refuse(429, limited.reason, format!("the tenant {tenant} has reached its limit of {what}"))
-        .retry_after(limited.wait.unwrap_or(typical))
-}
-
-fn queue_full(full: Full, pool: &PoolName, priority: Priority) -> Refusal {
-    let what = match full {
-        Full::Level => format!("the queue of {pool} is full at {priority}"),
-        Full::Tenant => format!("this tenant has too many calls waiting for {pool}"),
-        Full::Bytes => format!("the queue of {pool} holds as many request bytes as it may"),
-    };
-    refuse(503, Reason::QueueFull, what)
 }
 
 #[cfg(test)]

@@ -59,6 +59,19 @@ impl Bucket {
         bucket
     }
 
+    /// The bucket under another rate: what has been drawn of the burst, or is owed, stays drawn and owed.
+    #[must_use]
+    pub fn with_rate(mut self, rate: Rate, now: Millis) -> Self {
+        if rate == self.rate {
+            return self;
+        }
+        let full = i64::try_from(self.rate.burst).unwrap_or(i64::MAX);
+        let drawn = full.saturating_sub(self.level(now));
+        let mut changed = Self::full(rate, now);
+        changed.draw(u64::try_from(drawn).unwrap_or(0), now);
+        changed
+    }
+
     /// Whether `amount` may be drawn now.
     pub fn allows(&mut self, amount: u64, now: Millis) -> bool {
         self.missing(amount, now) == 0

@@ -56,10 +56,21 @@ impl Holder {
         }
     }
 
+    #[must_use]
+    pub fn capacity(&self) -> u32 {
+        self.capacity
+    }
+
+    /// Changes the pool's capacity. What runs beyond it is kept until it ends, so that nobody else is granted its slots.
+    pub fn set_capacity(&mut self, capacity: u32) {
+        self.capacity = capacity;
+        self.told_demand = 0;
+    }
+
     /// Slots that may be in use now.
     #[must_use]
     pub fn usable(&self, now: Millis) -> u32 {
-        if self.is_leased(now) { self.hold } else { 0 }
+        if self.is_leased(now) { self.hold.min(self.capacity) } else { 0 }
     }
 
     /// Whether the ledger has answered lately enough to start anything.
@@ -182,6 +193,17 @@ mod tests {
         assert!(holder.answered(&ledger.sync(&request, Millis(1_900))));
         assert_eq!(holder.usable(Millis(2_959)), 2);
         assert_eq!(holder.usable(Millis(2_960)), 0);
+    }
+
+    #[test]
+    fn a_smaller_capacity_holds_at_once_and_gives_away_no_slot_that_is_in_use() {
+        let (mut holder, mut ledger) = (holder(8), AccountLedger::default());
+        let outstanding = holder.ask(5, 8, 0, BTreeMap::new(), Millis(0));
+        holder.set_capacity(1);
+        holder.answered(&ledger.sync(&outstanding, Millis(0)));
+        assert_eq!(holder.usable(Millis(1)), 1);
+        let next = holder.ask(5, 5, 0, BTreeMap::new(), Millis(1));
+        assert_eq!((next.keep, next.want, next.capacity), (5, 1, 1));
     }
 
     #[test]

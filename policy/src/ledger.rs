@@ -83,7 +83,7 @@ pub struct AccountLedger {
 impl AccountLedger {
     /// Answers one call. `now` is the ledger's clock.
     pub fn sync(&mut self, request: &SyncRequest, now: Millis) -> SyncReply {
-        self.expire(request.longest_request, now);
+        self.expire(&request.holder, request.longest_request, now);
         let known = self.shares.get(&request.holder).map(|share| (share.incarnation, share.seq));
         if let Some((incarnation, seq)) = known {
             let stale = (request.incarnation, request.seq) <= (incarnation, seq);
@@ -144,8 +144,18 @@ impl AccountLedger {
         SyncReply { seq, granted, zombies: self.zombies(), now, restored }
     }
 
-    fn expire(&mut self, longest_request: Millis, now: Millis) {
+    fn expire(&mut self, caller: &HolderId, longest_request: Millis, now: Millis) {
         self.zombies.retain(|free_at, _| *free_at > now);
+        // Pods come and go under ever new names: who was silent for longer than a call runs is forgotten.
+        let spent_before = &mut self.spent_before;
+        self.shares.retain(|holder, share| {
+            let silent_since = share.renewed_at.plus(share.lease).plus(longest_request);
+            let is_gone = holder != caller && share.granted == 0 && share.zombies_until <= now && silent_since <= now;
+            if is_gone {
+                *spent_before = spent_before.saturating_add(share.spent);
+            }
+            !is_gone
+        });
         for share in self.shares.values_mut() {
             if share.zombies_until <= now {
                 share.zombies = 0;
@@ -234,6 +244,17 @@ mod tests {
         let other = SyncRequest { holder: "gate-1".into(), ..request(1, 2, 3, 10) };
         assert_eq!(ledger.sync(&other, Millis(62_000)).granted, 10);
         assert_eq!(ledger.sync(&request(1, 2, 7, 7), Millis(62_001)).granted, 0);
+    }
+
+    #[test]
+    fn a_holder_that_is_gone_for_good_is_forgotten_and_what_it_spent_is_not() {
+        let mut ledger = AccountLedger::default();
+        let gone = SyncRequest { holder: "pod-1".into(), spent: 70, ..request(1, 1, 0, 2) };
+        ledger.sync(&gone, Millis(0));
+        ledger.sync(&request(1, 1, 0, 1), Millis(2_000));
+        assert_eq!(ledger.shares.len(), 2);
+        ledger.sync(&request(1, 2, 1, 1), Millis(62_000));
+        assert_eq!((ledger.shares.len(), ledger.spent()), (1, 70));
     }
 
     #[test]

@@ -15,11 +15,14 @@
 
 pub mod units;
 pub mod config;
+pub mod schedule;
 pub mod bucket;
 pub mod account;
 pub mod ledger;
 pub mod holder;
 pub mod queue;
 pub mod estimate;
+pub mod adaptive;
 pub mod admission;
 pub mod wire;
+pub mod simulate;

@@ -1,56 +1,34 @@
 //! The fair queue of one pool: who is next.
 //!
-//! Behind the choice stands a walk down a tree of virtual counters: *level*, then *tenant inside the level*, the
-//! smallest counter first at each step. A counter grows by charge / weight when a call starts and is corrected when
-//! it settles; a branch that returns from idle is lifted to the smallest active counter beside it, so that nobody
-//! claims the past. (Start-time fair queueing, Goyal et al. 1996, with charges known only afterwards.)
+//! Behind P0 the choice is a walk down a tree of virtual counters (`queue/tree.rs`): *group* (where shares are
+//! configured), *level*, *tenant inside the level*, the smallest counter first at each step. A counter grows by
+//! charge / weight when a call starts and is corrected when it settles; a branch that returns from idle is lifted to
+//! the virtual time of its storey, so that nobody claims the past and nobody is punished for it. (Start-time fair queueing, Goyal et al.
+//! 1996, with charges known only afterwards.)
 //!
-//! Invariants: a flow stands in its level's `order` exactly when it has waiters; `depth` and `bytes` are the sums
-//! over all waiters; a ticket stands in `places` exactly when it waits.
+//! Everything is found by index: joining, leaving and starting cost O(log flows), whatever the number of waiters.
+//!
+//! Invariants: the depths and `bytes` are the sums over all waiters; a waiter stands in exactly one flow and in
+//! exactly one deadline bucket; a flow is active in the tree exactly when it has waiters.
 
-use crate::units::{Millis, Priority, TenantId, Tokens};
-use std::collections::{BTreeMap, BTreeSet};
+mod deadlines;
+mod places;
+mod settings;
+mod tree;
 
-/// Names a waiter inside one admission core; grows with arrival, never reused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Ticket(pub u64);
+pub use settings::{GroupIndex, QueueSettings, SharePolicy, Shares, TenantIndex};
+pub use tree::Branch;
 
-/// How levels share.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SharePolicy {
-    /// The better level always first.
-    Strict,
-    /// All levels by weight.
-    Wfq,
-    /// P0 always first, P1 to P9 by weight.
-    Hybrid,
-}
+use crate::units::{Millis, Priority, Tokens};
+use deadlines::Deadlines;
+use places::{Line, Places};
+use tree::Tree;
 
-/// Bounds and shares of a pool's queue.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct QueueSettings {
-    pub policy: SharePolicy,
-    /// Per level, 1 to 1,000,000.
-    pub weights: [u64; Priority::COUNT],
-    /// The longest anyone waits.
-    pub timeout: Millis,
-    pub depth_per_level: usize,
-    pub depth_per_tenant: usize,
-    /// Request bytes that Envoy holds for all waiters together.
-    pub bytes: u64,
-}
-
-impl Default for QueueSettings {
-    fn default() -> Self {
-        Self {
-            policy: SharePolicy::Hybrid,
-            weights: [256, 128, 64, 32, 16, 8, 4, 2, 1, 1],
-            timeout: Millis(60_000),
-            depth_per_level: 10_000,
-            depth_per_tenant: 1_000,
-            bytes: 256 << 20,
-        }
-    }
+/// Names a waiter while it waits. Never reused: a place that was left is told from the one that took its memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket {
+    index: u32,
+    generation: u32,
 }
 
 /// Why a queue took nobody in.
@@ -61,131 +39,145 @@ pub enum Full {
     Bytes,
 }
 
+/// Whose turn a call is charged to: a tenant at a level, in the group that the pool counts the tenant to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Flow {
+    pub group: GroupIndex,
+    pub tenant: TenantIndex,
+    pub level: Priority,
+}
+
 /// Who joins the queue.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Waiter {
-    pub ticket: Ticket,
-    pub tenant: TenantId,
-    pub priority: Priority,
-    /// What its start will cost its level and its tenant.
+    /// The caller's own name for it.
+    pub key: u64,
+    pub flow: Flow,
+    /// What its start will cost its branch of the tree.
     pub charge: Tokens,
     pub bytes: u64,
-    /// When it gives up.
+    /// When it gives up; rounded up to a multiple of 16 ms.
     pub deadline: Millis,
-}
-
-/// Virtual counters are scaled, so that a charge of one token still moves a counter of the largest weight.
-const COUNTER_SCALE: u128 = 1 << 20;
-
-#[derive(Clone, Debug, Default)]
-struct Level {
-    counter: u128,
-    depth: usize,
-    flows: BTreeMap<TenantId, Flow>,
-    /// Flows that have waiters, the next one first.
-    order: BTreeSet<(u128, TenantId)>,
-}
-
-/// One tenant inside a level. It outlives its waiters, to remember what it has had.
-#[derive(Clone, Debug, Default)]
-struct Flow {
-    counter: u128,
-    waiting: BTreeMap<Ticket, Waiter>,
 }
 
 #[derive(Clone, Debug)]
 pub struct FairQueue {
     settings: QueueSettings,
-    levels: [Level; Priority::COUNT],
-    places: BTreeMap<Ticket, (Priority, TenantId)>,
-    deadlines: BTreeSet<(Millis, Ticket)>,
+    tree: Tree,
+    places: Places,
+    deadlines: Deadlines,
     bytes: u64,
 }
 
 impl FairQueue {
     #[must_use]
     pub fn new(settings: QueueSettings) -> Self {
-        Self { settings, levels: Default::default(), places: BTreeMap::new(), deadlines: BTreeSet::new(), bytes: 0 }
+        let tree = Tree::new(settings.shares.clone());
+        Self { settings, tree, places: Places::default(), deadlines: Deadlines::default(), bytes: 0 }
     }
 
     /// Takes a waiter in, behind the others of its flow.
     ///
     /// # Errors
     /// The bound that it would exceed; nothing has changed then.
-    pub fn join(&mut self, waiter: Waiter) -> Result<(), Full> {
+    pub fn join(&mut self, waiter: Waiter) -> Result<Ticket, Full> {
         if self.bytes.saturating_add(waiter.bytes) > self.settings.bytes {
             return Err(Full::Bytes);
         }
-        let lowest_active_level = self.lowest_active_level();
-        let level = &mut self.levels[waiter.priority.index()];
-        if level.depth >= self.settings.depth_per_level {
+        if self.tree.depth(waiter.flow.level) >= self.settings.depth_per_level {
             return Err(Full::Level);
         }
-        let lowest_active_flow = level.order.first().map(|(counter, _)| *counter);
-        let flow = level.flows.entry(waiter.tenant.clone()).or_default();
-        if flow.waiting.len() >= self.settings.depth_per_tenant {
+        let index = self.tree.index(waiter.flow);
+        let length = self.tree.line(index).map_or(0, |line| line.len);
+        if usize::try_from(length).unwrap_or(usize::MAX) >= self.settings.depth_per_tenant {
             return Err(Full::Tenant);
         }
-        if level.depth == 0 {
-            level.counter = level.counter.max(lowest_active_level.unwrap_or(0));
-        }
-        if flow.waiting.is_empty() {
-            flow.counter = flow.counter.max(lowest_active_flow.unwrap_or(0));
-            level.order.insert((flow.counter, waiter.tenant.clone()));
-        }
-        level.depth += 1;
+        let waiter = Waiter { deadline: deadlines::rounded(waiter.deadline), ..waiter };
+        let places = &mut self.places;
+        let ticket = self.tree.change_line(index, |line: &mut Line| places.join(waiter, line)).flatten();
+        let ticket = ticket.ok_or(Full::Level)?;
+        self.deadlines.add(ticket, waiter.deadline, places);
         self.bytes += waiter.bytes;
-        self.places.insert(waiter.ticket, (waiter.priority, waiter.tenant.clone()));
-        self.deadlines.insert((waiter.deadline, waiter.ticket));
-        flow.waiting.insert(waiter.ticket, waiter);
-        Ok(())
+        Ok(ticket)
     }
 
     /// Who starts next, if it can.
     #[must_use]
-    pub fn head(&self) -> Option<&Waiter> {
-        let level = &self.levels[self.next_level()?.index()];
-        let (_, tenant) = level.order.first()?;
-        level.flows.get(tenant)?.waiting.values().next()
+    pub fn head(&self) -> Option<(Ticket, &Waiter)> {
+        self.places.first(self.tree.line(self.tree.next()?)?)
     }
 
-    /// Takes a waiter out: it starts elsewhere, gave up, or left.
+    /// Takes a waiter out: it starts, gave up, or left.
     pub fn leave(&mut self, ticket: Ticket) -> Option<Waiter> {
-        let (priority, tenant) = self.places.remove(&ticket)?;
-        let level = &mut self.levels[priority.index()];
-        let flow = level.flows.get_mut(&tenant)?;
-        let waiter = flow.waiting.remove(&ticket)?;
-        if flow.waiting.is_empty() {
-            level.order.remove(&(flow.counter, tenant));
-        }
-        level.depth -= 1;
+        let waiter = *self.places.get(ticket)?;
+        self.deadlines.remove(ticket, waiter.deadline, &mut self.places);
+        let index = self.tree.index(waiter.flow);
+        let places = &mut self.places;
+        self.tree.change_line(index, |line: &mut Line| places.leave(ticket, line));
         self.bytes -= waiter.bytes;
-        self.deadlines.remove(&(waiter.deadline, ticket));
         Some(waiter)
     }
 
-    /// A call of this flow starts, from the queue or past an empty one: it is charged to its level and its tenant.
-    pub fn charge(&mut self, priority: Priority, tenant: &TenantId, charge: Tokens) {
-        self.adjust(priority, tenant, |counter, weight| counter.saturating_add(scaled(charge, weight)));
+    /// A call of this flow starts, from the queue or past an empty one: it is charged to every branch above it.
+    pub fn charge(&mut self, flow: Flow, charge: Tokens) {
+        let index = self.tree.index(flow);
+        self.tree.charge(index, charge);
     }
 
     /// A call settled for `actual` where `reserved` had been charged.
-    pub fn correct(&mut self, priority: Priority, tenant: &TenantId, reserved: Tokens, actual: Tokens) {
-        self.adjust(priority, tenant, |counter, weight| {
-            counter.saturating_add(scaled(actual, weight)).saturating_sub(scaled(reserved, weight))
-        });
+    pub fn correct(&mut self, flow: Flow, reserved: Tokens, actual: Tokens) {
+        let index = self.tree.index(flow);
+        self.tree.correct(index, reserved, actual);
+    }
+
+    /// Changes how levels and groups share, from the next start on; nobody loses their place.
+    pub fn set_shares(&mut self, shares: Shares) {
+        self.tree.set_shares(shares.clone());
+        self.settings.shares = shares;
+    }
+
+    /// Changes how much the queue holds; whoever waits already stays.
+    pub fn set_bounds(&mut self, settings: &QueueSettings) {
+        let shares = std::mem::take(&mut self.settings.shares);
+        self.settings = QueueSettings { shares, ..settings.clone() };
+    }
+
+    /// Changes a tenant's weight beside the others of its level; 1 unless it was set.
+    pub fn set_weight(&mut self, tenant: TenantIndex, weight: u64) {
+        self.tree.set_weight(tenant, weight);
+    }
+
+    /// The branches of the tree that have waiters, for those who want to know why.
+    pub fn branches(&self) -> Vec<Branch> {
+        self.tree.branches().collect()
+    }
+
+    /// As [`FairQueue::branches`], without memory of its own.
+    pub(crate) fn each_branch(&self) -> impl Iterator<Item = Branch> {
+        self.tree.branches()
+    }
+
+    /// Waiting calls of one flow.
+    #[must_use]
+    pub fn flow_depth(&self, flow: Flow) -> usize {
+        let line = self.tree.find(flow).and_then(|index| self.tree.line(index));
+        line.map_or(0, |line| usize::try_from(line.len).unwrap_or(usize::MAX))
     }
 
     /// Waiters whose deadline has come.
     #[must_use]
     pub fn overdue(&self, now: Millis) -> Vec<Ticket> {
-        let due = self.deadlines.iter().take_while(|(deadline, _)| *deadline <= now);
-        due.map(|(_, ticket)| *ticket).collect()
+        self.deadlines.overdue(now, &self.places)
     }
 
     #[must_use]
     pub fn next_deadline(&self) -> Option<Millis> {
-        self.deadlines.first().map(|(deadline, _)| *deadline)
+        self.deadlines.next()
+    }
+
+    #[must_use]
+    pub fn get(&self, ticket: Ticket) -> Option<&Waiter> {
+        self.places.get(ticket)
     }
 
     #[must_use]
@@ -195,12 +187,12 @@ impl FairQueue {
 
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.places.is_empty()
+        self.len() == 0
     }
 
     #[must_use]
-    pub fn depth(&self, priority: Priority) -> usize {
-        self.levels[priority.index()].depth
+    pub fn depth(&self, level: Priority) -> usize {
+        self.tree.depth(level)
     }
 
     #[must_use]
@@ -208,46 +200,15 @@ impl FairQueue {
         &self.settings
     }
 
-    /// Everyone who waits, in order of arrival.
-    pub fn tickets(&self) -> impl Iterator<Item = Ticket> {
-        self.places.keys().copied()
+    #[must_use]
+    pub fn shares(&self) -> &Shares {
+        self.tree.shares()
     }
 
-    fn next_level(&self) -> Option<Priority> {
-        let mut waiting = Priority::all().filter(|level| self.depth(*level) > 0);
-        let best = waiting.next()?;
-        match self.settings.policy {
-            SharePolicy::Strict => Some(best),
-            SharePolicy::Hybrid if best == Priority::FIRST => Some(best),
-            SharePolicy::Hybrid | SharePolicy::Wfq => {
-                std::iter::once(best).chain(waiting).min_by_key(|level| self.levels[level.index()].counter)
-            }
-        }
+    /// Everyone who waits, in no particular order.
+    pub fn waiters(&self) -> impl Iterator<Item = (Ticket, &Waiter)> {
+        self.places.iter()
     }
-
-    fn lowest_active_level(&self) -> Option<u128> {
-        self.levels.iter().filter(|level| level.depth > 0).map(|level| level.counter).min()
-    }
-
-    /// Moves the counters of a level and of a flow inside it; a flow's weight is 1.
-    fn adjust(&mut self, priority: Priority, tenant: &TenantId, change: impl Fn(u128, u64) -> u128) {
-        let weight = self.settings.weights[priority.index()];
-        let level = &mut self.levels[priority.index()];
-        level.counter = change(level.counter, weight);
-        let flow = level.flows.entry(tenant.clone()).or_default();
-        let waits = !flow.waiting.is_empty();
-        if waits {
-            level.order.remove(&(flow.counter, tenant.clone()));
-        }
-        flow.counter = change(flow.counter, 1);
-        if waits {
-            level.order.insert((flow.counter, tenant.clone()));
-        }
-    }
-}
-
-fn scaled(charge: Tokens, weight: u64) -> u128 {
-    u128::from(charge.0) * COUNTER_SCALE / u128::from(weight.max(1))
 }
 
 #[cfg(test)]

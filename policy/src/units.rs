@@ -156,6 +156,14 @@ name_type!(
     PoolName
 );
 name_type!(
+    /// A model, as clients name it.
+    ModelName
+);
+name_type!(
+    /// Tenants that share a part of a pool between them.
+    GroupName
+);
+name_type!(
     /// One call: `<worker incarnation>-<counter>`, minted by the filter, never reused.
     AdmissionId
 );

@@ -10,6 +10,7 @@
 use crate::units::{AdmissionId, Millis, PoolName, Priority, TenantId, Tokens};
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::sync::Arc;
 
 /// The version of the wire format. A service accepts its own and the one before.
 pub const WIRE_VERSION: u32 = 1;
@@ -62,6 +63,9 @@ pub struct AdmissionRequest {
     /// The client's `x-priority`; it may only lower.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub priority: Option<Priority>,
+    /// The client's `x-sluice-deadline-ms`: how long it is willing to wait in the queue.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline_ms: Option<Millis>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,8 +79,8 @@ pub enum AdmissionReply {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Grant {
     pub tenant: TenantId,
-    pub namespace: String,
-    pub tier: String,
+    pub namespace: Arc<str>,
+    pub tier: Arc<str>,
     pub priority: Priority,
     pub pool: PoolName,
     /// What was reserved and will be corrected at settlement.
@@ -100,10 +104,38 @@ pub struct Refusal {
     /// When trying again may help; absent when it will not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after_ms: Option<Millis>,
+    /// The place in the queue that the call would have taken, from 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub position: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub estimated_wait_ms: Option<Millis>,
     #[serde(default)]
     pub waited_ms: Millis,
     #[serde(default)]
     pub rates: Vec<RateStatus>,
+}
+
+impl Refusal {
+    /// A refusal that says why and nothing else yet.
+    #[must_use]
+    pub fn new(status: u16, reason: Reason, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            reason,
+            message: message.into(),
+            param: None,
+            retry_after_ms: None,
+            position: None,
+            estimated_wait_ms: None,
+            waited_ms: Millis::ZERO,
+            rates: Vec::new(),
+        }
+    }
+
+    #[must_use]
+    pub fn retry_after(self, wait: Millis) -> Self {
+        Self { retry_after_ms: Some(wait), ..self }
+    }
 }
 
 /// The machine-readable cause of every refusal, in `x-sluice-reason`. The filter's own causes are here too, so that
@@ -123,6 +155,7 @@ pub enum Reason {
     TenantTokensPerMinute,
     QueueFull,
     QueueTimeout,
+    DeadlineUnreachable,
     LedgerUnavailable,
     ShuttingDown,
     DuplicateAdmission,
@@ -131,6 +164,7 @@ pub enum Reason {
     ConflictingKeys,
     MalformedKey,
     InvalidPriority,
+    InvalidDeadline,
     PathNotListed,
     PathNotNormalized,
     MethodNotAllowed,
@@ -144,7 +178,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, for documentation and metrics.
-    pub const ALL: [Reason; 27] = [
+    pub const ALL: [Reason; 29] = [
         Reason::UnknownKey,
         Reason::TenantDisabled,
         Reason::ModelNotAllowed,
@@ -156,6 +190,7 @@ impl Reason {
         Reason::TenantTokensPerMinute,
         Reason::QueueFull,
         Reason::QueueTimeout,
+        Reason::DeadlineUnreachable,
         Reason::LedgerUnavailable,
         Reason::ShuttingDown,
         Reason::DuplicateAdmission,
@@ -163,6 +198,7 @@ impl Reason {
         Reason::ConflictingKeys,
         Reason::MalformedKey,
         Reason::InvalidPriority,
+        Reason::InvalidDeadline,
         Reason::PathNotListed,
         Reason::PathNotNormalized,
         Reason::MethodNotAllowed,
@@ -189,6 +225,7 @@ impl Reason {
             Reason::TenantTokensPerMinute => "tenant_tokens_per_minute",
             Reason::QueueFull => "queue_full",
             Reason::QueueTimeout => "queue_timeout",
+            Reason::DeadlineUnreachable => "deadline_unreachable",
             Reason::LedgerUnavailable => "ledger_unavailable",
             Reason::ShuttingDown => "shutting_down",
             Reason::DuplicateAdmission => "duplicate_admission",
@@ -196,6 +233,7 @@ impl Reason {
             Reason::ConflictingKeys => "conflicting_keys",
             Reason::MalformedKey => "malformed_key",
             Reason::InvalidPriority => "invalid_priority",
+            Reason::InvalidDeadline => "invalid_deadline",
             Reason::PathNotListed => "path_not_listed",
             Reason::PathNotNormalized => "path_not_normalized",
             Reason::MethodNotAllowed => "method_not_allowed",
@@ -242,15 +280,16 @@ pub struct Settlement {
     pub outcome: Outcome,
     /// What the upstream reported, or the filter's count of what had streamed.
     pub usage: Usage,
-    /// Present when the call passed a route that fails open while the service was away: nobody admitted it, so the
-    /// service charges it to this tenant afterwards.
+    /// Whom to charge when the service does not know the id: it has restarted, or the call passed a route that fails
+    /// open while it was away. Absent when the call never got as far as a tenant.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub unadmitted: Option<Unadmitted>,
+    pub charge_to: Option<ChargeTo>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Unadmitted {
+pub struct ChargeTo {
     pub tenant: TenantId,
+    pub pool: PoolName,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
 }

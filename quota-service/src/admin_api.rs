@@ -1,34 +1,45 @@
-//! The operators' routes: health and metrics are open, everything that shows tenants' data needs the token.
+//! The operators' routes: health and metrics are open, everything that shows or changes tenants' data needs the token.
 
+mod explain;
 mod stats;
 
 use crate::api_error::ApiError;
+use crate::control::{Control, OverlayStatus, TimeRulesStatus};
 use crate::engine::Engine;
 use crate::metrics::Metrics;
 use crate::secret::Secret;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, Request, State};
+use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::{Path, Query, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use serde::Deserialize;
+use serde_json::{Value, json};
+use sluice_policy::units::AdmissionId;
 use std::sync::Arc;
 
 #[derive(Clone)]
 struct Desk {
     engine: Arc<Engine>,
+    control: Arc<Control>,
     metrics: Arc<Metrics>,
     token: Arc<Secret>,
 }
 
 /// The operators' listener as a router.
-pub fn router(engine: Arc<Engine>, metrics: Arc<Metrics>, token: Secret) -> Router {
-    let desk = Desk { engine, metrics, token: Arc::new(token) };
+pub fn router(engine: Arc<Engine>, control: Arc<Control>, metrics: Arc<Metrics>, token: Secret) -> Router {
+    let desk = Desk { engine, control, metrics, token: Arc::new(token) };
     let guarded = Router::new()
         .route("/admin/scheduler/stats", get(stats))
         .route("/admin/scheduler/queues", get(queues))
+        .route("/admin/scheduler/weights", put(set_weights))
+        .route("/admin/scheduler/overlay", get(show_overlay).put(set_overlay).delete(clear_overlay))
+        .route("/admin/time-rules/status", get(time_rules))
+        .route("/admin/time-rules/apply", post(apply_time_rules))
+        .route("/admin/config/reload", post(reload))
+        .route("/admin/explain/{id}", get(explain_one))
         .layer(middleware::from_fn_with_state(desk.clone(), demand_token));
     Router::new()
         .route("/livez", get(async || "ok\n"))
@@ -64,7 +75,7 @@ async fn metrics_page(State(desk): State<Desk>) -> Result<Response, ApiError> {
 }
 
 async fn stats(State(desk): State<Desk>) -> Json<stats::Stats> {
-    Json(stats::Stats::of(&desk.engine.totals()))
+    Json(stats::Stats::of(&desk.engine.totals(), &desk.control))
 }
 
 #[derive(Deserialize)]
@@ -78,4 +89,50 @@ async fn queues(
 ) -> Result<Json<stats::BusiestQueues>, ApiError> {
     let Query(Top { top }) = top.map_err(|rejection| ApiError::BadRequest(rejection.body_text()))?;
     Ok(Json(stats::BusiestQueues::of(&desk.engine.totals(), top.unwrap_or(10))))
+}
+
+async fn set_weights(State(desk): State<Desk>, change: Change) -> Result<Json<OverlayStatus>, ApiError> {
+    Ok(Json(desk.control.set_weights(&body(change)?)?))
+}
+
+async fn show_overlay(State(desk): State<Desk>) -> Json<OverlayStatus> {
+    Json(desk.control.overlay_status())
+}
+
+async fn set_overlay(State(desk): State<Desk>, change: Change) -> Result<Json<OverlayStatus>, ApiError> {
+    Ok(Json(desk.control.set_overlay(&body(change)?)?))
+}
+
+async fn clear_overlay(State(desk): State<Desk>) -> Json<OverlayStatus> {
+    Json(desk.control.clear_overlay())
+}
+
+async fn time_rules(State(desk): State<Desk>) -> Json<TimeRulesStatus> {
+    Json(desk.control.time_rules_status())
+}
+
+/// Rules apply by themselves; this is for those who have just set the machine's clock.
+async fn apply_time_rules(State(desk): State<Desk>) -> Json<TimeRulesStatus> {
+    desk.control.apply();
+    Json(desk.control.time_rules_status())
+}
+
+async fn reload(State(desk): State<Desk>) -> Result<Json<Value>, ApiError> {
+    let reloads = desk.control.reload()?;
+    Ok(Json(json!({"reloaded": true, "taken": reloads.taken, "refused": reloads.refused})))
+}
+
+async fn explain_one(State(desk): State<Desk>, Path(id): Path<String>) -> Result<Json<explain::Explained>, ApiError> {
+    let now = desk.engine.now();
+    let explained = desk.engine.read(|core| {
+        let explanation = core.explain(&AdmissionId::from(id.as_str()))?;
+        Some(explain::Explained::of(id, &explanation, core.config(), now))
+    });
+    explained.map(Json).ok_or(ApiError::UnknownAdmission)
+}
+
+type Change = Result<Json<Value>, JsonRejection>;
+
+fn body(change: Change) -> Result<Value, ApiError> {
+    change.map(|Json(body)| body).map_err(|rejection| ApiError::BadRequest(rejection.body_text()))
 }

@@ -2,7 +2,7 @@
 
 use crate::api_error::ApiError;
 use crate::engine::Engine;
-use crate::identity::Identity;
+use crate::identity::SharedIdentity;
 use crate::secret::Secret;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Request, State};
@@ -21,12 +21,12 @@ use std::sync::Arc;
 #[derive(Clone)]
 struct Gate {
     engine: Arc<Engine>,
-    identity: Arc<Identity>,
+    identity: SharedIdentity,
     secret: Option<Arc<Secret>>,
 }
 
 /// The filter's listener as a router. `secret` is demanded of every request where the listener is TCP.
-pub fn router(engine: Arc<Engine>, identity: Arc<Identity>, secret: Option<Secret>) -> Router {
+pub fn router(engine: Arc<Engine>, identity: SharedIdentity, secret: Option<Secret>) -> Router {
     let gate = Gate { engine, identity, secret: secret.map(Arc::new) };
     Router::new()
         .route(ADMISSIONS_PATH, post(admit))
@@ -50,17 +50,20 @@ async fn admit(
 ) -> Result<Response, ApiError> {
     let request = body(request)?;
     check_version(request.version)?;
-    let Some((tenant, key_name)) = gate.identity.verify(&request.key) else {
+    let identity = gate.identity.current();
+    let Some((tenant, key)) = identity.verify(&request.key) else {
         gate.engine.count_unknown_key();
         return Ok(decided(AdmissionReply::Rejected(unknown_key())));
     };
-    let reply = gate.engine.admit(tenant, &request).await;
+    let Some(reply) = gate.engine.admit(tenant, key.priority, &request).await else {
+        return Err(ApiError::Cancelled);
+    };
     match &reply {
         AdmissionReply::Admitted(grant) => {
-            tracing::debug!(id = %request.id, %tenant, key_name, priority = %grant.priority, waited = %grant.waited_ms, "admitted");
+            tracing::debug!(id = %request.id, %tenant, key = key.name, priority = %grant.priority, waited = %grant.waited_ms, "admitted");
         }
         AdmissionReply::Rejected(refusal) => {
-            tracing::debug!(id = %request.id, %tenant, key_name, reason = refusal.reason.as_str(), "rejected");
+            tracing::debug!(id = %request.id, %tenant, key = key.name, reason = refusal.reason.as_str(), "rejected");
         }
     }
     Ok(decided(spread(reply)))
@@ -83,7 +86,12 @@ fn body<T>(json: Result<Json<T>, JsonRejection>) -> Result<T, ApiError> {
 }
 
 fn check_version(theirs: u32) -> Result<(), ApiError> {
-    if theirs == WIRE_VERSION { Ok(()) } else { Err(ApiError::Version { theirs, ours: WIRE_VERSION }) }
+    // This release's and the one's before: gates are upgraded one after the other.
+    if (WIRE_VERSION - 1..=WIRE_VERSION).contains(&theirs) {
+        Ok(())
+    } else {
+        Err(ApiError::Version { theirs, ours: WIRE_VERSION })
+    }
 }
 
 /// Marks an answer as ours, so that the filter can tell it from a proxy's.
@@ -105,13 +113,5 @@ fn spread(mut reply: AdmissionReply) -> AdmissionReply {
 }
 
 fn unknown_key() -> Refusal {
-    Refusal {
-        status: 401,
-        reason: Reason::UnknownKey,
-        message: "this API key is not known; check it, or ask your platform team for one".to_owned(),
-        param: None,
-        retry_after_ms: None,
-        waited_ms: Millis::ZERO,
-        rates: Vec::new(),
-    }
+    Refusal::new(401, Reason::UnknownKey, "this API key is not known; check it, or ask your platform team for one")
 }

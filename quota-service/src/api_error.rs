@@ -4,6 +4,7 @@ use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
+use sluice_policy::config::reader::ConfigErrors;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
@@ -13,6 +14,12 @@ pub enum ApiError {
     NoSecret,
     #[error("{0}")]
     BadRequest(String),
+    #[error("the call was cancelled while it was held")]
+    Cancelled,
+    #[error("refused:\n{0}")]
+    Refused(#[from] ConfigErrors),
+    #[error("nothing is known of this admission id: it is older than the last 10,000, or was never asked for")]
+    UnknownAdmission,
     #[error("the filter speaks version {theirs} of the wire format, this service {ours}; upgrade the older one")]
     Version { theirs: u32, ours: u32 },
     #[error("there is nothing here; see the README for the routes")]
@@ -26,7 +33,10 @@ impl IntoResponse for ApiError {
         let status = match self {
             ApiError::NoToken | ApiError::NoSecret => StatusCode::UNAUTHORIZED,
             ApiError::BadRequest(_) | ApiError::Version { .. } => StatusCode::BAD_REQUEST,
-            ApiError::NotFound => StatusCode::NOT_FOUND,
+            // Nobody reads it: the filter has forgotten the call.
+            ApiError::Cancelled => StatusCode::GONE,
+            ApiError::Refused(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            ApiError::NotFound | ApiError::UnknownAdmission => StatusCode::NOT_FOUND,
             ApiError::Metrics(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
         (status, Json(json!({"error": {"message": self.to_string()}}))).into_response()

@@ -3,32 +3,33 @@
 //! The core is locked for microseconds and never across an await. Whoever changes it calls [`Engine::pump`] before
 //! unlocking, so that a freed slot is given away in the same breath.
 
+mod leases;
+mod mirror;
 mod totals;
 
 pub use totals::{PoolStats, Totals};
 
-use crate::ledger::{Account, Ledger};
+use crate::ledger::Ledger;
 use crate::metrics::Metrics;
 use sluice_policy::admission::{Admission, Decision, Event};
-use sluice_policy::ledger::{SyncReply, SyncRequest};
-use sluice_policy::units::{AdmissionId, HolderId, Millis, PoolName, Priority, TenantId};
-use sluice_policy::wire::{AdmissionReply, AdmissionRequest, Outcome, Reason, Refusal, Settlement, Usage};
+use sluice_policy::config::Config;
+use sluice_policy::units::{AdmissionId, HolderId, Millis, ModelName, PoolName, Priority, TenantId};
+use sluice_policy::wire::{AdmissionReply, AdmissionRequest, Outcome, Reason, Settlement, Usage};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Duration, Instant, sleep_until};
 
-/// How often changed tenant accounts are written to the ledger.
-const MIRROR_EVERY: Duration = Duration::from_secs(1);
-
 pub struct Engine {
     started: Instant,
     state: Mutex<State>,
     /// The next timer has moved forward.
     timer: Notify,
-    /// The same for the ledger call of each pool.
-    ledger_timers: BTreeMap<PoolName, Notify>,
+    /// The same for the ledger call of each pool; a reload may add pools.
+    ledger_timers: Mutex<BTreeMap<PoolName, Arc<Notify>>>,
+    /// A reload has brought pools that nobody keeps a lease of yet.
+    pools_changed: Notify,
     /// A call has ended; [`Engine::all_settled`] waits for it.
     settled: Notify,
     metrics: Arc<Metrics>,
@@ -50,11 +51,6 @@ struct State {
 
 impl Engine {
     pub fn new(core: Admission, holder: HolderId, incarnation: u64, metrics: Arc<Metrics>, started: Instant) -> Self {
-        let pools = core.config().pools.keys();
-        let ledger_timers = pools.map(|name| (name.clone(), Notify::new())).collect();
-        for (name, pool) in &core.config().pools {
-            metrics.capacity.with_label_values(&[name.as_str()]).set(i64::from(pool.concurrent));
-        }
         let state = State {
             core,
             waiters: HashMap::new(),
@@ -67,7 +63,8 @@ impl Engine {
             started,
             state: Mutex::new(state),
             timer: Notify::new(),
-            ledger_timers,
+            ledger_timers: Mutex::default(),
+            pools_changed: Notify::new(),
             settled: Notify::new(),
             metrics,
             holder,
@@ -84,26 +81,61 @@ impl Engine {
     ) {
         let (engine, stop) = (Arc::clone(self), shutdown.clone());
         tasks.spawn(async move { engine.run_timer(stop).await });
-        for pool in self.ledger_timers.keys() {
-            let (engine, ledger, stop) = (Arc::clone(self), Arc::clone(ledger), shutdown.clone());
-            let pool = pool.clone();
-            tasks.spawn(async move { engine.run_lease(&pool, &*ledger, stop).await });
-        }
+        let (engine, leases, stop) = (Arc::clone(self), Arc::clone(ledger), shutdown.clone());
+        tasks.spawn(async move { engine.run_leases(&leases, stop).await });
         let (engine, ledger, stop) = (Arc::clone(self), Arc::clone(ledger), shutdown.clone());
         tasks.spawn(async move { engine.run_mirror(&*ledger, stop).await });
     }
 
     /// Decides about a call, and holds it while it is queued. Dropping the future takes the call back.
-    pub async fn admit(&self, tenant: &TenantId, request: &AdmissionRequest) -> AdmissionReply {
+    ///
+    /// `granted` is the level that the key's own rule gives. `None` is for a call that was cancelled meanwhile: nobody
+    /// reads the answer any more, and it was neither admitted nor refused.
+    pub async fn admit(
+        &self,
+        tenant: &TenantId,
+        granted: Option<Priority>,
+        request: &AdmissionRequest,
+    ) -> Option<AdmissionReply> {
         let mut held = Held { engine: self, id: Some(&request.id) };
-        let reply = match self.decide(tenant, request) {
-            Ok(reply) => reply,
-            // The sender goes only when it has sent, or when the call was cancelled and nobody reads this any more.
-            Err(receiver) => receiver.await.unwrap_or_else(|_| AdmissionReply::Rejected(shutting_down())),
+        let reply = match self.decide(tenant, granted, request) {
+            Ok(reply) => Some(reply),
+            // A sender that is gone without a word was taken out by the call's own cancellation.
+            Err(receiver) => receiver.await.ok(),
         };
         held.id = None;
-        self.count(tenant, request, &reply);
+        if let Some(reply) = &reply {
+            self.count(tenant, request, reply);
+        }
         reply
+    }
+
+    /// Takes over a configuration; see [`Admission::configure`]. Nobody who waits or runs is lost. `then` puts in force
+    /// what lies over it, before anybody starts.
+    pub fn configure(&self, config: Config, then: impl FnOnce(&mut Admission, Millis)) {
+        self.change(|core, now| {
+            core.configure(config, now);
+            then(core, now);
+        });
+        self.pools_changed.notify_one();
+    }
+
+    /// Changes the core, and starts whoever may start by it.
+    pub fn change<R>(&self, change: impl FnOnce(&mut Admission, Millis) -> R) -> R {
+        let mut state = self.lock();
+        let result = change(&mut state.core, self.now());
+        self.pump(&mut state);
+        result
+    }
+
+    /// Looks into the core.
+    pub fn read<R>(&self, read: impl FnOnce(&Admission) -> R) -> R {
+        read(&self.lock().core)
+    }
+
+    /// Time since the engine's start, as the core counts it.
+    pub fn now(&self) -> Millis {
+        Millis(u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX))
     }
 
     /// Counts a call whose key nobody knows; there is no tenant to decide for.
@@ -165,80 +197,14 @@ impl Engine {
         }
     }
 
-    /// Keeps a pool's lease. Runs until shutdown, and then gives back what it holds.
-    async fn run_lease(&self, pool: &PoolName, ledger: &dyn Ledger, mut shutdown: watch::Receiver<bool>) {
-        let account = Account::Pool(pool.clone());
-        let Some(changed) = self.ledger_timers.get(pool) else { return };
-        let mut outage = Outage::default();
-        loop {
-            let due = self.lock().core.ask_ledger(pool, self.now());
-            if let Some(request) = due {
-                let reply = self.ask(ledger, &account, &request, &mut outage).await;
-                let mut state = self.lock();
-                state.core.ledger_answered(pool, reply.as_ref(), self.now());
-                self.pump(&mut state);
-                continue;
-            }
-            let next = self.lock().core.next_ledger_call(pool, self.now());
-            tokio::select! {
-                () = self.sleep_until(next) => {}
-                () = changed.notified() => {}
-                _ = shutdown.wait_for(|stop| *stop) => break,
-            }
-        }
-        let farewell = self.lock().core.give_back(pool, self.now());
-        if let Some(request) = farewell {
-            self.ask(ledger, &account, &request, &mut outage).await;
-        }
-    }
-
-    /// Takes over what the ledger knows of the tenants, then keeps it up to date there. Runs until shutdown.
-    async fn run_mirror(&self, ledger: &dyn Ledger, mut shutdown: watch::Receiver<bool>) {
-        let tenants: Vec<TenantId> = self.lock().core.config().tenants.keys().cloned().collect();
-        let mut mirror = Mirror::default();
-        let mut is_last = false;
-        loop {
-            for tenant in &tenants {
-                if self.mirror(tenant, ledger, &mut mirror).await.is_none() {
-                    break;
-                }
-            }
-            if is_last {
-                return;
-            }
-            tokio::select! {
-                () = tokio::time::sleep(MIRROR_EVERY) => {}
-                // Once more: a restart in good order forgets nothing.
-                _ = shutdown.wait_for(|stop| *stop) => is_last = true,
-            }
-        }
-    }
-
-    /// Tells the ledger about one tenant, if anything has changed; `None` when it does not answer.
-    async fn mirror(&self, tenant: &TenantId, ledger: &dyn Ledger, mirror: &mut Mirror) -> Option<()> {
-        let state = self.lock().core.account_state(tenant, self.now())?;
-        if mirror.told.get(tenant) == Some(&state) {
-            return Some(());
-        }
-        mirror.seq += 1;
-        let request = self.mirror_request(mirror.seq, &state);
-        let account = Account::Tenant(tenant.clone());
-        let reply = self.ask(ledger, &account, &request, &mut mirror.outage).await?;
-        if let Some(restored) = &reply.restored {
-            self.lock().core.restore_account(tenant, restored, self.now());
-        } else {
-            mirror.told.insert(tenant.clone(), state);
-        }
-        Some(())
-    }
-
     fn decide(
         &self,
         tenant: &TenantId,
+        granted: Option<Priority>,
         request: &AdmissionRequest,
     ) -> Result<AdmissionReply, oneshot::Receiver<AdmissionReply>> {
         let mut state = self.lock();
-        let reply = match state.core.request(tenant, request, self.now()) {
+        let reply = match state.core.request(tenant, granted, request, self.now()) {
             Decision::Admitted(grant) => AdmissionReply::Admitted(grant),
             Decision::Rejected(refusal) => AdmissionReply::Rejected(refusal),
             Decision::Queued => {
@@ -270,7 +236,8 @@ impl Engine {
         if state.core.next_wake(now).is_some_and(|next| state.timer_at.is_none_or(|set| next < set)) {
             self.timer.notify_one();
         }
-        for (pool, timer) in &self.ledger_timers {
+        let timers = self.ledger_timers.lock().unwrap_or_else(PoisonError::into_inner);
+        for (pool, timer) in &*timers {
             if state.core.next_ledger_call(pool, now).is_some_and(|at| at <= now) {
                 timer.notify_one();
             }
@@ -300,9 +267,9 @@ impl Engine {
             }
             AdmissionReply::Rejected(refusal) => {
                 state.totals.rejected += 1;
-                let models = &state.core.config().models;
-                let pool = request.model.as_ref().and_then(|model| models.get(model));
-                self.metrics.rejected(Some(tenant), pool, refusal.reason);
+                let model = request.model.as_deref().map(ModelName::from);
+                let pool = model.and_then(|model| state.core.config().models.get(&model)).map(|model| &model.pool);
+                self.metrics.rejected(Some(tenant), pool.or(request.pool.as_ref()), refusal.reason);
             }
         }
     }
@@ -310,6 +277,7 @@ impl Engine {
     fn gauge(&self, state: &State, now: Millis) {
         for name in state.core.config().pools.keys() {
             let label = [name.as_str()];
+            self.metrics.capacity.with_label_values(&label).set(i64::from(state.core.capacity(name)));
             self.metrics.running.with_label_values(&label).set(i64::from(state.core.running(name)));
             self.metrics.held.with_label_values(&label).set(i64::from(state.core.held(name, now)));
             for level in Priority::all() {
@@ -320,52 +288,11 @@ impl Engine {
         }
     }
 
-    async fn ask(
-        &self,
-        ledger: &dyn Ledger,
-        account: &Account,
-        request: &SyncRequest,
-        outage: &mut Outage,
-    ) -> Option<SyncReply> {
-        let answer = ledger.sync(account, request).await;
-        self.metrics.ledger_call(answer.is_ok());
-        match answer {
-            Ok(reply) => {
-                outage.over(account);
-                Some(reply)
-            }
-            Err(error) => {
-                outage.met(account, &error);
-                None
-            }
-        }
-    }
-
-    fn mirror_request(&self, seq: u64, (in_flight, levels): &(u32, BTreeMap<String, i64>)) -> SyncRequest {
-        SyncRequest {
-            holder: self.holder.clone(),
-            incarnation: self.incarnation,
-            seq,
-            keep: *in_flight,
-            want: *in_flight,
-            // A tenant's limit is enforced here, by the one replica there is; the ledger only shows it.
-            capacity: u32::MAX,
-            lease: Millis(60_000),
-            longest_request: Millis::ZERO,
-            spent: 0,
-            levels: levels.clone(),
-        }
-    }
-
     async fn sleep_until(&self, at: Option<Millis>) {
         match at {
             Some(at) => sleep_until(self.started + Duration::from_millis(at.0)).await,
             None => std::future::pending().await,
         }
-    }
-
-    fn now(&self) -> Millis {
-        Millis(u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -384,47 +311,9 @@ impl Drop for Held<'_> {
     fn drop(&mut self) {
         if let Some(id) = self.id {
             let usage = Usage::default();
-            let left = Settlement { id: id.clone(), outcome: Outcome::Cancelled, usage, unadmitted: None };
+            let left = Settlement { id: id.clone(), outcome: Outcome::Cancelled, usage, charge_to: None };
             self.engine.settle(std::slice::from_ref(&left));
         }
-    }
-}
-
-/// What the ledger has been told of the tenants.
-#[derive(Default)]
-struct Mirror {
-    seq: u64,
-    told: HashMap<TenantId, (u32, BTreeMap<String, i64>)>,
-    outage: Outage,
-}
-
-/// Logs the beginning and the end of a ledger's silence, not every failed call.
-#[derive(Default)]
-struct Outage(bool);
-
-impl Outage {
-    fn met(&mut self, account: &Account, error: &crate::ledger::LedgerError) {
-        if !std::mem::replace(&mut self.0, true) {
-            tracing::warn!(%account, %error, "the ledger does not answer; what is leased goes on until it ends");
-        }
-    }
-
-    fn over(&mut self, account: &Account) {
-        if std::mem::replace(&mut self.0, false) {
-            tracing::info!(%account, "the ledger answers again");
-        }
-    }
-}
-
-fn shutting_down() -> Refusal {
-    Refusal {
-        status: 503,
-        reason: Reason::ShuttingDown,
-        message: "the quota service is shutting down".to_owned(),
-        param: None,
-        retry_after_ms: Some(Millis(1_000)),
-        waited_ms: Millis::ZERO,
-        rates: Vec::new(),
     }
 }
 

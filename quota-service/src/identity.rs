@@ -14,6 +14,7 @@ use sluice_policy::config::{Config, KeyRecord, parse_digest};
 use sluice_policy::units::TenantId;
 use sluice_policy::wire::KeyProof;
 use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, PoisonError, RwLock};
 use subtle::ConstantTimeEq;
 
 /// Peppers by version.
@@ -24,6 +25,26 @@ pub struct Identity {
     by_id: HashMap<String, Known>,
     /// Keys of foreign formats have no id to look them up by.
     by_mac: HashMap<[u8; 32], Known>,
+}
+
+/// The identity that is in force, which a reload replaces for the calls that come after it.
+#[derive(Clone)]
+pub struct SharedIdentity(Arc<RwLock<Arc<Identity>>>);
+
+impl SharedIdentity {
+    #[must_use]
+    pub fn new(identity: Identity) -> Self {
+        Self(Arc::new(RwLock::new(Arc::new(identity))))
+    }
+
+    #[must_use]
+    pub fn current(&self) -> Arc<Identity> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub fn replace(&self, identity: Identity) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(identity);
+    }
 }
 
 struct Known {
@@ -47,9 +68,9 @@ impl Identity {
         Self { peppers, by_id, by_mac }
     }
 
-    /// The tenant and the name of the key, if the key is known.
+    /// The tenant and what is known of the key, if it is.
     #[must_use]
-    pub fn verify(&self, proof: &KeyProof) -> Option<(&TenantId, &str)> {
+    pub fn verify(&self, proof: &KeyProof) -> Option<(&TenantId, &KeyRecord)> {
         let digest = parse_digest(&proof.digest)?;
         let known = match &proof.id {
             Some(id) => self.by_id.get(id).filter(|known| {
@@ -59,7 +80,7 @@ impl Identity {
             // The lookup's timing tells only about HMACs, which the caller can neither see nor choose.
             None => self.peppers.values().find_map(|pepper| self.by_mac.get(&mac(pepper, &digest)?))?,
         };
-        Some((&known.tenant, &known.record.name))
+        Some((&known.tenant, &known.record))
     }
 }
 
@@ -99,7 +120,8 @@ mod tests {
         let issued = issue((1, &pepper())).unwrap();
         let identity = identity(Some(&issued.id), &issued.hmac);
         let key = issued.key.expose();
-        assert_eq!(identity.verify(&proof(key, Some(&issued.id))), Some((&"dept-a".into(), "web")));
+        let verified = identity.verify(&proof(key, Some(&issued.id)));
+        assert_eq!(verified.map(|(tenant, key)| (tenant.as_str(), key.name.as_str())), Some(("dept-a", "web")));
         assert_eq!(identity.verify(&proof("slk_other", Some(&issued.id))), None);
         assert_eq!(identity.verify(&proof(key, Some("someone"))), None);
         // The id must be presented with the key: a key of our format is not looked up as a foreign one.

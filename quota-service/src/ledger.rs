@@ -8,6 +8,7 @@ mod redis;
 pub use embedded::EmbeddedLedger;
 pub use redis::RedisLedger;
 
+use crate::audit::Entry;
 use sluice_policy::ledger::{SyncReply, SyncRequest};
 use sluice_policy::units::{PoolName, TenantId};
 use std::fmt;
@@ -42,9 +43,12 @@ pub enum LedgerError {
     Malformed(String),
 }
 
-pub type Answer<'a> = Pin<Box<dyn Future<Output = Result<SyncReply, LedgerError>> + Send + 'a>>;
+pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, LedgerError>> + Send + 'a>>;
 
 pub trait Ledger: Send + Sync {
     /// One idempotent call; see [`sluice_policy::ledger`].
-    fn sync<'a>(&'a self, account: &'a Account, request: &'a SyncRequest) -> Answer<'a>;
+    fn sync<'a>(&'a self, account: &'a Account, request: &'a SyncRequest) -> Answer<'a, SyncReply>;
+
+    /// Keeps an entry of the audit log, where the ledger outlives this process.
+    fn record<'a>(&'a self, entry: &'a Entry) -> Answer<'a, ()>;
 }

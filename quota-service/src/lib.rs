@@ -11,13 +11,18 @@ pub mod admin_api;
 pub mod api_error;
 pub mod identity;
 pub mod engine;
+pub mod control;
+pub mod audit;
 pub mod ledger;
 pub mod metrics;
 pub mod gpu;
+pub mod simulate;
 
+use audit::Audit;
+use control::{Control, WallClock};
 use engine::Engine;
 use gpu::GpuView;
-use identity::{Identity, Peppers};
+use identity::{Identity, Peppers, SharedIdentity};
 use ledger::{EmbeddedLedger, Ledger, RedisLedger};
 use metrics::Metrics;
 use secret::Secret;
@@ -103,7 +108,8 @@ impl Listeners {
     }
 }
 
-/// Serves until `shutdown` turns true; then answers everyone who waits, takes settlements for a while, and ends.
+/// Serves until `shutdown` turns true, reading its configuration again whenever `hang_ups` grows; then answers everyone
+/// who waits, takes settlements for a while, and ends.
 ///
 /// # Errors
 /// The Redis URL is malformed, or two metrics bear one name.
@@ -111,6 +117,7 @@ pub async fn run(
     settings: Settings,
     secrets: Secrets,
     listeners: Listeners,
+    hang_ups: watch::Receiver<u64>,
     shutdown: watch::Receiver<bool>,
 ) -> anyhow::Result<()> {
     let started = Instant::now();
@@ -125,8 +132,8 @@ pub async fn run(
     let holder = HolderId::from(settings.holder.as_str());
     let incarnation = incarnation();
     let namespaces: BTreeMap<String, String> =
-        settings.policy.tenants.iter().map(|(id, tenant)| (tenant.namespace.clone(), id.to_string())).collect();
-    let identity = Arc::new(Identity::new(&settings.policy, secrets.peppers));
+        settings.policy.tenants.iter().map(|(id, tenant)| (tenant.namespace.to_string(), id.to_string())).collect();
+    let identity = SharedIdentity::new(Identity::new(&settings.policy, secrets.peppers));
     let core = Admission::new(settings.policy, &holder, incarnation, &settings.terms, Millis::ZERO);
     let engine = Arc::new(Engine::new(core, holder, incarnation, Arc::clone(&metrics), started));
 
@@ -135,8 +142,15 @@ pub async fn run(
     let mut tasks = JoinSet::new();
     engine.spawn(&ledger, &stopped, &mut tasks);
     tasks.spawn(gpu::run(settings.gpu, namespaces, gpu_view, stopped.clone()));
-    let gate = admission_api::router(Arc::clone(&engine), identity, secrets.filter_secret);
-    let desk = admin_api::router(Arc::clone(&engine), metrics, secrets.operators_token);
+    let gate = admission_api::router(Arc::clone(&engine), identity.clone(), secrets.filter_secret);
+    let (audit, entries) = Audit::new();
+    tasks.spawn(audit::run(entries, Arc::clone(&ledger), stopped.clone()));
+    let clock = WallClock::new(settings.rehearsal);
+    let control = Arc::new(Control::new(Arc::clone(&engine), identity, settings.file, clock, audit));
+    let (following, stop_following) = (Arc::clone(&control), stopped.clone());
+    tasks.spawn(async move { following.run(stop_following).await });
+    reload_on(hang_ups, Arc::clone(&control), stopped.clone(), &mut tasks);
+    let desk = admin_api::router(Arc::clone(&engine), control, metrics, secrets.operators_token);
     tasks.spawn(server::serve(listeners.filter, gate, stopped.clone()));
     tasks.spawn(server::serve(Listener::Tcp(listeners.operators), desk, stopped));
     tracing::info!(operators = %settings.operators, embedded = settings.redis.is_none(), "serving");
@@ -150,6 +164,23 @@ pub async fn run(
     let _ = stop.send(true);
     while tasks.join_next().await.is_some() {}
     Ok(())
+}
+
+/// Reads the configuration again at every SIGHUP, which `hang_ups` counts.
+fn reload_on(
+    mut hang_ups: watch::Receiver<u64>,
+    control: Arc<Control>,
+    mut shutdown: watch::Receiver<bool>,
+    tasks: &mut JoinSet<()>,
+) {
+    tasks.spawn(async move {
+        loop {
+            tokio::select! {
+                Ok(()) = hang_ups.changed() => drop(control.reload()),
+                _ = shutdown.wait_for(|stop| *stop) => return,
+            }
+        }
+    });
 }
 
 async fn wait_for_stop(mut shutdown: watch::Receiver<bool>) {

@@ -30,6 +30,8 @@ enum Command {
     Serve(ConfigFile),
     /// Read a configuration and tell everything that is wrong with it; exit 64 if anything is.
     CheckConfig(ConfigFile),
+    /// Play a trace of calls against a configuration, or against two, and tell who waited and who was refused.
+    Simulate(quota_service::simulate::SimulateArgs),
     /// Make API keys. What is printed as YAML goes under the tenant's `keys`.
     #[command(subcommand)]
     Key(KeyCommand),
@@ -68,6 +70,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Serve(file) => serve(&file),
         Command::CheckConfig(file) => check_config(&file),
+        Command::Simulate(args) => quota_service::simulate::run(&args),
         Command::Key(command) => key(command),
     };
     match result {
@@ -97,6 +100,13 @@ fn serve(file: &ConfigFile) -> anyhow::Result<()> {
         let (stop, stopped) = watch::channel(false);
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
+        let (count, hang_ups) = watch::channel(0);
+        let mut hang_up = signal(SignalKind::hangup())?;
+        tokio::spawn(async move {
+            while hang_up.recv().await.is_some() {
+                count.send_modify(|count| *count += 1);
+            }
+        });
         tokio::spawn(async move {
             tokio::select! {
                 _ = terminate.recv() => {}
@@ -104,7 +114,7 @@ fn serve(file: &ConfigFile) -> anyhow::Result<()> {
             }
             let _ = stop.send(true);
         });
-        run(settings, secrets, listeners, stopped).await
+        run(settings, secrets, listeners, hang_ups, stopped).await
     })
 }
 

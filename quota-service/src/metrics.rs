@@ -94,8 +94,9 @@ impl Metrics {
         }
     }
 
-    pub fn ledger_call(&self, answered: bool) {
-        self.ledger_calls.with_label_values(&[if answered { "answered" } else { "failed" }]).inc();
+    /// `answered`, `failed`, or `stale`: answered to a later incarnation.
+    pub fn ledger_call(&self, result: &str) {
+        self.ledger_calls.with_label_values(&[result]).inc();
     }
 
     /// The text format, version 0.0.4.

@@ -1,10 +1,12 @@
 //! The service's configuration file: what `sluice_policy::config` decides by, and everything around it.
 
+use crate::control::Rehearsal;
 use crate::gpu::GpuSettings;
 use crate::secret::Secret;
 use sluice_policy::config::Config;
 use sluice_policy::config::reader::{ConfigError, ConfigErrors, Section, read_document};
 use sluice_policy::holder::LeaseTerms;
+use sluice_policy::schedule::UnixMillis;
 use sluice_policy::units::Millis;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -26,6 +28,10 @@ pub struct Settings {
     pub holder: String,
     pub terms: LeaseTerms,
     pub gpu: GpuSettings,
+    /// The file all this was read from, for reloads.
+    pub file: PathBuf,
+    /// A faster clock for the time rules, to rehearse them.
+    pub rehearsal: Option<Rehearsal>,
     /// After SIGTERM, how long to go on taking settlements of calls that still run.
     pub drain: Duration,
 }
@@ -59,7 +65,8 @@ impl Settings {
     pub fn load(file: &Path) -> Result<Self, ConfigErrors> {
         let text = std::fs::read_to_string(file).map_err(|error| single(format!("cannot be read: {error}")))?;
         let folder = file.parent().unwrap_or(Path::new("."));
-        Self::parse(&text, folder)
+        let settings = Self::parse(&text, folder)?;
+        Ok(Self { file: file.to_owned(), ..settings })
     }
 
     /// As [`Settings::load`], from text.
@@ -67,8 +74,10 @@ impl Settings {
     /// # Errors
     /// As [`Settings::load`].
     pub fn parse(yaml: &str, folder: &Path) -> Result<Self, ConfigErrors> {
-        let document: serde_json::Value =
-            serde_saphyr::from_str(yaml).map_err(|error| single(format!("is not sound YAML: {error}")))?;
+        // `.nan` becomes a text, which the reader refuses where it stands, beside everything else that is wrong.
+        let options = serde_saphyr::options! { non_finite_float_policy: serde_saphyr::NonFiniteFloatPolicy::AsString };
+        let document: serde_json::Value = serde_saphyr::from_str_with_options(yaml, options)
+            .map_err(|error| single(format!("is not sound YAML: {error}")))?;
         read_document(&document, |root| read(root, folder))
     }
 }
@@ -93,6 +102,7 @@ fn read(root: &Section<'_>, folder: &Path) -> Option<Settings> {
         check_peppers(root, policy, &peppers);
     }
     let drain = root.integer("drain_ms", 0..=3_600_000).unwrap_or(5_000);
+    let rehearsal = read_rehearsal(&root.section("rehearsal"));
     version?;
     let (operators, operators_token) = operators?;
     Some(Settings {
@@ -105,6 +115,8 @@ fn read(root: &Section<'_>, folder: &Path) -> Option<Settings> {
         holder,
         terms,
         gpu: gpu?,
+        file: PathBuf::new(),
+        rehearsal,
         drain: Duration::from_millis(drain),
     })
 }
@@ -191,6 +203,20 @@ fn host_name() -> String {
     if sluice_policy::config::reader::is_name(name) { name.to_owned() } else { "gate-0".to_owned() }
 }
 
+/// `rehearsal: {start_unix_ms, speed}`: time rules go by this clock.
+fn read_rehearsal(section: &Section<'_>) -> Option<Rehearsal> {
+    let start = section.integer("start_unix_ms", 0..=7_258_118_400_000);
+    let speed = section.integer("speed", 1..=100_000);
+    let is_given = section.has("start_unix_ms") || section.has("speed");
+    section.finish();
+    if !is_given {
+        return None;
+    }
+    let start = section.required("start_unix_ms", start);
+    let speed = section.required("speed", speed);
+    Some(Rehearsal { start: UnixMillis(i64::try_from(start?).ok()?), speed: u32::try_from(speed?).ok()? })
+}
+
 fn address(section: &Section<'_>, name: &'static str) -> Option<SocketAddr> {
     let text = section.text(name)?;
     let address = text.parse().ok();
@@ -235,6 +261,16 @@ tenants: [{id: t, keys: [{name: k, hmac: 'v9:00'}]}]
             "tenants[0].keys[0].hmac",
         ];
         assert_eq!(paths, expected, "{found:#?}");
+    }
+
+    #[test]
+    fn every_shipped_configuration_is_sound() {
+        for file in ["envoy/quota-service.yaml", "envoy/day-night.yaml", "k8s/config/quota-service.yaml"] {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(file);
+            if let Err(errors) = Settings::load(&path) {
+                panic!("{file}:\n{errors}");
+            }
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! A caller: OpenAI chat calls with a key, and replies as they came.
 
+use crate::wait::wait_for;
 use anyhow::{Context, Result};
 use reqwest::header::HeaderMap;
 use reqwest::{Method, RequestBuilder};
@@ -83,6 +84,15 @@ impl Client {
         Ok(Self { http, base: base.to_owned(), key: None })
     }
 
+    /// The same client over HTTP/2, which a server without TLS is only told by doing it.
+    ///
+    /// # Errors
+    /// When the HTTP client cannot be built.
+    pub fn over_http2(&self) -> Result<Self> {
+        let http = reqwest::Client::builder().timeout(HANGS_AFTER).http2_prior_knowledge().build()?;
+        Ok(Self { http, ..self.clone() })
+    }
+
     #[must_use]
     pub fn with_key(&self, key: &str) -> Self {
         Self { key: Some(key.to_owned()), ..self.clone() }
@@ -108,6 +118,18 @@ impl Client {
     /// When there is no reply at all. One that breaks off is [`Reply::broken`].
     pub async fn chat(&self, chat: &Chat) -> Result<Reply> {
         send(self.chat_request(chat.text())).await
+    }
+
+    /// Makes the call again and again until it is served.
+    ///
+    /// # Errors
+    /// When the deadline passes first.
+    pub async fn wait_until_served(&self, chat: &Chat, deadline: Duration) -> Result<()> {
+        wait_for("calls are served again", deadline, || async {
+            let reply = self.chat(chat).await.ok()?;
+            (reply.status == 200).then_some(())
+        })
+        .await
     }
 }
 
@@ -180,6 +202,23 @@ impl Reply {
     #[must_use]
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    /// Checks that a refusal is what OpenAI's clients read: `{"error": {message, type, param, code}}`, labelled as JSON.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn check_openai_error(&self) -> Result<(), &'static str> {
+        let body = self.json();
+        let error = body["error"].as_object().ok_or("no OpenAI error body")?;
+        let has = |name| error.get(name).is_some_and(|value| value.is_string());
+        if !(has("message") && has("type") && error.contains_key("param") && error.contains_key("code")) {
+            return Err("the error lacks a field");
+        }
+        if !self.header("content-type").is_some_and(|kind| kind.starts_with("application/json")) {
+            return Err("the error is not labelled as JSON");
+        }
+        Ok(())
     }
 
     /// The `data:` of every event of a stream that is JSON, so without `[DONE]`.

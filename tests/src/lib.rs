@@ -28,4 +28,7 @@ pub mod admin;
 pub mod client;
 pub mod metrics;
 
+pub mod crowd;
+pub mod scene;
+
 pub mod demo;

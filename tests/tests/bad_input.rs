@@ -1,6 +1,6 @@
 //! Bad input gets a clear error in the caller's dialect, and nothing is lost by it.
 
-use e2e::client::{CHAT_PATH, Chat, Client, Reply, send};
+use e2e::client::{CHAT_PATH, Chat, Client, send};
 use e2e::keys::unknown_key;
 use e2e::stack::{MODEL, Stack};
 use e2e::tenant::Tenant;
@@ -180,7 +180,6 @@ async fn a_body_that_two_readers_could_read_differently_is_refused() {
         case("not UTF-8", client.chat_request(not_utf8), 400, "invalid_body"),
         case("100,000 deep", body(deep), 400, "invalid_body"),
         case("100,000 deep in a field", body(deep_inside), 400, "invalid_body"),
-        case("over the cap", body(over_the_cap()), 413, "body_too_large"),
     ];
     assert_refused(&stack, cases).await;
 }
@@ -261,8 +260,11 @@ async fn usage_that_cannot_be_true_is_not_charged() {
         .wait_for_metrics("both calls are settled", SLACK, |metrics| metrics.sum("sluice_settlements_total", &[]) >= 2)
         .await
         .unwrap();
+    assert_eq!(metrics.sum("sluice_settlements_total", &[("usage", "estimated")]), 2, "neither is believed");
     let charged: Vec<_> = metrics.matching("sluice_tokens_total", &[]).collect();
-    assert!(metrics.sum("sluice_tokens_total", &[]) <= 2 * 4096, "at most the context: {charged:?}");
+    let tokens = metrics.sum("sluice_tokens_total", &[]);
+    // Two short prompts and answers; the lie is a thousand million.
+    assert!((1..=200).contains(&tokens), "what our own estimate says: {charged:?}");
 }
 
 async fn settled(stack: &Stack, usage: &str, at_least: u64) {
@@ -283,27 +285,13 @@ async fn assert_refused<const N: usize>(stack: &Stack, cases: [Case; N]) {
         let reply = send(case.request).await.unwrap();
         if (reply.status, reply.reason()) != (case.status, Some(case.reason)) {
             wrong.push(format!("{}: {} instead of {} {}", case.what, reply.summary(), case.status, case.reason));
-        } else if let Err(problem) = openai_error(&reply) {
+        } else if let Err(problem) = reply.check_openai_error() {
             wrong.push(format!("{}: {problem}: {}", case.what, reply.summary()));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert_eq!(stack.upstream.calls().count(), before, "none of them reached the model");
     assert_nothing_lost(stack, &stack.client("honest").unwrap()).await;
-}
-
-/// `{"error": {message, type, param, code}}`, and nothing of ours in it that helps an attacker.
-fn openai_error(reply: &Reply) -> Result<(), &'static str> {
-    let body = reply.json();
-    let error = body["error"].as_object().ok_or("no OpenAI error body")?;
-    let has = |name| error.get(name).is_some_and(|value| value.is_string());
-    if !(has("message") && has("type") && error.contains_key("param") && error.contains_key("code")) {
-        return Err("the error lacks a field");
-    }
-    if !reply.header("content-type").is_some_and(|kind| kind.starts_with("application/json")) {
-        return Err("the error is not labelled as JSON");
-    }
-    Ok(())
 }
 
 /// Nothing runs or waits, and the whole capacity still serves.
@@ -314,11 +302,6 @@ async fn assert_nothing_lost(stack: &Stack, client: &Client) {
     let reply = client.chat(&Chat::to(MODEL)).await.unwrap();
     assert_eq!(reply.status, 200, "{}", reply.summary());
     stack.operators().wait_until_idle(SLACK).await.unwrap();
-}
-
-/// Just over the 1 MiB that the shipped configuration allows.
-fn over_the_cap() -> String {
-    Chat::to(MODEL).prompt(&"x".repeat(1024 * 1024)).text()
 }
 
 /// A gzip file of one stored block: no compressor is needed for a body that nobody may open.

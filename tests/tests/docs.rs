@@ -35,6 +35,16 @@ fn every_recipe_that_the_documents_name_exists() {
     assert!(missing.is_empty(), "named and missing: {missing:?}; the Justfile has {recipes:?}");
 }
 
+#[test]
+fn no_document_holds_a_gap_that_somebody_meant_to_fill() {
+    // What a template leaves to be filled in is marked like this.
+    const GAP: &str = "@@";
+    for document in DOCUMENTS {
+        let open: Vec<_> = read(document).lines().filter(|line| line.contains(GAP)).map(str::to_owned).collect();
+        assert!(open.is_empty(), "{document}: {open:?}");
+    }
+}
+
 fn read(name: &str) -> String {
     fs::read_to_string(root().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
 }

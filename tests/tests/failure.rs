@@ -4,7 +4,7 @@ use e2e::client::{Chat, Client, Reply};
 use e2e::keys::unknown_key;
 use e2e::stack::{MODEL, Stack, StackBuilder};
 use e2e::tenant::Tenant;
-use e2e::wait::{wait_for, wait_until};
+use e2e::wait::wait_until;
 use nix::sys::signal::Signal;
 use serde_json::json;
 use std::time::{Duration, Instant};
@@ -37,7 +37,7 @@ async fn a_killed_sidecar_closes_the_route_at_once_and_comes_back_without_restar
     assert_eq!(stack.upstream.calls().count(), before, "nothing passes a closed route");
 
     stack.sidecar.restart().await.unwrap();
-    wait_until_served(&client).await;
+    client.wait_until_served(&Chat::to(MODEL), SLACK).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -94,7 +94,7 @@ async fn a_frozen_sidecar_is_found_out_within_3_seconds_and_no_held_call_hangs()
     assert_eq!(through.status, 200, "what already runs goes on: {}", through.summary());
 
     stack.sidecar.signal(Signal::SIGCONT).unwrap();
-    wait_until_served(&client).await;
+    client.wait_until_served(&Chat::to(MODEL), SLACK).await.unwrap();
     // The call that ended meanwhile, the cancelled one and the last: nothing is still held, nothing is lost.
     stack.operators().wait_until_idle(SLACK).await.unwrap();
     stack
@@ -120,6 +120,8 @@ async fn a_client_that_hangs_up_in_the_queue_frees_its_place() {
     assert_eq!(running.await.unwrap().status, 200);
     stack.operators().wait_until_idle(SLACK).await.unwrap();
     assert_eq!(stack.upstream.calls().count(), 1, "who left never reached the model");
+    let metrics = stack.operators().metrics().await.unwrap();
+    assert_eq!(metrics.sum("sluice_admissions_total", &[("decision", "rejected")]), 0, "nobody was refused");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -145,7 +147,7 @@ async fn a_graceful_shutdown_answers_every_waiter() {
     for waiter in waiters {
         let reply = waiter.await.unwrap();
         assert_eq!((reply.status, reply.reason()), (503, Some("shutting_down")), "{}", reply.summary());
-        assert_openai_error(&reply);
+        assert_eq!(reply.check_openai_error(), Ok(()), "{}", reply.summary());
         assert!(reply.retry_after().is_some());
     }
     stack.upstream.calls().release();
@@ -163,14 +165,19 @@ async fn a_settlement_that_found_no_sidecar_is_delivered_to_the_next_one() {
     assert_eq!(running.await.unwrap().status, 200);
 
     stack.sidecar.restart().await.unwrap();
-    // Nobody calls: the filter's own tick must bring it.
-    stack
+    // Nobody calls: the filter's own tick must bring it. The new sidecar has never heard of the call.
+    let metrics = stack
         .operators()
         .wait_for_metrics("the settlement has arrived", SLACK, |metrics| {
             metrics.sum("sluice_settlements_total", &[]) >= 1
         })
         .await
         .unwrap();
+    let used = stack.upstream.calls().last().and_then(|call| call.usage).unwrap();
+    for (kind, tokens) in [("input", used.input), ("output", used.output)] {
+        let labels = [("tenant", "only"), ("model", MODEL), ("kind", kind)];
+        assert_eq!(metrics.sum("sluice_tokens_total", &labels), tokens, "{kind} tokens are charged all the same");
+    }
 }
 
 /// A call that stands in the model until calls are released.
@@ -187,22 +194,8 @@ fn spawn(client: &Client, chat: Chat) -> JoinHandle<Reply> {
     tokio::spawn(async move { client.chat(&chat).await.unwrap() })
 }
 
-async fn wait_until_served(client: &Client) {
-    wait_for("calls are served again", SLACK, || async {
-        let reply = client.chat(&Chat::to(MODEL)).await.ok()?;
-        (reply.status == 200).then_some(())
-    })
-    .await
-    .unwrap();
-}
-
 fn assert_unavailable(reply: &Reply) {
     assert_eq!((reply.status, reply.reason()), (503, Some("service_unavailable")), "{}", reply.summary());
     assert!(reply.retry_after().is_some(), "retry-after");
-    assert_openai_error(reply);
-}
-
-fn assert_openai_error(reply: &Reply) {
-    let error = &reply.json()["error"];
-    assert!(error["message"].is_string() && error["type"].is_string(), "{}", reply.summary());
+    assert_eq!(reply.check_openai_error(), Ok(()), "{}", reply.summary());
 }

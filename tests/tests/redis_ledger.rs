@@ -1,6 +1,6 @@
 //! With a real Redis: readable keys, an outage that is survived, and budgets that outlive the service.
 
-use e2e::client::{Chat, Client};
+use e2e::client::Chat;
 use e2e::stack::{MODEL, Redis, Stack, StackBuilder};
 use e2e::tenant::Tenant;
 use e2e::wait::{wait_for, wait_until};
@@ -65,7 +65,7 @@ async fn an_outage_of_redis_closes_within_a_lease_and_opens_again_when_it_is_bac
     assert!(refused.retry_after().is_some());
 
     stack.redis.as_mut().unwrap().restart().await.unwrap();
-    wait_until_served(&client).await;
+    client.wait_until_served(&Chat::to(MODEL), SLACK).await.unwrap();
     stack.operators().wait_until_idle(SLACK).await.unwrap();
 }
 
@@ -125,13 +125,4 @@ fn hash(redis: &Redis, key: &str) -> BTreeMap<String, String> {
     let printed = redis.cli(&["HGETALL", key]).unwrap();
     let lines: Vec<&str> = printed.lines().collect();
     lines.chunks_exact(2).map(|pair| (pair[0].to_owned(), pair[1].to_owned())).collect()
-}
-
-async fn wait_until_served(client: &Client) {
-    wait_for("calls are served again", SLACK, || async {
-        let reply = client.chat(&Chat::to(MODEL)).await.ok()?;
-        (reply.status == 200).then_some(())
-    })
-    .await
-    .unwrap();
 }

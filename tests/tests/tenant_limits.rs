@@ -41,6 +41,36 @@ async fn the_fourth_call_of_a_tenant_limited_to_3_is_refused_and_other_tenants_d
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_waits_as_told_for_calls_of_4_seconds_is_refused_at_most_twice() {
+    let stack = Stack::builder("tenant-retry-after")
+        .capacity(8)
+        .tenant(Tenant::new("small").limit("concurrent", 3))
+        .start()
+        .await
+        .unwrap();
+    let calls = stack.upstream.calls();
+    let small = stack.client("small").unwrap();
+    let long = Chat::to(MODEL).behave(json!({"delay_ms": 4000}));
+    let running: Vec<JoinHandle<Reply>> = (0..3).map(|_| spawn(&small, long.clone())).collect();
+    wait_until("three calls run", SLACK, || async { calls.running() == 3 }).await.unwrap();
+
+    let mut refusals = 0;
+    loop {
+        let reply = small.chat(&long).await.unwrap();
+        if reply.status == 200 {
+            break;
+        }
+        assert_refused(&reply, "tenant_concurrency");
+        refusals += 1;
+        assert!(refusals <= 2, "told to come back after {:?} for the third time", reply.retry_after());
+        let_pass(reply.retry_after().unwrap()).await;
+    }
+    for reply in running {
+        assert_eq!(reply.await.unwrap().status, 200);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn calls_in_the_queue_count_towards_a_tenants_concurrency() {
     let stack = Stack::builder("tenant-queued")
         .capacity(1)

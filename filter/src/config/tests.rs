@@ -19,6 +19,7 @@ fn least() -> Value {
 fn what_is_left_out_has_the_documented_defaults() {
     let config = Config::parse(least().to_string().as_bytes()).unwrap();
     assert_eq!(config.body_max_bytes, 1_048_576);
+    assert_eq!(config.body_timeout, Millis(30_000));
     assert_eq!(config.sequences_max, 16);
     assert_eq!(config.service.timeout, Duration::from_secs(65));
     assert_eq!(config.verified_ttl, Millis(300_000));
@@ -73,7 +74,7 @@ fn headers_mode_needs_a_pool_on_every_route() {
 
 #[test]
 fn a_path_that_no_request_can_match_is_refused() {
-    for path in ["v1", "/v1//chat", "/v1?x=1", "/a/../b"] {
+    for path in ["v1", "/v1//chat", "/v1?x=1", "/v1#x", "/a/../b"] {
         let mut document = least();
         document["routes"][0]["path"] = json!(path);
         assert_eq!(problems(&document).len(), 1, "{path}");

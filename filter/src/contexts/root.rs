@@ -1,9 +1,10 @@
 //! The root context: reads the configuration, and sends the outbox on its tick.
 
-use super::bodiless::{self, Bodiless};
+use super::incoming::Incoming;
 use super::stream::Stream;
 use super::{Shared, reply_head};
 use crate::config::Config;
+use crate::exchange;
 use crate::host::{self, Buffer};
 use crate::worker::{Counters, Worker};
 use log::{error, info};
@@ -94,11 +95,12 @@ impl RootContext for Root {
         if shared.worker.borrow().has_mail() {
             self.batch = send_batch(shared);
         }
-        if !shared.bodiless.borrow().is_empty() {
+        if !shared.incoming.borrow().is_empty() {
             let now = host::now();
-            let expired = shared.bodiless.borrow_mut().expired(now);
-            for stream in expired {
-                host::reply_for(stream, &bodiless::reply(), self.context);
+            let expired = shared.incoming.borrow_mut().expired(now);
+            for (stream, refusal) in &expired {
+                let (reply, tags) = exchange::refused_while_reading(refusal);
+                host::reply_for(*stream, &reply, &tags, self.context);
             }
         }
     }
@@ -120,9 +122,9 @@ impl Root {
     fn start(&mut self, config: Config) {
         info!("sluice filter: mode {:?}, {} routes", config.mode, config.routes.len());
         self.shared = Some(Shared {
-            config: Rc::new(config),
             worker: Rc::new(RefCell::new(Worker::new())),
-            bodiless: Rc::new(RefCell::new(Bodiless::default())),
+            incoming: Rc::new(RefCell::new(Incoming::new(config.body_timeout))),
+            config: Rc::new(config),
         });
         self.metrics = Metrics::define();
         host::tick_every(TICK);

@@ -1,9 +1,8 @@
 //! The context of one request.
 
 use super::{Shared, reply_head};
-use crate::exchange::{Answer, Ended, Exchange, LogTags, Step};
+use crate::exchange::{Answer, Ended, Exchange, Step};
 use crate::host::{self, Buffer, Map};
-use crate::refusal::LocalReply;
 use crate::usage::Passage;
 use crate::worker::Worker;
 use log::debug;
@@ -37,18 +36,20 @@ impl Stream {
         match step {
             Step::Hold => Action::Pause,
             Step::Ask { request, body, tags } => {
-                tag_all(&tags);
+                host::tag_all(&tags);
                 self.ask(&request, body.as_deref())
             }
             Step::Forward { edits, tags } => {
                 host::edit_headers(Map::Request, &edits);
-                tag_all(&tags);
+                host::tag_all(&tags);
                 // Envoy resumes after this callback, so the request must be paused by then.
                 host::resume_request();
                 Action::Pause
             }
             Step::Reply { reply, tags } => {
-                self.reply(&reply, &tags);
+                debug!("refused: {}", reply.reason.as_str());
+                host::tag_all(&tags);
+                host::reply(&reply);
                 Action::Pause
             }
         }
@@ -69,16 +70,10 @@ impl Stream {
         self.turn(|exchange, worker| exchange.could_not_ask(worker, now))
     }
 
-    fn is_no_longer_bodiless(&self) {
+    fn is_no_longer_incoming(&self) {
         if let Some((shared, _)) = &self.call {
-            shared.bodiless.borrow_mut().ends(self.context);
+            shared.incoming.borrow_mut().ends(self.context);
         }
-    }
-
-    fn reply(&self, reply: &LocalReply, tags: &LogTags) {
-        debug!("refused: {}", reply.reason.as_str());
-        tag_all(tags);
-        host::reply(reply);
     }
 
     /// More of the request's body, or its end: Envoy holds all of it while this pauses.
@@ -89,11 +84,16 @@ impl Stream {
             Some((_, exchange)) if !exchange.holds_request() => return Action::Continue,
             _ => return Action::Pause,
         }
-        if !is_end {
-            return self.turn(|exchange, _| exchange.request_body_grew(total as u64));
+        if is_end {
+            self.is_no_longer_incoming();
+            let body = host::bytes(Buffer::Request, total);
+            return self.turn(|exchange, worker| exchange.request_body_ended(&body, worker));
         }
-        let body = host::bytes(Buffer::Request, total);
-        self.turn(|exchange, worker| exchange.request_body_ended(&body, worker))
+        let action = self.turn(|exchange, _| exchange.request_body_grew(total as u64));
+        if self.call.as_ref().is_some_and(|(_, exchange)| !exchange.reads_body()) {
+            self.is_no_longer_incoming();
+        }
+        action
     }
 }
 
@@ -118,14 +118,17 @@ impl HttpContext for Stream {
         if let Some((shared, exchange)) = &self.call
             && exchange.reads_body()
         {
-            shared.bodiless.borrow_mut().begins(self.context, host::now());
+            shared.incoming.borrow_mut().expect(self.context, host::now());
         }
         action
     }
 
     fn on_http_request_body(&mut self, size: usize, is_end: bool) -> Action {
-        if self.body_bytes == 0 {
-            self.is_no_longer_bodiless();
+        if let Some((shared, _)) = &self.call
+            && self.body_bytes == 0
+            && size > 0
+        {
+            shared.incoming.borrow_mut().begins(self.context);
         }
         self.body_bytes = size;
         self.request_body(is_end)
@@ -184,16 +187,10 @@ impl HttpContext for Stream {
 impl Drop for Stream {
     /// The last resort, should Envoy end a stream without logging it.
     fn drop(&mut self) {
-        self.is_no_longer_bodiless();
+        self.is_no_longer_incoming();
         if let Some((shared, exchange)) = &mut self.call {
             exchange.abandoned(Ended::ByUpstream, &mut shared.worker.borrow_mut());
         }
-    }
-}
-
-fn tag_all(tags: &LogTags) {
-    for (name, value) in tags {
-        host::tag(name, value);
     }
 }
 

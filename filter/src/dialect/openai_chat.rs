@@ -147,6 +147,7 @@ fn kind_and_code(reason: Reason) -> (&'static str, &'static str) {
         Reason::PathNotListed => ("invalid_request_error", "unknown_url"),
         Reason::QueueFull
         | Reason::QueueTimeout
+        | Reason::DeadlineUnreachable
         | Reason::LedgerUnavailable
         | Reason::ShuttingDown
         | Reason::DuplicateAdmission
@@ -154,6 +155,7 @@ fn kind_and_code(reason: Reason) -> (&'static str, &'static str) {
         Reason::ModelNotFound
         | Reason::ContextLengthExceeded
         | Reason::InvalidPriority
+        | Reason::InvalidDeadline
         | Reason::PathNotNormalized
         | Reason::MethodNotAllowed
         | Reason::UpgradeNotAllowed

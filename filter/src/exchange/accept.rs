@@ -7,7 +7,7 @@ use crate::dialect::Dialect;
 use crate::headers::{self, Headers};
 use crate::path;
 use crate::refusal;
-use sluice_policy::units::Priority;
+use sluice_policy::units::{Millis, Priority};
 use sluice_policy::wire::{Reason, Refusal};
 
 /// What a body of unknown length is taken for in headers mode: a prompt of 1,024 tokens.
@@ -32,6 +32,7 @@ pub(super) fn accept(config: &Config, headers: &Headers, is_end: bool) -> Result
     let key = caller::identify(headers, &config.key_headers)
         .map_err(|(reason, message)| routed(refusal::own(reason, message)))?;
     let priority = read_priority(headers).map_err(routed)?;
+    let deadline = read_deadline(headers).map_err(routed)?;
     check_encoding(headers).map_err(routed)?;
     let content_length = read_length(headers);
     check_length(content_length.unwrap_or(0), config.body_max_bytes).map_err(routed)?;
@@ -45,7 +46,7 @@ pub(super) fn accept(config: &Config, headers: &Headers, is_end: bool) -> Result
             || name == "accept-encoding"
     });
     let has_length = content_length.is_some();
-    Ok((Caller { route: route.clone(), key, priority, has_length, removals }, content_length))
+    Ok((Caller { route: route.clone(), key, priority, deadline, has_length, removals }, content_length))
 }
 
 /// An upgraded stream is no longer requests and replies, so nothing of it could be limited or metered.
@@ -73,6 +74,19 @@ fn read_priority(headers: &Headers) -> Result<Option<Priority>, Refusal> {
         _ => {
             let message = "x-priority must be one digit, 0 (first) to 9 (last), and be sent once.";
             Err(refusal::own(Reason::InvalidPriority, message))
+        }
+    }
+}
+
+fn read_deadline(headers: &Headers) -> Result<Option<Millis>, Refusal> {
+    let mut values = headers.spelled(headers::DEADLINE);
+    let Some(value) = values.next() else { return Ok(None) };
+    let deadline = std::str::from_utf8(value).ok().filter(|text| text.bytes().all(|digit| digit.is_ascii_digit()));
+    match deadline.and_then(|text| text.parse().ok()) {
+        Some(deadline) if values.next().is_none() => Ok(Some(Millis(deadline))),
+        _ => {
+            let message = "x-sluice-deadline-ms must be a number of milliseconds, and be sent once.";
+            Err(refusal::own(Reason::InvalidDeadline, message))
         }
     }
 }

@@ -1,14 +1,14 @@
 //! The service's answer to an admission, or the lack of one.
 
 use super::passed::{Passed, Upstream};
-use super::{Asked, Exchange, Stage, Step, tags_of};
+use super::{Asked, Exchange, Stage, Step, tag, tags_of};
 use crate::config::OnUnavailable;
 use crate::headers::{self, HeaderEdit};
 use crate::refusal;
 use crate::verified::Tags;
 use crate::worker::Worker;
 use sluice_policy::units::{Millis, Priority};
-use sluice_policy::wire::{AdmissionReply, Grant, Outcome, RateStatus, Reason, Refusal, Unadmitted, Usage};
+use sluice_policy::wire::{AdmissionReply, ChargeTo, Grant, Outcome, RateStatus, Reason, Refusal, Usage};
 
 /// What came back from a callout.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,7 +49,7 @@ impl Exchange {
     fn admit(&mut self, asked: Asked, grant: Grant, worker: &mut Worker, now: Millis) -> Step {
         let tags = Tags::from(&grant);
         worker.verified.admitted(asked.caller.key.digest(), target(&asked), tags.clone(), now);
-        self.forward(asked, &tags, grant.waited_ms, grant.rates, None)
+        self.forward(asked, &tags, grant.waited_ms, grant.rates)
     }
 
     fn reject(&mut self, asked: &Asked, refusal: &Refusal, worker: &mut Worker) -> Step {
@@ -64,8 +64,11 @@ impl Exchange {
         worker.admissions.failed();
         if let Some(tags) = self.tags_without_service(&asked, worker, now) {
             worker.counters.failed_open += 1;
-            let unadmitted = Unadmitted { tenant: tags.tenant.clone(), model: asked.model.clone() };
-            return self.forward(asked, &tags, Millis::ZERO, Vec::new(), Some(unadmitted));
+            let mut step = self.forward(asked, &tags, Millis::ZERO, Vec::new());
+            if let Step::Forward { tags, .. } = &mut step {
+                tags.push((tag::REASON, Reason::ServiceUnavailable.as_str().to_owned()));
+            }
+            return step;
         }
         worker.counters.failed_closed += 1;
         let (dialect, id) = (asked.caller.route.dialect, asked.id.clone());
@@ -91,14 +94,7 @@ impl Exchange {
         }
     }
 
-    fn forward(
-        &mut self,
-        asked: Asked,
-        tags: &Tags,
-        waited: Millis,
-        rates: Vec<RateStatus>,
-        unadmitted: Option<Unadmitted>,
-    ) -> Step {
+    fn forward(&mut self, asked: Asked, tags: &Tags, waited: Millis, rates: Vec<RateStatus>) -> Step {
         let mut edits = asked.caller.removals;
         if let Some(bytes) = asked.injected_bytes.filter(|_| asked.caller.has_length) {
             // A stale length would hang the upstream; none at all is more than some model servers can read.
@@ -106,27 +102,22 @@ impl Exchange {
         }
         edits.extend([
             HeaderEdit::Set(headers::TENANT, tags.tenant.to_string()),
-            HeaderEdit::Set(headers::NAMESPACE, tags.namespace.clone()),
-            HeaderEdit::Set(headers::TIER, tags.tier.clone()),
+            HeaderEdit::Set(headers::NAMESPACE, tags.namespace.to_string()),
+            HeaderEdit::Set(headers::TIER, tags.tier.to_string()),
             HeaderEdit::Set(headers::PRIORITY, u8::from(tags.priority).to_string()),
             HeaderEdit::Set(headers::POOL, tags.pool.to_string()),
             HeaderEdit::Set(headers::ADMISSION, asked.id.to_string()),
         ]);
-        let mut log_tags = tags_of(tags, waited);
-        if unadmitted.is_some() {
-            let reason = Reason::ServiceUnavailable.as_str();
-            log_tags.push((super::tag::REASON, reason.to_owned()));
-        }
         self.stage = Stage::Passed(Passed {
             id: asked.id,
-            unadmitted,
+            charge_to: ChargeTo { tenant: tags.tenant.clone(), pool: tags.pool.clone(), model: asked.model },
             waited,
             rates,
             input_estimate: asked.input_tokens,
             injected: asked.injected_bytes.is_some(),
             upstream: Upstream::Silent,
         });
-        Step::Forward { edits, tags: log_tags }
+        Step::Forward { edits, tags: tags_of(tags, waited) }
     }
 }
 

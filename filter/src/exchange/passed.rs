@@ -6,14 +6,15 @@ use crate::rates;
 use crate::usage::{Meter, Passage};
 use crate::worker::Worker;
 use sluice_policy::units::{AdmissionId, Millis, Tokens};
-use sluice_policy::wire::{Outcome, RateStatus, Unadmitted, Usage, UsageSource};
+use sluice_policy::wire::{ChargeTo, Outcome, RateStatus, Usage, UsageSource};
 
 /// A call on its way. It owes one settlement.
 #[derive(Debug)]
 pub(super) struct Passed {
     pub(super) id: AdmissionId,
-    /// Present when nobody admitted it: the route failed open.
-    pub(super) unadmitted: Option<Unadmitted>,
+    /// Goes with the settlement: the service may not know the id, because the route failed open or because it has
+    /// restarted meanwhile.
+    pub(super) charge_to: ChargeTo,
     pub(super) waited: Millis,
     pub(super) rates: Vec<RateStatus>,
     pub(super) input_estimate: Tokens,

@@ -2,7 +2,7 @@ use super::*;
 use crate::headers::headers_of;
 use crate::usage::Passage;
 use serde_json::{Value, json};
-use sluice_policy::wire::{AdmissionReply, Grant, RateKind, RateStatus, UsageSource};
+use sluice_policy::wire::{AdmissionReply, ChargeTo, Grant, RateKind, RateStatus, UsageSource};
 
 mod lifecycles;
 mod replies;
@@ -109,14 +109,19 @@ fn answer_of(reply: &AdmissionReply) -> Answer {
 fn admitted() -> Answer {
     answer_of(&AdmissionReply::Admitted(Grant {
         tenant: "dept-a".into(),
-        namespace: "ns-a".to_owned(),
-        tier: "gold".to_owned(),
+        namespace: "ns-a".into(),
+        tier: "gold".into(),
         priority: Priority::parse("2").unwrap(),
         pool: "smol".into(),
         reserved: Tokens(99),
         waited_ms: Millis(42),
         rates: vec![RateStatus { kind: RateKind::Requests, limit: 5, remaining: 4, reset_ms: Millis(200) }],
     }))
+}
+
+/// Whom calls of [`BODY`] are charged to once [`admitted`].
+fn dept_a() -> ChargeTo {
+    ChargeTo { tenant: "dept-a".into(), pool: "smol".into(), model: Some("m".to_owned()) }
 }
 
 fn rejected(reason: Reason) -> Answer {

@@ -1,7 +1,8 @@
 //! Usage from a stream of server-sent events, cut at any byte.
 //!
-//! An event ends at an empty line (LF or CRLF). Events pass byte for byte, except that the one event which we
-//! asked for and the client did not (no choices, only usage) is taken out; only then is an incomplete event held.
+//! An event ends at an empty line, and a line at LF, CR or CRLF. Events pass byte for byte, except that the one event
+//! which we asked for and the client did not (no choices, only usage) is taken out; only then is an incomplete event
+//! held.
 
 mod chunk;
 
@@ -18,10 +19,20 @@ pub(crate) struct SseMeter {
     event: Vec<u8>,
     /// The current event is over [`EVENT_MAX_BYTES`].
     oversized: bool,
-    /// The current line holds something besides a carriage return.
+    /// The current line is not empty.
     line_has_content: bool,
+    /// The last byte was a carriage return, which ended its line: a line feed now belongs to that end.
+    after_cr: bool,
+    /// What became of the last event, where its last byte was a carriage return and nothing has come since.
+    ended_by_cr: Option<Fate>,
     reported: Option<Counts>,
     counted: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Passed,
+    Dropped,
 }
 
 /// Replies are tenants' data: `Debug` shows the counts only.
@@ -33,7 +44,16 @@ impl std::fmt::Debug for SseMeter {
 
 impl SseMeter {
     pub(super) fn new(drop_usage: bool) -> Self {
-        Self { drop_usage, event: Vec::new(), oversized: false, line_has_content: false, reported: None, counted: 0 }
+        Self {
+            drop_usage,
+            event: Vec::new(),
+            oversized: false,
+            line_has_content: false,
+            after_cr: false,
+            ended_by_cr: None,
+            reported: None,
+            counted: 0,
+        }
     }
 
     pub(super) fn drops_usage(&self) -> bool {
@@ -46,11 +66,11 @@ impl SseMeter {
 
     pub(super) fn read(&mut self, piece: &[u8]) -> Passage {
         let mut passed = Vec::new();
-        let mut rest = piece;
-        while let Some(end) = self.event_end(rest) {
-            let Some((head, tail)) = rest.split_at_checked(end) else { break };
-            self.end_event(head, &mut passed);
-            rest = tail;
+        let mut rest = self.end_crlf(piece, &mut passed);
+        while let Some((head, tail)) = self.event_end(rest).and_then(|end| rest.split_at_checked(end)) {
+            let fate = self.end_event(head, &mut passed);
+            self.ended_by_cr = self.after_cr.then_some(fate);
+            rest = self.end_crlf(tail, &mut passed);
         }
         self.keep(rest, &mut passed);
         if self.drop_usage { Passage::Replaced(passed) } else { Passage::Unchanged }
@@ -66,20 +86,34 @@ impl SseMeter {
         passed
     }
 
-    /// Where the current event ends in `piece`: after the line feed of an empty line.
+    /// Where the current event ends in `piece`: after the line feed or the carriage return of an empty line.
     fn event_end(&mut self, piece: &[u8]) -> Option<usize> {
         for (at, byte) in piece.iter().enumerate() {
+            let is_second_half = *byte == b'\n' && self.after_cr;
+            self.after_cr = *byte == b'\r';
             match byte {
-                b'\n' if self.line_has_content => self.line_has_content = false,
-                b'\n' => return Some(at + 1),
-                b'\r' => {}
+                b'\n' if is_second_half => {}
+                b'\n' | b'\r' if !self.line_has_content => return Some(at + 1),
+                b'\n' | b'\r' => self.line_has_content = false,
                 _ => self.line_has_content = true,
             }
         }
         None
     }
 
-    fn end_event(&mut self, tail: &[u8], passed: &mut Vec<u8>) {
+    /// A line feed right after an event that ended with a carriage return is still that event's, and shares its fate;
+    /// the event itself has not waited for it, because it may never come. Returns what comes after it.
+    fn end_crlf<'a>(&mut self, piece: &'a [u8], passed: &mut Vec<u8>) -> &'a [u8] {
+        let Some(next) = piece.first() else { return piece };
+        let (Some(fate), b'\n') = (self.ended_by_cr.take(), next) else { return piece };
+        self.after_cr = false;
+        if self.drop_usage && fate == Fate::Passed {
+            passed.push(b'\n');
+        }
+        piece.get(1..).unwrap_or_default()
+    }
+
+    fn end_event(&mut self, tail: &[u8], passed: &mut Vec<u8>) -> Fate {
         let mut event = std::mem::take(&mut self.event);
         let is_oversized = std::mem::take(&mut self.oversized) || event.len() + tail.len() > EVENT_MAX_BYTES;
         let dropped = if is_oversized {
@@ -97,6 +131,7 @@ impl SseMeter {
             passed.extend_from_slice(&event);
             passed.extend_from_slice(tail);
         }
+        if dropped { Fate::Dropped } else { Fate::Passed }
     }
 
     /// Keeps the beginning of an event for later. Over the bound it is no longer kept, and no longer held.

@@ -1,142 +1,245 @@
-//! Admissions that are queued or running, by ticket and by id.
+//! Admissions that are queued or running, by key and by id.
 
-use crate::queue::Ticket;
-use crate::units::{AdmissionId, Millis, PoolName, Priority, TenantId, Tokens};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use super::tenants::ModelIndex;
+use crate::queue::{Flow, Ticket};
+use crate::units::{AdmissionId, Millis, Tokens};
+use rustc_hash::FxHashMap;
+use std::collections::VecDeque;
+
+/// Names a live admission inside one core: its place in the table, and how many had that place before it. Never
+/// reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct LiveKey {
+    place: u32,
+    generation: u32,
+}
+
+impl LiveKey {
+    /// The key as the queue carries it for us.
+    pub(super) fn to_bits(self) -> u64 {
+        u64::from(self.generation) << 32 | u64::from(self.place)
+    }
+
+    pub(super) fn from_bits(bits: u64) -> Self {
+        let low = |bits: u64| u32::try_from(bits & u64::from(u32::MAX)).unwrap_or(u32::MAX);
+        Self { place: low(bits), generation: low(bits >> 32) }
+    }
+}
+
+/// A pool, by its place in the core's table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct PoolIndex(pub(super) usize);
 
 /// One admission between its request and its settlement.
 #[derive(Clone, Debug)]
 pub(super) struct Live {
     pub(super) id: AdmissionId,
-    pub(super) tenant: TenantId,
-    pub(super) pool: PoolName,
-    pub(super) model: String,
-    pub(super) priority: Priority,
-    /// What was charged to the tenant on arrival and to the pool at the start; given back or corrected at the end.
+    pub(super) pool: PoolIndex,
+    pub(super) flow: Flow,
+    pub(super) model: ModelIndex,
+    /// Tokens charged to the tenant on arrival.
     pub(super) reserved: Tokens,
+    /// Weighted tokens charged to the pool and the queue's counters at the start.
+    pub(super) charge: Tokens,
     /// The part of `reserved` that the prompt was estimated at.
     pub(super) input: Tokens,
     pub(super) sequences: u32,
     pub(super) arrived: Millis,
+    /// Where its explanation is kept.
+    pub(super) explained: u64,
     pub(super) state: State,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
-    Queued,
+    Queued(Ticket),
     Running { since: Millis },
 }
 
-/// Invariant: `by_id` names exactly the tickets in `by_ticket`; `expiries` exactly those that run.
+/// What came of taking an id out.
+pub(super) enum Removed {
+    Live(Live),
+    /// Its end has been told already.
+    Before,
+    /// This core has never heard of it, or has forgotten.
+    Unknown,
+}
+
+#[derive(Debug, Default)]
+struct Place {
+    generation: u32,
+    live: Option<Live>,
+}
+
+/// Invariants: a place is in `free` exactly when nothing has it; `ids` knows the key of everything that has a place.
 #[derive(Debug, Default)]
 pub(super) struct LiveTable {
-    by_ticket: BTreeMap<Ticket, Live>,
-    by_id: BTreeMap<AdmissionId, Ticket>,
-    expiries: BTreeSet<(Millis, Ticket)>,
-    tombstones: Tombstones,
-    last_ticket: u64,
+    places: Vec<Place>,
+    free: Vec<u32>,
+    ids: Ids,
+    expiries: Expiries,
 }
 
 impl LiveTable {
-    pub(super) fn next_ticket(&mut self) -> Ticket {
-        self.last_ticket += 1;
-        Ticket(self.last_ticket)
+    /// The key of the next admission that is inserted.
+    pub(super) fn next_key(&self) -> LiveKey {
+        let fresh = u32::try_from(self.places.len()).unwrap_or(u32::MAX);
+        let place = self.free.last().copied().unwrap_or(fresh);
+        LiveKey { place, generation: self.places.get(at(place)).map_or(0, |place| place.generation) }
     }
 
-    /// Whether the id is live, or ended before it was asked for.
+    /// Whether the id is live, or has ended lately.
     pub(super) fn knows(&mut self, id: &AdmissionId, now: Millis) -> bool {
-        self.by_id.contains_key(id) || self.has_ended(id, now)
-    }
-
-    /// Whether the id's end has been told before, while it was not live.
-    pub(super) fn has_ended(&mut self, id: &AdmissionId, now: Millis) -> bool {
-        self.tombstones.contains(id, now)
+        self.ids.forget(now);
+        self.ids.known.contains_key(id)
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.by_ticket.is_empty()
+        self.places.len() == self.free.len()
     }
 
-    pub(super) fn get(&self, ticket: Ticket) -> Option<&Live> {
-        self.by_ticket.get(&ticket)
+    /// Takes an admission in, under the key that [`LiveTable::next_key`] told.
+    pub(super) fn insert(&mut self, live: Live) -> LiveKey {
+        let key = self.next_key();
+        if self.free.pop().is_none() {
+            self.places.push(Place::default());
+        }
+        self.ids.known.insert(live.id.clone(), Some(key));
+        if let Some(place) = self.places.get_mut(at(key.place)) {
+            place.live = Some(live);
+        }
+        key
     }
 
-    pub(super) fn insert(&mut self, ticket: Ticket, live: Live) {
-        self.by_id.insert(live.id.clone(), ticket);
-        self.by_ticket.insert(ticket, live);
-    }
-
-    /// A call begins to run; it will have ended by `ends`, whatever happens.
-    pub(super) fn start(&mut self, ticket: Ticket, now: Millis, ends: Millis) -> Option<&Live> {
-        let live = self.by_ticket.get_mut(&ticket)?;
+    /// A call begins to run; it will have ended by `ends`, whatever happens. Calls that start later end no earlier.
+    pub(super) fn start(&mut self, key: LiveKey, now: Millis, ends: Millis) -> Option<&Live> {
+        let live = self.places.get_mut(at(key.place)).filter(|place| place.generation == key.generation)?;
+        let live = live.live.as_mut()?;
         live.state = State::Running { since: now };
-        self.expiries.insert((ends, ticket));
+        self.expiries.add(ends, key);
         Some(live)
     }
 
-    /// Takes an admission out by id. An id that is not live is remembered for a while, in case its request comes
-    /// after its end.
-    pub(super) fn remove(&mut self, id: &AdmissionId, longest: Millis, now: Millis) -> Option<(Ticket, Live)> {
-        let Some(&ticket) = self.by_id.get(id) else {
-            self.tombstones.add(id, now);
-            return None;
-        };
-        let live = self.remove_ticket(ticket, longest)?;
-        Some((ticket, live))
+    /// Takes an admission out by id. The id is remembered for a while: its end may be told again, and its request may
+    /// come after its end.
+    pub(super) fn remove(&mut self, id: &AdmissionId, now: Millis) -> Removed {
+        match self.ids.end(id, now) {
+            Some(None) => Removed::Before,
+            Some(Some(key)) => self.vacate(key).map_or(Removed::Unknown, Removed::Live),
+            None => Removed::Unknown,
+        }
     }
 
-    pub(super) fn remove_ticket(&mut self, ticket: Ticket, longest: Millis) -> Option<Live> {
-        let live = self.by_ticket.remove(&ticket)?;
-        self.by_id.remove(&live.id);
-        if let State::Running { since } = live.state {
-            self.expiries.remove(&(since.plus(longest), ticket));
+    /// Takes an admission out of which nobody has told the end. Its id is remembered too: the end may yet be told, and
+    /// must not be charged then.
+    pub(super) fn remove_key(&mut self, key: LiveKey, now: Millis) -> Option<Live> {
+        let live = self.vacate(key)?;
+        self.ids.end(&live.id, now);
+        Some(live)
+    }
+
+    fn vacate(&mut self, key: LiveKey) -> Option<Live> {
+        let place = self.places.get_mut(at(key.place)).filter(|place| place.generation == key.generation)?;
+        let live = place.live.take()?;
+        place.generation = place.generation.wrapping_add(1);
+        self.free.push(key.place);
+        if let State::Running { .. } = live.state {
+            self.expiries.running -= 1;
+            self.forget_ended();
         }
         Some(live)
     }
 
     /// Running calls that must have ended by now.
-    pub(super) fn overdue(&self, now: Millis) -> Vec<Ticket> {
-        let due = self.expiries.iter().take_while(|(ends, _)| *ends <= now);
-        due.map(|(_, ticket)| *ticket).collect()
+    pub(super) fn overdue(&self, now: Millis) -> Vec<LiveKey> {
+        if self.next_expiry().is_none_or(|next| next > now) {
+            return Vec::new();
+        }
+        let due = self.expiries.order.iter().take_while(|(ends, _)| *ends <= now);
+        due.map(|(_, key)| *key).filter(|key| self.runs(*key)).collect()
     }
 
     pub(super) fn next_expiry(&self) -> Option<Millis> {
-        self.expiries.first().map(|(ends, _)| *ends)
+        self.expiries.order.front().map(|(ends, _)| *ends)
     }
-}
 
-/// Ids that ended before they were asked for: a client left at once, and the cancellation overtook the request.
-#[derive(Debug, Default)]
-struct Tombstones {
-    order: VecDeque<(Millis, AdmissionId)>,
-    ids: BTreeSet<AdmissionId>,
-}
+    fn runs(&self, key: LiveKey) -> bool {
+        runs(&self.places, key)
+    }
 
-impl Tombstones {
-    /// Far longer than two streams of one connection can overtake each other.
-    const KEPT: Millis = Millis(30_000);
-    /// Bounds memory (I7) when a filter repeats settlements of a service that has restarted.
-    const MOST: usize = 65_536;
-
-    fn add(&mut self, id: &AdmissionId, now: Millis) {
-        self.forget(now);
-        if self.ids.insert(id.clone()) {
-            self.order.push_back((now, id.clone()));
+    /// Drops what has ended from the front of `expiries`, and all of it before it outweighs what runs.
+    fn forget_ended(&mut self) {
+        let order = &mut self.expiries.order;
+        while order.front().is_some_and(|(_, key)| !runs(&self.places, *key)) {
+            order.pop_front();
+        }
+        if order.len() > 2 * self.expiries.running + Expiries::SPARE {
+            order.retain(|(_, key)| runs(&self.places, *key));
         }
     }
+}
 
-    fn contains(&mut self, id: &AdmissionId, now: Millis) -> bool {
+/// Invariant: what runs is in `order`, the first to end first; `running` counts it. What has ended may be in it still,
+/// yet never first.
+#[derive(Debug, Default)]
+struct Expiries {
+    order: VecDeque<(Millis, LiveKey)>,
+    running: usize,
+}
+
+impl Expiries {
+    /// So that a few calls that run do not have the order swept after each of them.
+    const SPARE: usize = 64;
+
+    fn add(&mut self, ends: Millis, key: LiveKey) {
+        debug_assert!(self.order.back().is_none_or(|(last, _)| *last <= ends), "calls start in the order of time");
+        self.order.push_back((ends, key));
+        self.running += 1;
+    }
+}
+
+fn runs(places: &[Place], key: LiveKey) -> bool {
+    places.get(at(key.place)).is_some_and(|place| place.generation == key.generation && place.live.is_some())
+}
+
+fn at(place: u32) -> usize {
+    usize::try_from(place).unwrap_or(usize::MAX)
+}
+
+/// What has become of ids: live under a key, or ended. An end that is told twice must not be charged twice, and a
+/// cancellation may overtake the request that it cancels.
+///
+/// Invariant: `ended` names exactly the known ids that have no key.
+#[derive(Debug, Default)]
+struct Ids {
+    known: FxHashMap<AdmissionId, Option<LiveKey>>,
+    /// The first to end first.
+    ended: VecDeque<(Millis, AdmissionId)>,
+}
+
+impl Ids {
+    /// A filter repeats what was not acknowledged within a second or so.
+    const KEPT: Millis = Millis(120_000);
+    /// Bounds memory (I7).
+    const MOST: usize = 65_536;
+
+    /// Notes an end, and tells what the id was before.
+    fn end(&mut self, id: &AdmissionId, now: Millis) -> Option<Option<LiveKey>> {
         self.forget(now);
-        self.ids.contains(id)
+        let before = self.known.insert(id.clone(), None);
+        if before != Some(None) {
+            self.ended.push_back((now, id.clone()));
+        }
+        before
     }
 
     fn forget(&mut self, now: Millis) {
-        while let Some((added, _)) = self.order.front() {
-            if now.since(*added) < Self::KEPT && self.order.len() < Self::MOST {
+        while let Some((ended, _)) = self.ended.front() {
+            if now.since(*ended) < Self::KEPT && self.ended.len() < Self::MOST {
                 break;
             }
-            if let Some((_, id)) = self.order.pop_front() {
-                self.ids.remove(&id);
+            if let Some((_, id)) = self.ended.pop_front() {
+                self.known.remove(&id);
             }
         }
     }

@@ -1,7 +1,7 @@
 use super::*;
 use crate::config::reader::read_document;
 use crate::ledger::AccountLedger;
-use crate::wire::{KeyProof, Usage, WIRE_VERSION};
+use crate::wire::{AdmissionRequest, KeyProof, Reason, WIRE_VERSION};
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -67,9 +67,10 @@ impl World {
             stream: false,
             body_bytes: 100,
             priority: None,
+            deadline_ms: None,
         };
         change(&mut request);
-        let decision = self.core.request(&tenant.into(), &request, self.now);
+        let decision = self.core.request(&tenant.into(), None, &request, self.now);
         let granted = self.sync().into_iter().find_map(|event| match event {
             Event::Started(id, grant) if id == request.id => Some(Decision::Admitted(grant)),
             Event::Started(..) | Event::Refused(..) => None,
@@ -86,7 +87,7 @@ impl World {
     fn end(&mut self, id: &AdmissionId, outcome: Outcome, tokens: u64) -> Option<Settled> {
         let source = if tokens == 0 { UsageSource::None } else { UsageSource::Reported };
         let usage = Usage { source, output: Tokens(tokens), ..Usage::default() };
-        let settlement = Settlement { id: id.clone(), outcome, usage, unadmitted: None };
+        let settlement = Settlement { id: id.clone(), outcome, usage, charge_to: None };
         self.core.settle(&settlement, self.now)
     }
 }
@@ -138,7 +139,7 @@ fn refusals_say_why() {
     assert_eq!(ask("nobody", |_| ()), Some((401, Reason::UnknownKey)));
     assert_eq!(ask("a", |request| request.model = Some("x".into())), Some((404, Reason::ModelNotFound)));
     assert_eq!(ask("a", |request| request.model = None), Some((404, Reason::ModelNotFound)));
-    let too_long = |request: &mut AdmissionRequest| request.max_tokens = Some(Tokens(991));
+    let too_long = |request: &mut AdmissionRequest| request.max_tokens = Some(Tokens(1_000));
     assert_eq!(ask("a", too_long), Some((400, Reason::ContextLengthExceeded)));
 }
 
@@ -219,9 +220,9 @@ fn draining_answers_everyone_who_waits() {
 #[test]
 fn usage_of_a_call_that_nobody_admitted_is_charged_to_its_tenant() {
     let mut world = World::new(json!({"tokens_per_min": 1_000}));
-    let passed = crate::wire::Unadmitted { tenant: "a".into(), model: Some("m".into()) };
+    let passed = crate::wire::ChargeTo { tenant: "a".into(), pool: "smol".into(), model: None };
     let usage = Usage { source: UsageSource::Reported, output: Tokens(400), ..Usage::default() };
-    let settlement = Settlement { id: "x-1".into(), outcome: Outcome::Completed, usage, unadmitted: Some(passed) };
+    let settlement = Settlement { id: "x-1".into(), outcome: Outcome::Completed, usage, charge_to: Some(passed) };
     let settled = world.core.settle(&settlement, world.now).unwrap();
     assert_eq!((settled.usage.output, world.core.settle(&settlement, world.now)), (Tokens(400), None));
     assert_eq!(world.core.account_state(&"a".into(), world.now).unwrap().1["tenant_tokens_per_minute"], 600);

@@ -1,7 +1,9 @@
 //! The stats pages, with the field names that operators of such schedulers know.
 
+use crate::control::Control;
 use crate::engine::{PoolStats, Totals};
 use serde::Serialize;
+use serde_json::Value;
 use sluice_policy::units::Priority;
 
 #[derive(Serialize)]
@@ -16,6 +18,14 @@ pub(super) struct Stats {
     /// One entry a level, over all pools.
     queue_stats: Vec<QueueStats>,
     pools: Vec<PoolView>,
+    /// The weights in force, P0 to P9, with rules and overlay applied.
+    weights: [u64; Priority::COUNT],
+    overlay_version: u64,
+    active_time_rules: Vec<String>,
+    /// Adaptive weights with their reasons; `null` while they are off.
+    adaptive: Value,
+    config_reloads: u64,
+    config_reloads_refused: u64,
 }
 
 #[derive(Serialize)]
@@ -50,7 +60,9 @@ struct BusyQueue {
 }
 
 impl Stats {
-    pub(super) fn of(totals: &Totals) -> Self {
+    pub(super) fn of(totals: &Totals, control: &Control) -> Self {
+        let overlay = control.overlay_status();
+        let reloads = control.reloads();
         let pools = &totals.pools;
         let running: u64 = pools.iter().map(|pool| u64::from(pool.running)).sum();
         let capacity: u64 = pools.iter().map(|pool| u64::from(pool.capacity)).sum();
@@ -67,6 +79,12 @@ impl Stats {
             overall_utilization: percent(running, capacity),
             queue_stats: Priority::all().map(level).collect(),
             pools: pools.iter().map(PoolView::of).collect(),
+            weights: overlay.effective.weights,
+            overlay_version: overlay.version,
+            active_time_rules: control.active_rules(),
+            adaptive: control.adaptive_status(),
+            config_reloads: reloads.taken,
+            config_reloads_refused: reloads.refused,
         }
     }
 }

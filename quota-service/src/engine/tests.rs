@@ -36,12 +36,12 @@ impl Bench {
     }
 
     async fn admit(&self, id: &str) -> AdmissionReply {
-        self.engine.admit(&"a".into(), &request(id)).await
+        self.engine.admit(&"a".into(), None, &request(id)).await.unwrap()
     }
 
     fn end(&self, id: &str) {
         let usage = Usage { source: UsageSource::Reported, output: Tokens(3), ..Usage::default() };
-        let ended = Settlement { id: id.into(), outcome: Outcome::Completed, usage, unadmitted: None };
+        let ended = Settlement { id: id.into(), outcome: Outcome::Completed, usage, charge_to: None };
         self.engine.settle(&[ended]);
     }
 
@@ -69,6 +69,7 @@ fn request(id: &str) -> AdmissionRequest {
         stream: false,
         body_bytes: 100,
         priority: None,
+        deadline_ms: None,
     }
 }
 

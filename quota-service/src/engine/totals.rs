@@ -24,14 +24,14 @@ pub struct PoolStats {
 
 impl Totals {
     pub(super) fn with_pools(&self, core: &Admission, now: Millis) -> Self {
-        let pools = core.config().pools.iter().map(|(name, pool)| {
+        let pools = core.config().pools.keys().map(|name| {
             let mut depths = [0; Priority::COUNT];
             for (depth, level) in depths.iter_mut().zip(Priority::all()) {
                 *depth = core.queue_depth(name, level);
             }
             PoolStats {
                 name: name.clone(),
-                capacity: pool.concurrent,
+                capacity: core.capacity(name),
                 held: core.held(name, now),
                 running: core.running(name),
                 depths,

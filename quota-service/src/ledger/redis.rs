@@ -1,6 +1,7 @@
 //! The ledger in Redis: one hash an account, one script, by EVALSHA.
 
 use super::{Account, Answer, Ledger, LedgerError};
+use crate::audit::Entry;
 use crate::secret::Secret;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::{Client, IntoConnectionInfo, Script};
@@ -11,6 +12,9 @@ use std::time::Duration;
 
 /// A ledger that takes longer has failed for this lease; the next call asks again.
 const TIMEOUT: Duration = Duration::from_millis(500);
+
+/// About so many audit entries are kept.
+const AUDIT_KEPT: u64 = 10_000;
 
 pub struct RedisLedger {
     connection: ConnectionManager,
@@ -66,8 +70,19 @@ impl RedisLedger {
 }
 
 impl Ledger for RedisLedger {
-    fn sync<'a>(&'a self, account: &'a Account, request: &'a SyncRequest) -> Answer<'a> {
+    fn sync<'a>(&'a self, account: &'a Account, request: &'a SyncRequest) -> Answer<'a, SyncReply> {
         Box::pin(self.call(account, request))
+    }
+
+    fn record<'a>(&'a self, entry: &'a Entry) -> Answer<'a, ()> {
+        let mut command = redis::cmd("XADD");
+        command.arg("sluice:audit").arg("MAXLEN").arg("~").arg(AUDIT_KEPT).arg("*");
+        command.arg("what").arg(entry.what).arg("how").arg(&entry.how);
+        Box::pin(async move {
+            let mut connection = self.connection.clone();
+            let () = command.query_async(&mut connection).await?;
+            Ok(())
+        })
     }
 }
 

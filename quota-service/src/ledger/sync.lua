@@ -22,6 +22,7 @@ for i = 1, #flat, 2 do fields[flat[i]] = tonumber(flat[i + 1]) or 0 end
 
 -- Zombies that have come free are forgotten; shares whose lease has ended become zombies.
 local granted_sum, zombie_sum, own_granted, own_expired = 0, 0, 0, 0
+local spent_before = fields['spent_before'] or 0
 local levels, has_levels = {}, false
 for field, value in pairs(fields) do
   local kind, name = string.match(field, '^(%a+):(.*)$')
@@ -38,6 +39,14 @@ for field, value in pairs(fields) do
       set(field, 0)
       set('expired:' .. name, expired)
       set('expired_until_ms:' .. name, now + longest)
+    end
+    -- Pods come and go under ever new names: who was silent for longer than a call runs is forgotten.
+    if name ~= holder and fields[field] == 0 and (fields['expired_until_ms:' .. name] or 0) <= now
+      and fields['renewed_ms:' .. name] + fields['lease_ms:' .. name] + longest <= now then
+      spent_before = spent_before + (fields['spent:' .. name] or 0)
+      for _, kind in ipairs({'granted', 'incarnation', 'seq', 'renewed_ms', 'lease_ms', 'spent', 'expired', 'expired_until_ms'}) do
+        redis.call('HDEL', key, kind .. ':' .. name)
+      end
     end
     if name == holder then own_granted, own_expired = value, expired end
     granted_sum, zombie_sum = granted_sum + value, zombie_sum + expired
@@ -56,7 +65,7 @@ local held = math.max(own_granted, own_expired)
 granted_sum, zombie_sum = granted_sum - own_granted, zombie_sum - own_expired
 local is_new = not old_incarnation or old_incarnation < incarnation
 if is_new and old_incarnation then
-  set('spent_before', (fields['spent_before'] or 0) + (fields['spent:' .. holder] or 0))
+  spent_before = spent_before + (fields['spent:' .. holder] or 0)
   if held > 0 then
     redis.call('HINCRBY', key, 'zombies:' .. int(now + longest), int(held))
     zombie_sum = zombie_sum + held
@@ -79,6 +88,7 @@ set('seq:' .. holder, seq)
 set('renewed_ms:' .. holder, now)
 set('lease_ms:' .. holder, lease)
 set('spent:' .. holder, spent)
+set('spent_before', spent_before)
 
 local reply = {int(seq), int(granted), int(zombie_sum), int(now), '-1'}
 if is_new and has_levels then

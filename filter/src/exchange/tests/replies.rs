@@ -23,6 +23,15 @@ fn a_complete_reply_settles_what_it_reports_once() {
 }
 
 #[test]
+fn every_call_that_went_upstream_tells_whom_to_charge_should_the_service_have_forgotten_it() {
+    let mut world = World::closed();
+    world.admitted(BODY);
+    world.reply_headers(&[OK, JSON]);
+    world.reply_body(USAGE, true);
+    assert_eq!(world.settlements().first().and_then(|entry| entry.charge_to.clone()), Some(dept_a()));
+}
+
+#[test]
 fn the_reply_tells_its_limits_and_none_of_the_upstream_s_own_tags() {
     let mut world = World::closed();
     let request = world.admitted(BODY);

@@ -164,7 +164,10 @@ fn a_client_that_leaves_the_queue_cancels_once() {
     world.asked(BODY);
     world.abandoned(Ended::ByClient);
     world.abandoned(Ended::ByClient);
-    assert_eq!(world.settled(), (Outcome::Cancelled, UsageSource::None, 0, 0));
+    let settlements = world.settlements();
+    let [settlement] = settlements.as_slice() else { panic!("one, not {settlements:?}") };
+    assert_eq!((settlement.outcome, settlement.usage), (Outcome::Cancelled, Usage::default()));
+    assert_eq!(settlement.charge_to, None, "no answer has told whose key it is");
     assert_eq!(world.answer(&admitted()), Step::Hold);
     assert!(world.settlements().is_empty());
 }
@@ -228,9 +231,7 @@ fn an_open_route_passes_keys_verified_lately_and_nobody_else() {
     assert!(has_set(&edits, "x-tenant-id", "dept-a") && has_set(&edits, "x-priority", "5"));
     assert!(tags.contains(&("sluice.reason", "service_unavailable".to_owned())));
     world.abandoned(Ended::ByUpstream);
-    let unadmitted = world.settlements().first().and_then(|entry| entry.unadmitted.clone());
-    let expected = Unadmitted { tenant: "dept-a".into(), model: Some("m".to_owned()) };
-    assert_eq!(unadmitted, Some(expected));
+    assert_eq!(world.settlements().first().and_then(|entry| entry.charge_to.clone()), Some(dept_a()));
     assert_eq!(world.worker.counters.failed_open, 1);
 
     world.asked(r#"{"model":"another"}"#);

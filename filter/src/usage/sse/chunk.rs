@@ -66,9 +66,9 @@ impl Chunk {
 
 /// The data lines of an event, joined as the specification says.
 fn data_of(event: &[u8]) -> Option<Cow<'_, [u8]>> {
-    let mut lines = event.split(|byte| *byte == b'\n').filter_map(|line| {
+    // Between the two halves of a CRLF stands an empty line, which bears no data.
+    let mut lines = event.split(|byte| matches!(byte, b'\n' | b'\r')).filter_map(|line| {
         let value = line.strip_prefix(b"data:")?;
-        let value = value.strip_suffix(b"\r").unwrap_or(value);
         Some(value.strip_prefix(b" ").unwrap_or(value))
     });
     let first = lines.next()?;

@@ -53,7 +53,7 @@ fn a_client_that_asked_for_usage_gets_it() {
 
 #[test]
 fn every_cut_gives_the_same_output_and_the_same_usage() {
-    for line_end in ["\n", "\r\n"] {
+    for line_end in ["\n", "\r\n", "\r"] {
         let whole = stream().replace('\n', line_end);
         for drop_usage in [false, true] {
             let expected = run(drop_usage, &[whole.as_bytes()]);
@@ -66,6 +66,29 @@ fn every_cut_gives_the_same_output_and_the_same_usage() {
             assert_eq!(run(drop_usage, &bytes), expected);
         }
     }
+}
+
+#[test]
+fn the_usage_event_is_taken_out_whole_whatever_ends_its_lines() {
+    for line_end in ["\n", "\r\n", "\r"] {
+        let with_ends = |text: &str| text.replace('\n', line_end);
+        let (seen, reading) = run(true, &[with_ends(&stream()).as_bytes()]);
+        assert_eq!(String::from_utf8(seen).unwrap(), with_ends(&stream().replace(&usage_only(), "")));
+        assert_eq!(reading, Reading { reported: reported(3), counted: Tokens(3) });
+    }
+}
+
+#[test]
+fn an_event_does_not_wait_for_the_line_feed_that_may_follow_its_carriage_return() {
+    let mut meter = SseMeter::new(true);
+    let event = content("One").replace('\n', "\r");
+    assert_eq!(meter.read(event.as_bytes()), Passage::Replaced(event.clone().into_bytes()));
+    assert_eq!(meter.read(b""), Passage::Replaced(Vec::new()));
+    assert_eq!(meter.read(b"\n: next"), Passage::Replaced(b"\n".to_vec()));
+    let usage = usage_only().replace('\n', "\r");
+    let mut meter = SseMeter::new(true);
+    assert_eq!(meter.read(usage.as_bytes()), Passage::Replaced(Vec::new()));
+    assert_eq!(meter.read(b"\n\r"), Passage::Replaced(b"\r".to_vec()));
 }
 
 #[test]
@@ -146,9 +169,9 @@ proptest! {
     fn any_lines_in_any_pieces_give_what_the_whole_gives(
         lines in proptest::collection::vec("(data: ?\\{\"choices\":\\[\\],\"usage\":\\{\"prompt_tokens\":1,\"completion_tokens\":2\\}\\}|data: x|:|\r|)", 0..12),
         size in 1usize..40,
-        crlf: bool,
+        line_end in proptest::sample::select(vec!["\n", "\r\n", "\r", "\n\r"]),
     ) {
-        let whole = lines.join(if crlf { "\r\n" } else { "\n" });
+        let whole = lines.join(line_end);
         let pieces: Vec<&[u8]> = whole.as_bytes().chunks(size).collect();
         prop_assert_eq!(run(true, &pieces), run(true, &[whole.as_bytes()]));
     }

@@ -1,7 +1,10 @@
-//! `bench first-light`: how soon Sluice notices what must not wait, as the client and the operator see it.
+//! `bench AREA`: `first-light` is how soon Sluice notices what must not wait, as the client and the operator see it;
+//! `queue` is what a decision costs.
 //!
-//! Prints a table and writes `target/bench/first-light.json`: a list of `{figure, value, unit, n, spread}`, where
-//! `value` is the median of `n` repeats and `spread` the distance from the lowest to the highest of them.
+//! Prints a table and writes `target/bench/AREA.json`: a list of `{figure, value, unit, n, spread}`, where `value` is
+//! the median of `n` repeats and `spread` the distance from the lowest to the highest of them.
+
+mod queue;
 
 use anyhow::{Result, ensure};
 use clap::{Parser, Subcommand};
@@ -30,6 +33,14 @@ enum What {
         #[arg(long, default_value_t = 15)]
         repeats: usize,
     },
+    /// What a decision of the fair queue costs, in time and memory, and how fast the simulator runs.
+    Queue {
+        #[arg(long, default_value_t = 5)]
+        repeats: usize,
+        /// The longest queue; the curve goes there in steps of ten.
+        #[arg(long, default_value_t = 1_000_000)]
+        most_waiters: usize,
+    },
 }
 
 #[derive(Serialize)]
@@ -39,11 +50,20 @@ struct Figure {
     unit: &'static str,
     n: usize,
     spread: f64,
+    /// How many waited meanwhile, where that matters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waiters: Option<usize>,
 }
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let What::FirstLight { repeats } = Arguments::parse().what;
+    match Arguments::parse().what {
+        What::FirstLight { repeats } => first_light(repeats).await,
+        What::Queue { repeats, most_waiters } => report("queue", &queue::measure(repeats, most_waiters)?),
+    }
+}
+
+async fn first_light(repeats: usize) -> Result<()> {
     ensure!(repeats > 0, "--repeats must be at least 1");
     let mut stack =
         Stack::builder("bench-first-light").workers(1).capacity(1).tenant(Tenant::new("only")).start().await?;
@@ -52,7 +72,7 @@ async fn main() -> Result<()> {
     for _ in 0..repeats {
         closes.push(fail_closed(&mut stack).await?);
     }
-    report(&[figure("fail_closed_ms", closes), figure("cancel_frees_ms", cancels)])
+    report("first-light", &[in_ms("fail_closed_ms", &closes), in_ms("cancel_frees_ms", &cancels)])
 }
 
 async fn repeat(n: usize, measure: impl AsyncFn(usize) -> Result<Duration>) -> Result<Vec<Duration>> {
@@ -103,22 +123,28 @@ fn spawn(client: &Client) -> tokio::task::JoinHandle<Result<()>> {
     tokio::spawn(async move { client.chat(&Chat::to(MODEL)).await.map(|_| ()) })
 }
 
-fn figure(name: &'static str, mut spans: Vec<Duration>) -> Figure {
-    spans.sort();
-    let millis = |span: &Duration| (span.as_secs_f64() * 10_000.0).round() / 10.0;
-    let (lowest, highest) = (spans.first().map_or(0.0, millis), spans.last().map_or(0.0, millis));
-    let median = spans.get(spans.len() / 2).map_or(0.0, millis);
-    let spread = ((highest - lowest) * 10.0).round() / 10.0;
-    Figure { figure: name, value: median, unit: "ms", n: spans.len(), spread }
+fn in_ms(name: &'static str, spans: &[Duration]) -> Figure {
+    figure(name, "ms", spans.iter().map(|span| span.as_secs_f64() * 1_000.0).collect())
 }
 
-fn report(figures: &[Figure]) -> Result<()> {
-    println!("{:<20} {:>10} {:<5} {:>5} {:>10}", "figure", "median", "unit", "n", "spread");
+/// The median of the measured values, and their spread, to the tenth.
+fn figure(name: &'static str, unit: &'static str, mut values: Vec<f64>) -> Figure {
+    values.sort_by(f64::total_cmp);
+    let tenth = |value: f64| (value * 10.0).round() / 10.0;
+    let at = |index: usize| values.get(index).copied().unwrap_or(0.0);
+    let spread = tenth(at(values.len().saturating_sub(1)) - at(0));
+    Figure { figure: name, value: tenth(at(values.len() / 2)), unit, n: values.len(), spread, waiters: None }
+}
+
+fn report(area: &str, figures: &[Figure]) -> Result<()> {
+    println!("{:<28} {:>9} {:>12} {:<6} {:>3} {:>12}", "figure", "waiters", "median", "unit", "n", "spread");
     for row in figures {
-        println!("{:<20} {:>10} {:<5} {:>5} {:>10}", row.figure, row.value, row.unit, row.n, row.spread);
+        let waiters = row.waiters.map_or_else(String::new, |waiters| waiters.to_string());
+        let Figure { figure, value, unit, n, spread, .. } = row;
+        println!("{figure:<28} {waiters:>9} {value:>12} {unit:<6} {n:>3} {spread:>12}");
     }
     let folder = paths::target()?.join("bench");
     fs::create_dir_all(&folder)?;
-    fs::write(folder.join("first-light.json"), serde_json::to_string_pretty(figures)?)?;
+    fs::write(folder.join(format!("{area}.json")), serde_json::to_string_pretty(figures)?)?;
     Ok(())
 }

@@ -1,0 +1,259 @@
+//! A call arrives: whose it is, where it goes, what it may cost, and whether it starts, waits or is refused.
+
+use super::explain::{Fate, Place};
+use super::live::{Live, PoolIndex, State};
+use super::refusals::{over_limit, queue_full, refuse, shutting_down, too_late};
+use super::tenants::{ModelIndex, TenantState};
+use super::{Admission, Decision, grant, wait};
+use crate::config::Tenant;
+use crate::queue::{Flow, Full, GroupIndex, TenantIndex, Waiter};
+use crate::units::{Millis, Priority, TenantId, Tokens};
+use crate::wire::{AdmissionRequest, Reason, Refusal};
+
+/// Where a call goes and what it will be charged.
+struct Plan {
+    model: ModelIndex,
+    pool: PoolIndex,
+    flow: Flow,
+    reserved: Tokens,
+    /// The part of `reserved` that the prompt was estimated at.
+    input: Tokens,
+    charge: Tokens,
+}
+
+impl Admission {
+    /// Decides about a call of a tenant that has been identified. `granted` is the level that the key's own rule
+    /// gives, if one does.
+    pub fn request(
+        &mut self,
+        tenant: &TenantId,
+        granted: Option<Priority>,
+        request: &AdmissionRequest,
+        now: Millis,
+    ) -> Decision {
+        match self.try_request(tenant, granted, request, now) {
+            Ok(decision) => decision,
+            Err(mut refusal) => {
+                let state = self.tenants.index(tenant).and_then(|index| self.tenants.get_mut(index));
+                if let Some(state) = state {
+                    refusal.rates = state.account.rates(now);
+                }
+                // A repeated id must not overwrite why the first call of that id was decided as it was.
+                if refusal.reason != Reason::DuplicateAdmission {
+                    self.explanations.rejected(request, tenant, &refusal, now);
+                }
+                Decision::Rejected(refusal)
+            }
+        }
+    }
+
+    fn try_request(
+        &mut self,
+        tenant_id: &TenantId,
+        granted: Option<Priority>,
+        request: &AdmissionRequest,
+        now: Millis,
+    ) -> Result<Decision, Refusal> {
+        if self.draining {
+            return Err(shutting_down());
+        }
+        if self.live.knows(&request.id, now) {
+            return Err(refuse(503, Reason::DuplicateAdmission, "this admission was asked for before"));
+        }
+        let (index, settings) = self.tenant(tenant_id)?;
+        let level = request.priority.or(granted).unwrap_or(settings.default_priority);
+        // A key's own level is its ceiling too: a rule that puts a key at P7 keeps it there.
+        let level = level.at_most(granted.unwrap_or(settings.ceiling));
+        let plan = self.plan(index, settings, level, request)?;
+        self.decide(tenant_id, plan, request, now)
+    }
+
+    fn tenant(&self, id: &TenantId) -> Result<(TenantIndex, &Tenant), Refusal> {
+        let index = self.tenants.index(id);
+        let settings = index.and_then(|index| self.tenants.get(index)?.settings.as_ref());
+        let (Some(index), Some(settings)) = (index, settings) else {
+            return Err(refuse(401, Reason::UnknownKey, "this API key belongs to nobody"));
+        };
+        if settings.disabled {
+            return Err(refuse(403, Reason::TenantDisabled, format!("the tenant {id} is disabled")));
+        }
+        Ok((index, settings))
+    }
+
+    /// What the call is booked under, the pool that serves it, and what is reserved.
+    fn plan(
+        &self,
+        tenant: TenantIndex,
+        settings: &Tenant,
+        level: Priority,
+        request: &AdmissionRequest,
+    ) -> Result<Plan, Refusal> {
+        let route = match (&request.model, &request.pool) {
+            (Some(model), _) => self.routes.to_model(model),
+            (None, Some(pool)) => self.routes.to_pool(pool),
+            (None, None) => None,
+        };
+        let Some((route, pool)) = route.and_then(|route| Some((route, self.pools.get(route.pool.0)?))) else {
+            return Err(not_found(request));
+        };
+        if request.pool.as_ref().is_some_and(|named| *named != pool.name) {
+            return Err(refuse(404, Reason::ModelNotFound, "this route does not serve that model").about("model"));
+        }
+        let of_pool = self.config.models.iter().filter(|(_, model)| model.pool == pool.name);
+        let model = request.model.as_ref().and_then(|_| self.tenants.model(route.model));
+        if !TenantState::may_use(settings, model, of_pool) {
+            let what = request.model.as_deref().unwrap_or("every model of this route");
+            let message = format!("this API key may not use {what}");
+            return Err(refuse(403, Reason::ModelNotAllowed, message).about("model"));
+        }
+        let group = if pool.has_shares() { settings.group } else { GroupIndex::default() };
+        let (input, output) = self.reservation(tenant, route.model, pool.context_length(), request)?;
+        Ok(Plan {
+            model: route.model,
+            pool: route.pool,
+            flow: Flow { group, tenant, level },
+            reserved: input.plus(output),
+            input,
+            charge: route.charge.of_reservation(input, output),
+        })
+    }
+
+    fn reservation(
+        &self,
+        tenant: TenantIndex,
+        model: ModelIndex,
+        context: Option<Tokens>,
+        request: &AdmissionRequest,
+    ) -> Result<(Tokens, Tokens), Refusal> {
+        // The prompt is an estimate, so only what is certain is refused here; the model server counts exactly.
+        let certain = Tokens(request.input_tokens.0 / 4).plus(request.max_tokens.unwrap_or(Tokens(1)));
+        if let Some(context) = context.filter(|context| certain > *context) {
+            let message =
+                format!("this model's context is {context}; the prompt and max_tokens ask for more than that");
+            return Err(refuse(400, Reason::ContextLengthExceeded, message).about("messages"));
+        }
+        let input = request.input_tokens.min(context.unwrap_or(request.input_tokens));
+        let left = context.map_or(Tokens(u64::MAX), |context| Tokens(context.0.saturating_sub(input.0).max(1)));
+        let state = self.tenants.get(tenant);
+        let output = state.map(|state| state.output_reservation(model, request.max_tokens, left));
+        let output = output.unwrap_or_default().times(u64::from(request.sequences.max(1)));
+        Ok((input, output))
+    }
+
+    /// Charges the tenant, then starts the call, queues it, or gives everything back.
+    fn decide(
+        &mut self,
+        tenant_id: &TenantId,
+        plan: Plan,
+        request: &AdmissionRequest,
+        now: Millis,
+    ) -> Result<Decision, Refusal> {
+        let (Some(pool), Some(tenant)) = (self.pools.get_mut(plan.pool.0), self.tenants.get_mut(plan.flow.tenant))
+        else {
+            return Err(refuse(404, Reason::ModelNotFound, "no pool serves this model").about("model"));
+        };
+        if !pool.holder.is_leased(now) {
+            let refusal = refuse(503, Reason::LedgerUnavailable, "the quota ledger does not answer");
+            return Err(refusal.retry_after(Millis(1_000)));
+        }
+        if let Err(limited) = tenant.account.charge(plan.reserved, now) {
+            let next_end = tenant.next_end(pool.typical_service(), pool.drain_time(), now);
+            return Err(over_limit(tenant_id, limited, next_end));
+        }
+        if pool.can_start_past_queue(plan.charge, now) {
+            pool.start(plan.flow, plan.charge, now);
+            return self.admit(&plan, request, now).ok_or_else(shutting_down);
+        }
+        let reserved = plan.reserved;
+        let joined = self.join(&plan, request, now);
+        if joined.is_err()
+            && let Some(tenant) = self.tenants.get_mut(plan.flow.tenant)
+        {
+            tenant.account.release(reserved, now);
+        }
+        joined
+    }
+
+    fn admit(&mut self, plan: &Plan, request: &AdmissionRequest, now: Millis) -> Option<Decision> {
+        let state = State::Running { since: now };
+        let tenant = self.tenants.get_mut(plan.flow.tenant)?;
+        tenant.has_started(now);
+        let rates = tenant.account.rates(now);
+        let mut live = live_of(plan, request, state, now);
+        let granted = grant(&live, tenant, &self.pools.get(plan.pool.0)?.name, rates, now);
+        live.explained = self.explanations.add(&live, None, Fate::Running { since: now });
+        let key = self.live.insert(live);
+        self.live.start(key, now, now.plus(self.terms.longest_request));
+        Some(Decision::Admitted(granted))
+    }
+
+    fn join(&mut self, plan: &Plan, request: &AdmissionRequest, now: Millis) -> Result<Decision, Refusal> {
+        let queue = &self.config.queue;
+        let deadline = request.deadline_ms.or(queue.deadline).unwrap_or(queue.timeout).min(queue.timeout);
+        let waiter = Waiter {
+            key: self.live.next_key().to_bits(),
+            flow: plan.flow,
+            charge: plan.charge,
+            bytes: request.body_bytes,
+            deadline: now.plus(deadline),
+        };
+        let held = self.tenants.get(plan.flow.tenant).map_or(0, |tenant| tenant.waiting_bytes);
+        let is_heavy = held.saturating_add(waiter.bytes) > queue.bytes_per_tenant;
+        let is_full = self.waiting_bytes.saturating_add(waiter.bytes) > queue.bytes;
+        let Some(pool) = self.pools.get_mut(plan.pool.0) else { return Err(shutting_down()) };
+        let (position, estimated_wait) = wait::place(pool, plan.flow);
+        let ticket = if pool.knows_its_pace() && estimated_wait > deadline {
+            Err(too_late(estimated_wait, deadline))
+        } else if is_heavy || is_full {
+            Err(queue_full(Full::Bytes, &pool.name, plan.flow.level))
+        } else {
+            let mut branches = self.explanations.spare();
+            branches.extend(pool.queue.each_branch());
+            let place = Place { position, estimated_wait, branches };
+            pool.queue
+                .join(waiter)
+                .map(|ticket| (ticket, place))
+                .map_err(|full| queue_full(full, &pool.name, plan.flow.level))
+        };
+        let at_place = |refusal: Refusal| refusal.at(position, estimated_wait).retry_after(estimated_wait);
+        let (ticket, place) = ticket.map_err(at_place)?;
+        self.count_waiting(plan.flow.tenant, waiter.bytes, 0);
+        let mut live = live_of(plan, request, State::Queued(ticket), now);
+        live.explained = self.explanations.add(&live, Some(place), Fate::Waiting);
+        self.live.insert(live);
+        Ok(Decision::Queued)
+    }
+
+    /// Request bytes that Envoy holds, `more` of them and `less`.
+    pub(super) fn count_waiting(&mut self, tenant: TenantIndex, more: u64, less: u64) {
+        self.waiting_bytes = self.waiting_bytes.saturating_add(more).saturating_sub(less);
+        if let Some(tenant) = self.tenants.get_mut(tenant) {
+            tenant.waiting_bytes = tenant.waiting_bytes.saturating_add(more).saturating_sub(less);
+        }
+    }
+}
+
+fn live_of(plan: &Plan, request: &AdmissionRequest, state: State, now: Millis) -> Live {
+    Live {
+        id: request.id.clone(),
+        pool: plan.pool,
+        flow: plan.flow,
+        model: plan.model,
+        reserved: plan.reserved,
+        charge: plan.charge,
+        input: plan.input,
+        sequences: request.sequences.max(1),
+        arrived: now,
+        explained: 0,
+        state,
+    }
+}
+
+fn not_found(request: &AdmissionRequest) -> Refusal {
+    let message = match (&request.model, &request.pool) {
+        (Some(model), _) => format!("the model \"{model}\" does not exist, or no pool serves it"),
+        (None, Some(pool)) => format!("the route names the pool {pool}, which does not exist"),
+        (None, None) => "the request names no model and its route no pool".to_owned(),
+    };
+    refuse(404, Reason::ModelNotFound, message).about("model")
+}

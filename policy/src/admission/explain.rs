@@ -1,0 +1,139 @@
+//! Why a recent call was admitted, queued or refused: what the core knew when it decided.
+
+use super::live::{Live, PoolIndex};
+use super::tenants::ModelIndex;
+use crate::queue::{Branch, TenantIndex};
+use crate::units::{AdmissionId, Millis, ModelName, PoolName, Priority, TenantId, Tokens};
+use crate::wire::{AdmissionRequest, Outcome, Reason, Refusal, Usage};
+use std::collections::VecDeque;
+
+/// Bounds memory (I7): about 5 MB.
+const KEPT: usize = 10_000;
+
+/// Where a newcomer would stand, or stood.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// From 1: who starts before it, if nobody else comes or goes, and itself.
+    pub position: u64,
+    pub estimated_wait: Millis,
+    /// What waited then, and the counters that the choice goes by. The branch with the smallest counter is next.
+    pub branches: Vec<Branch>,
+}
+
+/// One call as it was decided.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explanation {
+    pub tenant: TenantId,
+    pub model: Option<ModelName>,
+    /// Known once a pool was found.
+    pub pool: Option<PoolName>,
+    pub level: Option<Priority>,
+    pub reserved: Tokens,
+    pub charge: Tokens,
+    pub arrived: Millis,
+    /// For a call that had to wait.
+    pub queued_at: Option<Place>,
+    pub fate: Fate,
+}
+
+/// What has become of a call so far.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fate {
+    Waiting,
+    Running { since: Millis },
+    Refused { at: Millis, reason: Reason, message: String },
+    Ended { at: Millis, outcome: Outcome, usage: Usage },
+}
+
+/// Where the explanation of a call is kept, while it is; never reused.
+pub(super) type ExplanationKey = u64;
+
+/// Whom a call was from and for. By index where both are known, since most explanations are never asked for.
+#[derive(Clone, Debug)]
+pub(super) enum Parties {
+    Known { tenant: TenantIndex, model: ModelIndex, pool: PoolIndex },
+    Named { tenant: TenantId, model: Option<ModelName>, pool: Option<PoolName> },
+}
+
+/// One call as it is kept; the fields are those of [`Explanation`].
+#[derive(Clone, Debug)]
+pub(super) struct Record {
+    pub(super) id: AdmissionId,
+    pub(super) parties: Parties,
+    pub(super) level: Option<Priority>,
+    pub(super) reserved: Tokens,
+    pub(super) charge: Tokens,
+    pub(super) arrived: Millis,
+    pub(super) queued_at: Option<Place>,
+    pub(super) fate: Fate,
+}
+
+/// The most recent calls, found by key while they live, and by a walk through all when somebody asks.
+#[derive(Debug, Default)]
+pub(super) struct Explanations {
+    records: VecDeque<Record>,
+    /// The key of the first record.
+    first: ExplanationKey,
+    /// Emptied, for the next one who must wait.
+    spare: Vec<Branch>,
+}
+
+impl Explanations {
+    /// The latest record of an id.
+    pub(super) fn get(&self, id: &AdmissionId) -> Option<&Record> {
+        self.records.iter().rev().find(|record| record.id == *id)
+    }
+
+    pub(super) fn add(&mut self, live: &Live, queued_at: Option<Place>, fate: Fate) -> ExplanationKey {
+        self.push(Record {
+            id: live.id.clone(),
+            parties: Parties::Known { tenant: live.flow.tenant, model: live.model, pool: live.pool },
+            level: Some(live.flow.level),
+            reserved: live.reserved,
+            charge: live.charge,
+            arrived: live.arrived,
+            queued_at,
+            fate,
+        })
+    }
+
+    pub(super) fn rejected(&mut self, request: &AdmissionRequest, tenant: &TenantId, refusal: &Refusal, now: Millis) {
+        let model = request.model.as_deref().map(ModelName::from);
+        self.push(Record {
+            id: request.id.clone(),
+            parties: Parties::Named { tenant: tenant.clone(), model, pool: request.pool.clone() },
+            level: request.priority,
+            reserved: Tokens::ZERO,
+            charge: Tokens::ZERO,
+            arrived: now,
+            queued_at: None,
+            fate: Fate::Refused { at: now, reason: refusal.reason, message: refusal.message.clone() },
+        });
+    }
+
+    /// What has become of a call since.
+    pub(super) fn turn(&mut self, key: ExplanationKey, fate: Fate) {
+        let index = key.checked_sub(self.first).and_then(|index| usize::try_from(index).ok());
+        if let Some(record) = index.and_then(|index| self.records.get_mut(index)) {
+            record.fate = fate;
+        }
+    }
+
+    /// An empty list, with memory where there is some to spare.
+    pub(super) fn spare(&mut self) -> Vec<Branch> {
+        std::mem::take(&mut self.spare)
+    }
+
+    fn push(&mut self, record: Record) -> ExplanationKey {
+        if self.records.len() >= KEPT {
+            let oldest = self.records.pop_front();
+            self.first += 1;
+            if let Some(place) = oldest.and_then(|oldest| oldest.queued_at) {
+                self.spare = place.branches;
+                self.spare.clear();
+            }
+        }
+        self.records.push_back(record);
+        self.first + u64::try_from(self.records.len() - 1).unwrap_or(u64::MAX)
+    }
+}

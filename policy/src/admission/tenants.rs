@@ -1,0 +1,144 @@
+//! Tenants and models by index, so that a decision looks names up once.
+
+use super::starts::Starts;
+use crate::account::TenantAccount;
+use crate::config::{Config, Model, Tenant};
+use crate::estimate::Yield;
+use crate::queue::TenantIndex;
+use crate::units::{Millis, ModelName, TenantId, Tokens};
+use rustc_hash::FxHashMap;
+use std::collections::BTreeMap;
+
+/// A model, by its place in [`Tenants`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct ModelIndex(u32);
+
+/// One tenant: what the configuration says of it, and what it has.
+#[derive(Debug)]
+pub(super) struct TenantState {
+    pub(super) id: TenantId,
+    /// As configured; `None` when a reload has taken the tenant away while its last calls run.
+    pub(super) settings: Option<Tenant>,
+    pub(super) account: TenantAccount,
+    /// When each of its running calls began.
+    running: Starts,
+    /// Request bytes that Envoy holds for its waiting calls.
+    pub(super) waiting_bytes: u64,
+    /// What its calls have cost so far, in weighted tokens.
+    pub(super) served: Tokens,
+    /// What its calls usually yield, by model.
+    yields: BTreeMap<ModelIndex, Yield>,
+}
+
+/// Indices are given once and stay: a reload adds tenants and models, and takes none out of the tables.
+#[derive(Debug, Default)]
+pub(super) struct Tenants {
+    states: Vec<TenantState>,
+    by_id: FxHashMap<TenantId, TenantIndex>,
+    models: Vec<ModelName>,
+    model_indices: FxHashMap<ModelName, ModelIndex>,
+}
+
+impl Tenants {
+    /// Takes over a configuration: new tenants get an account, known ones keep theirs under the new limits.
+    pub(super) fn configure(&mut self, config: &Config, now: Millis) {
+        for state in &mut self.states {
+            state.settings = config.tenants.get(&state.id).cloned();
+            if let Some(settings) = &state.settings {
+                state.account.set_limits(&settings.limits, now);
+            }
+        }
+        for (id, settings) in &config.tenants {
+            if !self.by_id.contains_key(id) {
+                let index = TenantIndex(u32::try_from(self.states.len()).unwrap_or(u32::MAX));
+                self.by_id.insert(id.clone(), index);
+                self.states.push(TenantState {
+                    id: id.clone(),
+                    settings: Some(settings.clone()),
+                    account: TenantAccount::new(&settings.limits, now),
+                    running: Starts::default(),
+                    waiting_bytes: 0,
+                    served: Tokens::ZERO,
+                    yields: BTreeMap::new(),
+                });
+            }
+        }
+        for name in config.models.keys() {
+            self.model_index(name);
+        }
+    }
+
+    pub(super) fn index(&self, id: &TenantId) -> Option<TenantIndex> {
+        self.by_id.get(id).copied()
+    }
+
+    pub(super) fn get(&self, index: TenantIndex) -> Option<&TenantState> {
+        self.states.get(usize::try_from(index.0).ok()?)
+    }
+
+    pub(super) fn get_mut(&mut self, index: TenantIndex) -> Option<&mut TenantState> {
+        self.states.get_mut(usize::try_from(index.0).ok()?)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (TenantIndex, &TenantState)> {
+        (0..).map(TenantIndex).zip(&self.states)
+    }
+
+    pub(super) fn model_index(&mut self, name: &ModelName) -> ModelIndex {
+        if let Some(index) = self.model_indices.get(name) {
+            return *index;
+        }
+        let index = ModelIndex(u32::try_from(self.models.len()).unwrap_or(u32::MAX));
+        self.models.push(name.clone());
+        self.model_indices.insert(name.clone(), index);
+        index
+    }
+
+    pub(super) fn model(&self, index: ModelIndex) -> Option<&ModelName> {
+        self.models.get(usize::try_from(index.0).ok()?)
+    }
+}
+
+impl TenantState {
+    /// What to reserve for the output of one sequence.
+    pub(super) fn output_reservation(&self, model: ModelIndex, max_tokens: Option<Tokens>, left: Tokens) -> Tokens {
+        self.yields.get(&model).copied().unwrap_or_default().reservation(max_tokens, left)
+    }
+
+    pub(super) fn has_started(&mut self, at: Millis) {
+        self.running.add(at);
+    }
+
+    pub(super) fn has_ended(&mut self, since: Millis) {
+        self.running.remove(since);
+    }
+
+    /// About when the next of its own calls ends: after what the oldest is still expected to run, or, once that has
+    /// passed, after as long again as it has run. When all of them wait, after the `drain` of the queue as well.
+    pub(super) fn next_end(&self, typical: Millis, drain: Millis, now: Millis) -> Millis {
+        match self.running.oldest() {
+            None => drain.plus(typical),
+            Some(since) => {
+                let elapsed = now.since(since);
+                if elapsed < typical { typical.since(elapsed) } else { elapsed }
+            }
+        }
+    }
+
+    pub(super) fn learn(&mut self, model: ModelIndex, output: Tokens) {
+        self.yields.entry(model).or_default().learn(output);
+    }
+
+    /// Whether it may use a model, or, when the call names none, every model of the pool it would reach.
+    pub(super) fn may_use<'a>(
+        settings: &Tenant,
+        model: Option<&ModelName>,
+        mut of_pool: impl Iterator<Item = (&'a ModelName, &'a Model)>,
+    ) -> bool {
+        let Some(allowed) = &settings.models else { return true };
+        match model {
+            Some(model) => allowed.contains(model),
+            None => of_pool.all(|(name, _)| allowed.contains(name)),
+        }
+    }
+}

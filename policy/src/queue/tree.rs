@@ -1,0 +1,334 @@
+//! The tree of virtual counters: group, level, tenant.
+//!
+//! A counter is what a branch has been charged, divided by its weight. The branch with the smallest one is next. A
+//! counter only ever moves by what was charged or corrected, and up to its storey's virtual time when it wakes: there
+//! is no clamp that could forget a debt. (With one, weights collapse into strict order as soon as a request is larger
+//! than what the clamp allows.)
+//!
+//! Virtual time is the counter of what started last, whether it had waited or not. So who comes back from idle cannot
+//! claim the past, and who had the pool to itself for a night is not punished for it in the morning.
+//!
+//! Scaled by 2^20, a charge of one token still moves the counter of the largest weight, and 128 bits hold 10^12
+//! requests of 10^12 tokens at weight 1.
+
+use super::places::Line;
+use super::{Flow, GroupIndex, SharePolicy, Shares, TenantIndex};
+use crate::units::{Priority, Tokens};
+use rustc_hash::FxHashMap;
+use std::collections::{BTreeMap, BTreeSet};
+
+const COUNTER_SCALE: u128 = 1 << 20;
+
+/// A flow by its place in the tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct FlowIndex(u32);
+
+/// One tenant at one level of its group. It outlives its waiters, to remember what it has had.
+#[derive(Clone, Debug)]
+struct Leaf {
+    flow: Flow,
+    counter: u128,
+    weight: u64,
+    line: Line,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Level {
+    counter: u128,
+    /// The virtual time of its flows.
+    time: u128,
+    waiting: usize,
+    /// Flows that have waiters, the next one first.
+    order: BTreeSet<(u128, FlowIndex)>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Group {
+    counter: u128,
+    /// The virtual time of its levels.
+    time: u128,
+    waiting: usize,
+    levels: [Level; Priority::COUNT],
+}
+
+/// Invariants: `waiting` is the sum over the branches below; a leaf is in its level's `order` exactly when its line is
+/// not empty, under the counter it has.
+#[derive(Clone, Debug)]
+pub(super) struct Tree {
+    shares: Shares,
+    /// The virtual time of the groups: the counter of the last one that started something.
+    time: u128,
+    groups: Vec<Group>,
+    leaves: Vec<Leaf>,
+    by_flow: FxHashMap<Flow, FlowIndex>,
+    /// Tenants that have another weight than 1.
+    weights: BTreeMap<TenantIndex, u64>,
+}
+
+/// A level of a group that has waiters. Counters are charged tokens per weight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Branch {
+    pub group: GroupIndex,
+    pub level: Priority,
+    pub waiting: usize,
+    /// Tenants that wait at it.
+    pub flows: usize,
+    pub group_counter: u128,
+    pub level_counter: u128,
+}
+
+impl Tree {
+    pub(super) fn new(shares: Shares) -> Self {
+        Self {
+            shares,
+            time: 0,
+            groups: Vec::new(),
+            leaves: Vec::new(),
+            by_flow: FxHashMap::default(),
+            weights: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn shares(&self) -> &Shares {
+        &self.shares
+    }
+
+    /// From now on charges count by these weights. What was charged before stays as it was counted.
+    pub(super) fn set_shares(&mut self, shares: Shares) {
+        self.shares = shares;
+    }
+
+    /// A tenant's weight counts at every level it calls at.
+    pub(super) fn set_weight(&mut self, tenant: TenantIndex, weight: u64) {
+        if weight == self.weight(tenant) {
+            return;
+        }
+        self.weights.insert(tenant, weight.max(1));
+        for leaf in self.leaves.iter_mut().filter(|leaf| leaf.flow.tenant == tenant) {
+            leaf.weight = weight.max(1);
+        }
+    }
+
+    pub(super) fn find(&self, flow: Flow) -> Option<FlowIndex> {
+        self.by_flow.get(&flow).copied()
+    }
+
+    pub(super) fn branches(&self) -> impl Iterator<Item = Branch> {
+        let groups = (0..).map(GroupIndex).zip(&self.groups).filter(|(_, group)| group.waiting > 0);
+        groups.flat_map(|(index, group)| {
+            let levels = Priority::all().zip(&group.levels).filter(|(_, level)| level.waiting > 0);
+            levels.map(move |(at, level)| Branch {
+                group: index,
+                level: at,
+                waiting: level.waiting,
+                flows: level.order.len(),
+                group_counter: group.counter / COUNTER_SCALE,
+                level_counter: level.counter / COUNTER_SCALE,
+            })
+        })
+    }
+
+    fn weight(&self, tenant: TenantIndex) -> u64 {
+        self.weights.get(&tenant).copied().unwrap_or(1)
+    }
+
+    /// The leaf of a flow, made when it is new.
+    pub(super) fn index(&mut self, flow: Flow) -> FlowIndex {
+        if let Some(index) = self.by_flow.get(&flow) {
+            return *index;
+        }
+        let group = usize::from(flow.group.0);
+        if self.groups.len() <= group {
+            self.groups.resize_with(group + 1, Group::default);
+        }
+        let index = FlowIndex(u32::try_from(self.leaves.len()).unwrap_or(u32::MAX));
+        let weight = self.weight(flow.tenant);
+        self.leaves.push(Leaf { flow, counter: 0, weight, line: Line::default() });
+        self.by_flow.insert(flow, index);
+        index
+    }
+
+    pub(super) fn line(&self, index: FlowIndex) -> Option<&Line> {
+        Some(&self.leaf(index)?.line)
+    }
+
+    /// Changes a flow's line, and with it what is active.
+    pub(super) fn change_line<R>(&mut self, index: FlowIndex, change: impl FnOnce(&mut Line) -> R) -> Option<R> {
+        let leaf = self.leaf_mut(index)?;
+        let before = leaf.line.len;
+        let result = change(&mut leaf.line);
+        let (flow, after) = (leaf.flow, leaf.line.len);
+        if before == 0 && after > 0 {
+            self.wake(index, flow);
+        }
+        self.count(flow, before, after);
+        if before > 0 && after == 0 {
+            self.sleep(index, flow);
+        }
+        Some(result)
+    }
+
+    /// A call of this flow starts: every branch above it is charged.
+    pub(super) fn charge(&mut self, index: FlowIndex, charge: Tokens) {
+        if let Some(flow) = self.leaf(index).map(|leaf| leaf.flow) {
+            let is_idle = self.line(index).is_none_or(|line| line.len == 0);
+            self.lift(index, flow, is_idle);
+            self.run_time(index, flow);
+        }
+        self.adjust(index, |counter, weight| counter.saturating_add(scaled(charge, weight)));
+    }
+
+    /// A call settled for `actual` where `reserved` had been charged.
+    pub(super) fn correct(&mut self, index: FlowIndex, reserved: Tokens, actual: Tokens) {
+        self.adjust(index, |counter, weight| {
+            counter.saturating_add(scaled(actual, weight)).saturating_sub(scaled(reserved, weight))
+        });
+    }
+
+    /// The flow whose turn it is.
+    pub(super) fn next(&self) -> Option<FlowIndex> {
+        let (group, level) = self.next_level()?;
+        group.levels.get(level.index())?.order.first().map(|(_, index)| *index)
+    }
+
+    /// Waiting calls of one level, over all groups.
+    pub(super) fn depth(&self, level: Priority) -> usize {
+        self.groups.iter().filter_map(|group| group.levels.get(level.index())).map(|level| level.waiting).sum()
+    }
+
+    fn next_level(&self) -> Option<(&Group, Priority)> {
+        if self.shares.policy == SharePolicy::Hybrid
+            && let Some(group) = self.first_group(|group| group.waits_at(Priority::FIRST))
+        {
+            return Some((group, Priority::FIRST));
+        }
+        let group = self.first_group(|group| group.waiting > 0)?;
+        let mut waiting = Priority::all().filter(|level| group.waits_at(*level));
+        let level = match self.shares.policy {
+            SharePolicy::Strict => waiting.next(),
+            SharePolicy::Wfq | SharePolicy::Hybrid => waiting.min_by_key(|level| group.counter_at(*level)),
+        };
+        Some((group, level?))
+    }
+
+    fn first_group(&self, eligible: impl Fn(&Group) -> bool) -> Option<&Group> {
+        self.groups.iter().filter(|group| eligible(group)).min_by_key(|group| group.counter)
+    }
+
+    /// A flow that was idle has waiters again: each branch that wakes with it is lifted to its storey's virtual time.
+    fn wake(&mut self, index: FlowIndex, flow: Flow) {
+        self.lift(index, flow, true);
+        let Some(counter) = self.leaf(index).map(|leaf| leaf.counter) else { return };
+        if let Some(level) = self.level_mut(flow) {
+            level.order.insert((counter, index));
+        }
+    }
+
+    /// Lifts what is idle of a flow's branches, so that nobody claims the past.
+    fn lift(&mut self, index: FlowIndex, flow: Flow, is_idle: bool) {
+        let time = self.time;
+        let Some(group) = self.groups.get_mut(usize::from(flow.group.0)) else { return };
+        if group.waiting == 0 {
+            group.counter = group.counter.max(time);
+        }
+        let time = group.time;
+        let Some(level) = group.levels.get_mut(flow.level.index()) else { return };
+        if level.waiting == 0 {
+            level.counter = level.counter.max(time);
+        }
+        let time = level.time;
+        if is_idle && let Some(leaf) = leaf_mut(&mut self.leaves, index) {
+            leaf.counter = leaf.counter.max(time);
+        }
+    }
+
+    /// Virtual time runs with the starts: to the counter of what starts, but not past anyone who waits.
+    fn run_time(&mut self, index: FlowIndex, flow: Flow) {
+        let lowest = |counters: &mut dyn Iterator<Item = u128>| counters.min().unwrap_or(u128::MAX);
+        let waiting = lowest(&mut self.groups.iter().filter(|group| group.waiting > 0).map(|group| group.counter));
+        let leaf = self.leaf(index).map_or(0, |leaf| leaf.counter);
+        let p0_first = self.shares.policy == SharePolicy::Hybrid;
+        let Some(group) = self.groups.get_mut(usize::from(flow.group.0)) else { return };
+        self.time = self.time.max(group.counter.min(waiting));
+        // P0's turn is no matter of counters, so its own says nothing about the others.
+        let counted = |level: Priority| !(p0_first && level == Priority::FIRST);
+        let levels = Priority::all().zip(&group.levels);
+        let waiting =
+            lowest(&mut levels.filter(|(at, level)| counted(*at) && level.waiting > 0).map(|(_, level)| level.counter));
+        let Some(level) = group.levels.get_mut(flow.level.index()) else { return };
+        if counted(flow.level) {
+            group.time = group.time.max(level.counter.min(waiting));
+        }
+        let waiting = level.order.first().map_or(u128::MAX, |(counter, _)| *counter);
+        level.time = level.time.max(leaf.min(waiting));
+    }
+
+    fn sleep(&mut self, index: FlowIndex, flow: Flow) {
+        let Some(counter) = self.leaf(index).map(|leaf| leaf.counter) else { return };
+        if let Some(level) = self.level_mut(flow) {
+            level.order.remove(&(counter, index));
+        }
+    }
+
+    fn count(&mut self, flow: Flow, before: u32, after: u32) {
+        let change = |waiting: &mut usize| {
+            let (before, after) = (usize::try_from(before), usize::try_from(after));
+            *waiting = (*waiting + after.unwrap_or(0)).saturating_sub(before.unwrap_or(0));
+        };
+        if let Some(group) = self.groups.get_mut(usize::from(flow.group.0)) {
+            change(&mut group.waiting);
+            if let Some(level) = group.levels.get_mut(flow.level.index()) {
+                change(&mut level.waiting);
+            }
+        }
+    }
+
+    fn adjust(&mut self, index: FlowIndex, change: impl Fn(u128, u64) -> u128) {
+        let Some(leaf) = leaf_mut(&mut self.leaves, index) else { return };
+        let flow = leaf.flow;
+        let Some(group) = self.groups.get_mut(usize::from(flow.group.0)) else { return };
+        let share = self.shares.groups.get(usize::from(flow.group.0)).copied().unwrap_or(1);
+        group.counter = change(group.counter, share);
+        let Some(level) = group.levels.get_mut(flow.level.index()) else { return };
+        let weight = self.shares.levels.get(flow.level.index()).copied().unwrap_or(1);
+        level.counter = change(level.counter, weight);
+        let active = leaf.line.len > 0;
+        if active {
+            level.order.remove(&(leaf.counter, index));
+        }
+        leaf.counter = change(leaf.counter, leaf.weight);
+        if active {
+            level.order.insert((leaf.counter, index));
+        }
+    }
+
+    fn leaf(&self, index: FlowIndex) -> Option<&Leaf> {
+        self.leaves.get(usize::try_from(index.0).ok()?)
+    }
+
+    fn leaf_mut(&mut self, index: FlowIndex) -> Option<&mut Leaf> {
+        leaf_mut(&mut self.leaves, index)
+    }
+
+    fn level_mut(&mut self, flow: Flow) -> Option<&mut Level> {
+        self.groups.get_mut(usize::from(flow.group.0))?.levels.get_mut(flow.level.index())
+    }
+}
+
+impl Group {
+    fn waits_at(&self, level: Priority) -> bool {
+        self.levels.get(level.index()).is_some_and(|level| level.waiting > 0)
+    }
+
+    fn counter_at(&self, level: Priority) -> u128 {
+        self.levels.get(level.index()).map_or(u128::MAX, |level| level.counter)
+    }
+}
+
+fn leaf_mut(leaves: &mut [Leaf], index: FlowIndex) -> Option<&mut Leaf> {
+    leaves.get_mut(usize::try_from(index.0).ok()?)
+}
+
+fn scaled(charge: Tokens, weight: u64) -> u128 {
+    u128::from(charge.0) * COUNTER_SCALE / u128::from(weight.max(1))
+}

@@ -1,0 +1,324 @@
+//! Drives the core through a trace: arrivals, ends, departures, the ledger, time rules.
+//!
+//! In one millisecond rules come first, then what ends, then what arrives; after each of them the core advances, as
+//! it does in the service.
+
+use super::Setup;
+use super::agenda::{Agenda, Task, What};
+use super::report::Report;
+use super::tally::Tally;
+use super::trace::{Arrival, Trace};
+use crate::admission::{Admission, Decision, Event};
+use crate::config::ChargeWeights;
+use crate::holder::LeaseTerms;
+use crate::ledger::AccountLedger;
+use crate::schedule::UnixMillis;
+use crate::units::{AdmissionId, Millis, ModelName, PoolName, Priority, Tokens};
+use crate::wire::{AdmissionRequest, KeyProof, Outcome, Settlement, Usage, UsageSource, WIRE_VERSION};
+
+/// With one replica a lease decides nothing, and renewing it seldom saves time.
+const TERMS: LeaseTerms = LeaseTerms { lease: Millis(60_000), longest_request: Millis(2 * 86_400_000) };
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Queued,
+    Running { since: Millis },
+    Over,
+}
+
+/// What the core's answers are about: a call of the trace that has arrived.
+#[derive(Clone, Debug)]
+struct Call {
+    /// Until it is over.
+    id: Option<AdmissionId>,
+    level: Priority,
+    state: State,
+}
+
+pub(super) struct World<'t> {
+    setup: &'t Setup,
+    trace: &'t Trace,
+    core: Admission,
+    pools: Vec<(PoolName, AccountLedger)>,
+    /// By model of the trace.
+    charges: Vec<ChargeWeights>,
+    /// Default level and ceiling, by tenant of the trace.
+    levels: Vec<(Priority, Priority)>,
+    /// The calls that have arrived, in the order of the trace.
+    calls: Vec<Call>,
+    agenda: Agenda,
+    next_rule: Option<Millis>,
+    next_sync: Millis,
+    /// When the core has something to do by itself.
+    next_wake: Option<Millis>,
+    now: Millis,
+    tally: Tally,
+    /// One of each, used again and again.
+    request: AdmissionRequest,
+    events: Vec<Event>,
+}
+
+impl<'t> World<'t> {
+    pub(super) fn new(setup: &'t Setup, trace: &'t Trace) -> Self {
+        let config = &setup.config;
+        let core = Admission::new(config.clone(), &"simulated".into(), 1, &TERMS, Millis::ZERO);
+        let pools: Vec<_> = config.pools.keys().map(|name| (name.clone(), AccountLedger::default())).collect();
+        let charge = |model: &String| config.models.get(&ModelName::from(model.as_str())).map(|model| model.charge);
+        let levels = |tenant| match config.tenants.get(tenant) {
+            Some(tenant) => (tenant.default_priority, tenant.ceiling),
+            None => (Priority::LAST, Priority::LAST),
+        };
+        let tally = Tally::new(trace, pools.len());
+        Self {
+            core,
+            pools,
+            charges: trace.models.iter().map(|model| charge(model).unwrap_or_default()).collect(),
+            levels: trace.tenants.iter().map(levels).collect(),
+            calls: Vec::with_capacity(trace.arrivals.len()),
+            agenda: Agenda::default(),
+            next_rule: Some(Millis::ZERO),
+            next_sync: Millis::ZERO,
+            next_wake: None,
+            now: Millis::ZERO,
+            tally,
+            request: blank_request(),
+            events: Vec::new(),
+            setup,
+            trace,
+        }
+    }
+
+    pub(super) fn run(mut self) -> Report {
+        self.live();
+        while let Some(next) = self.next_moment() {
+            self.pass_to(next);
+            self.live();
+        }
+        let names: Vec<PoolName> = self.pools.into_iter().map(|(name, _)| name).collect();
+        self.tally.report(self.trace, &self.setup.config, &names, self.now)
+    }
+
+    /// Lets happen what happens at this moment.
+    fn live(&mut self) {
+        self.obey_rules();
+        self.sync_if_due();
+        if self.next_wake.is_some_and(|wake| wake <= self.now) {
+            self.advance();
+        }
+        while let Some(task) = self.agenda.take_due(self.now) {
+            self.perform(task);
+        }
+        while self.next_arrival().is_some_and(|call| call.at <= self.now) {
+            self.arrive();
+        }
+    }
+
+    /// When something happens next; `None` when everything has.
+    fn next_moment(&mut self) -> Option<Millis> {
+        let arrival = self.next_arrival().map(|call| call.at);
+        if arrival.is_none() && self.core.is_idle() {
+            return None;
+        }
+        self.next_wake = self.core.next_wake(self.now);
+        let news = [arrival, self.agenda.next(), self.next_wake, self.next_rule, Some(self.next_sync)];
+        // What is due and could not be done now must not stop the clock.
+        news.into_iter().flatten().min().map(|next| next.max(self.now.plus(Millis(1))))
+    }
+
+    fn next_arrival(&self) -> Option<&'t Arrival> {
+        self.trace.arrivals.get(self.calls.len())
+    }
+
+    fn pass_to(&mut self, next: Millis) {
+        let span = next.since(self.now);
+        for (index, (_, running, capacity)) in self.core.slots().enumerate() {
+            self.tally.passed(index, span, running, capacity);
+        }
+        self.now = next;
+    }
+
+    fn obey_rules(&mut self) {
+        if self.next_rule.is_none_or(|at| at > self.now) {
+            return;
+        }
+        let rules = &self.setup.config.time_rules;
+        let start = self.setup.start.0;
+        let unix = UnixMillis(start.saturating_add(i64::try_from(self.now.0).unwrap_or(i64::MAX)));
+        self.core.apply(&rules.effective(&self.setup.config.settings(), unix), self.now);
+        let next = rules.next_change(unix).and_then(|next| u64::try_from(next.0.saturating_sub(start)).ok());
+        self.next_rule = next.map(Millis);
+        self.next_wake = Some(self.now);
+        self.note_sync();
+    }
+
+    fn arrive(&mut self) {
+        let index = self.calls.len();
+        let Some(call) = self.trace.arrivals.get(index) else { return };
+        let (Some(tenant), Some(model)) = (self.trace.tenants.get(call.tenant), self.trace.models.get(call.model))
+        else {
+            return;
+        };
+        let (default, ceiling) = self.levels.get(call.tenant).copied().unwrap_or((Priority::LAST, Priority::LAST));
+        let level = call.level.unwrap_or(default).at_most(ceiling);
+        let id = id_of(index);
+        self.calls.push(Call { id: Some(id.clone()), level, state: State::Over });
+        self.tally.asked(call, level);
+        self.request.id = id;
+        let named = self.request.model.get_or_insert_default();
+        named.clear();
+        named.push_str(model);
+        self.request.input_tokens = call.input;
+        self.request.max_tokens = call.max_tokens;
+        self.request.priority = call.level;
+        self.request.deadline_ms = call.deadline;
+        // About four bytes a token, as English text has.
+        self.request.body_bytes = call.input.times(4).0;
+        let decision = self.core.request(tenant, None, &self.request, self.now);
+        match decision {
+            Decision::Admitted(_) => self.start(index, Millis::ZERO),
+            Decision::Rejected(refusal) => {
+                self.tally.refused(call, level, refusal.reason, refusal.retry_after_ms);
+                self.end(index);
+            }
+            Decision::Queued => {
+                self.set(index, State::Queued);
+                self.note_sync();
+                self.sync_if_due();
+            }
+        }
+        if let Some(after) = call.cancel_after {
+            self.agenda.add(call.at.plus(after), index, What::Leaves);
+        }
+        self.advance();
+    }
+
+    /// What the core decides by time, and in consequence of what has happened.
+    fn advance(&mut self) {
+        let mut events = std::mem::take(&mut self.events);
+        self.core.advance_into(self.now, &mut events);
+        for event in events.drain(..) {
+            match event {
+                Event::Started(id, grant) => {
+                    if let Some(index) = index_of(&id) {
+                        self.start(index, grant.waited_ms);
+                    }
+                }
+                Event::Refused(id, refusal) => {
+                    let Some((index, call, level)) = index_of(&id).and_then(|index| self.call(index)) else { continue };
+                    self.tally.refused(call, level, refusal.reason, refusal.retry_after_ms);
+                    self.end(index);
+                }
+            }
+        }
+        self.events = events;
+    }
+
+    fn start(&mut self, index: usize, waited: Millis) {
+        let Some((index, call, level)) = self.call(index) else { return };
+        self.tally.started(call, level, waited);
+        self.set(index, State::Running { since: self.now });
+        self.agenda.add(self.now.plus(call.service), index, What::Ends);
+    }
+
+    fn perform(&mut self, task: Task) {
+        let Some((index, call, level)) = self.call(task.call) else { return };
+        let state = self.calls.get(index).map_or(State::Over, |call| call.state);
+        let (outcome, usage) = match (state, task.what) {
+            (State::Over, _) | (State::Queued, What::Ends) => return,
+            (State::Queued, What::Leaves) => (Outcome::Cancelled, Usage::default()),
+            (State::Running { .. }, What::Ends) => (Outcome::Completed, used(call, call.service)),
+            (State::Running { since }, What::Leaves) => (Outcome::Aborted, used(call, self.now.since(since))),
+        };
+        let Some(id) = self.end(index) else { return };
+        let settlement = Settlement { id, outcome, usage, charge_to: None };
+        let settled = self.core.settle(&settlement, self.now);
+        let usage = settled.map_or(usage, |settled| settled.usage);
+        let charge = self.charges.get(call.model).copied().unwrap_or_default().of(&usage);
+        match outcome {
+            Outcome::Cancelled => self.tally.left_waiting(call, level),
+            Outcome::Completed => self.tally.ended(call, level, &usage, charge),
+            Outcome::Aborted | Outcome::Failed => self.tally.left_running(call, level, &usage, charge),
+        }
+        self.advance();
+    }
+
+    fn sync_if_due(&mut self) {
+        if self.now < self.next_sync {
+            return;
+        }
+        for (name, ledger) in &mut self.pools {
+            if let Some(request) = self.core.ask_ledger(name, self.now) {
+                let reply = ledger.sync(&request, self.now);
+                self.core.ledger_answered(name, Some(&reply), self.now);
+            }
+        }
+        self.next_wake = Some(self.now);
+        self.note_sync();
+    }
+
+    fn note_sync(&mut self) {
+        self.next_sync = self.core.next_ledger_call_of_any(self.now).unwrap_or(Millis(u64::MAX));
+    }
+
+    fn call(&self, index: usize) -> Option<(usize, &'t Arrival, Priority)> {
+        Some((index, self.trace.arrivals.get(index)?, self.calls.get(index)?.level))
+    }
+
+    fn end(&mut self, index: usize) -> Option<AdmissionId> {
+        let call = self.calls.get_mut(index)?;
+        call.state = State::Over;
+        call.id.take()
+    }
+
+    fn set(&mut self, index: usize, state: State) {
+        if let Some(call) = self.calls.get_mut(index) {
+            call.state = state;
+        }
+    }
+}
+
+/// What a call has used that has run for `ran`: the prompt, and its part of the output.
+fn used(call: &Arrival, ran: Millis) -> Usage {
+    let whole = call.max_tokens.map_or(call.output, |most| call.output.min(most));
+    let part = u128::from(whole.0) * u128::from(ran.0.min(call.service.0)) / u128::from(call.service.0.max(1));
+    let output = if ran >= call.service { whole } else { Tokens(u64::try_from(part).unwrap_or(u64::MAX)) };
+    Usage { source: UsageSource::Reported, input: call.input, output, cached: call.cached }
+}
+
+/// A call's id is its place in the trace, in hexadecimal digits. Not by `format!`, which takes longer than a decision's
+/// share of it should.
+fn id_of(index: usize) -> AdmissionId {
+    let mut digits = [b'0'; 16];
+    let mut rest = index;
+    let mut first = digits.len();
+    for (at, digit) in digits.iter_mut().enumerate().rev() {
+        *digit = b"0123456789abcdef"[rest & 15];
+        rest >>= 4;
+        first = at;
+        if rest == 0 {
+            break;
+        }
+    }
+    AdmissionId::from(std::str::from_utf8(&digits[first..]).unwrap_or_default())
+}
+
+fn index_of(id: &AdmissionId) -> Option<usize> {
+    usize::from_str_radix(id.as_str(), 16).ok()
+}
+
+fn blank_request() -> AdmissionRequest {
+    AdmissionRequest {
+        version: WIRE_VERSION,
+        id: AdmissionId::from(""),
+        key: KeyProof { id: None, digest: String::new() },
+        model: None,
+        pool: None,
+        input_tokens: Tokens::ZERO,
+        max_tokens: None,
+        sequences: 1,
+        stream: false,
+        body_bytes: 0,
+        priority: None,
+        deadline_ms: None,
+    }
+}

@@ -1,0 +1,123 @@
+//! What must hold after every event, whatever it was.
+
+use super::{Call, LIMITS, Model, State};
+use crate::world::{World, id};
+use sluice_policy::admission::Fate;
+use sluice_policy::units::{Millis, Priority, Tokens};
+use sluice_policy::wire::Outcome;
+
+impl Model {
+    /// It is the first of its flow, and its flow's turn.
+    pub(super) fn check_turn(&self, call: &Call) -> Result<(), String> {
+        let first = self.waiting().find(|other| other.flow == call.flow).map(|other| other.number);
+        ensure!(first == Some(call.number), "{call:?} overtook {first:?} of its own flow");
+        let next = self.tree.next(&self.flows(call.flow.pool), &self.weights);
+        ensure!(next.contains(&call.flow), "{call:?} started, but next is {next:?}");
+        Ok(())
+    }
+
+    /// With a free slot, whoever is next lacks tokens; and with a ledger that answers, every slot is there.
+    pub(super) fn check_work_conservation(&mut self, world: &World) -> Result<(), String> {
+        for pool in 0..self.pools.len() {
+            let flows = self.flows(pool);
+            let running = self.running().filter(|call| call.flow.pool == pool).count() as u32;
+            let (held, slots) = (world.held(pool), self.setup.pools[pool].concurrent);
+            let wanted = slots.min(running + flows.len() as u32);
+            ensure!(world.healthy_since.saturating_add(200) > world.now || held >= wanted, "{held} held of {wanted}");
+            if flows.is_empty() || running >= held {
+                continue;
+            }
+            let next = self.tree.next(&flows, &self.weights);
+            let heads: Vec<u64> = next
+                .iter()
+                .filter_map(|flow| self.waiting().find(|call| call.flow == *flow).map(|call| call.charge))
+                .collect();
+            let stuck = heads.iter().any(|charge| !self.has_tokens(pool, *charge, world.now));
+            ensure!(stuck, "{} wait while {running} of {held} run", flows.len());
+        }
+        Ok(())
+    }
+
+    /// Everything countable agrees, and what the ledger lent bounds what runs (I1).
+    pub(crate) fn check(&mut self, world: &mut World, thorough: bool) -> Result<(), String> {
+        for (pool, name) in world.pools.clone().iter().enumerate() {
+            let running = self.running().filter(|call| call.flow.pool == pool).count();
+            ensure!(world.core.running(name) as usize == running, "{} run, not {running}", world.core.running(name));
+            let flows = self.flows(pool);
+            for level in Priority::all() {
+                let waiting = flows.iter().filter(|flow| flow.level == u8::from(level)).count();
+                let depth = world.core.queue_depth(name, level);
+                ensure!(depth == waiting, "{depth} wait at {level}, not {waiting}");
+            }
+            let (ledger, slots) = (world.ledger(pool), self.setup.pools[pool].concurrent);
+            ensure!(world.held(pool) <= ledger.granted(), "I1: {} held of {}", world.held(pool), ledger.granted());
+            let lent = ledger.granted() + ledger.zombies();
+            ensure!(lent <= self.most_slots[pool], "I1: {lent} lent of {}", self.most_slots[pool]);
+            ensure!(world.held(pool) <= slots, "I1: {} held of {slots}", world.held(pool));
+        }
+        for tenant in 0..self.accounts.len() {
+            let in_flight = world.core.in_flight(&world.tenants[tenant]);
+            let live = self.live.iter().filter(|call| call.flow.tenant == tenant).count();
+            ensure!(in_flight as usize == live, "{in_flight} in flight of tenant {tenant}, not {live}");
+            ensure!(self.accounts[tenant].in_flight == in_flight, "the model lost count");
+            if thorough {
+                self.check_levels(tenant, world)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check_levels(&mut self, tenant: usize, world: &mut World) -> Result<(), String> {
+        let (now, name) = (world.now, world.tenants[tenant].clone());
+        let state = world.core.account_state(&name, Millis(now));
+        let levels = state.map(|(_, levels)| levels).unwrap_or_default();
+        for (bucket, reason) in self.accounts[tenant].buckets.iter_mut().zip(LIMITS) {
+            let expected = bucket.as_mut().map(|bucket| bucket.units(now));
+            let found = levels.get(reason.as_str()).copied();
+            ensure!(found == expected, "tenant {tenant} has {found:?} left of {reason:?}, not {expected:?}");
+        }
+        Ok(())
+    }
+
+    /// What is told of a call agrees with what happened to it.
+    pub(crate) fn check_explained(&self, world: &World, call: &Call) -> Result<(), String> {
+        let told = world.core.explain(&id(call.number)).ok_or_else(|| format!("{call:?} is not explained"))?;
+        let agrees = match (&told.fate, call.state) {
+            (Fate::Waiting, State::Waiting) => true,
+            (Fate::Running { since }, State::Running { since: expected }) => *since == Millis(expected),
+            (Fate::Refused { reason, .. }, State::Refused(expected)) => *reason == expected,
+            (Fate::Ended { outcome, .. }, State::Ended(expected)) => *outcome == expected,
+            (Fate::Ended { outcome: Outcome::Failed, .. }, State::Outlived) => true,
+            _ => false,
+        };
+        ensure!(agrees, "{call:?} is told as {:?}", told.fate);
+        ensure!(told.tenant.as_str() == format!("t{}", call.flow.tenant), "{call:?} is told of {}", told.tenant);
+        ensure!(told.arrived == Millis(call.arrived), "{call:?} is told to have come at {}", told.arrived);
+        if told.pool.is_some() {
+            ensure!(told.level.map(u8::from) == Some(call.flow.level), "{call:?} is told at {:?}", told.level);
+            ensure!(told.reserved == Tokens(call.reserved), "{call:?} is told to reserve {}", told.reserved);
+            ensure!(told.charge == Tokens(call.charge), "{call:?} is told to cost {}", told.charge);
+        }
+        Ok(())
+    }
+
+    /// Whether every bucket of every tenant is full again.
+    pub(crate) fn check_returned(&mut self, now: u64) -> Result<(), String> {
+        let buckets = self.accounts.iter_mut().flat_map(|account| account.buckets.iter_mut().flatten());
+        for bucket in buckets {
+            let (units, burst) = (bucket.units(now), bucket.rate().burst);
+            ensure!(units == burst as i64, "{units} are back of {burst}");
+        }
+        Ok(())
+    }
+
+    /// How often two branches that wait side by side were compared.
+    pub(crate) fn races(&self) -> u32 {
+        self.fairness.compared
+    }
+
+    /// The level that the ledger is told of a pool's tokens.
+    pub(crate) fn pool_tokens(&mut self, pool: usize, now: u64) -> Option<i64> {
+        self.pools[pool].tokens.as_mut().map(|tokens| tokens.units(now))
+    }
+}

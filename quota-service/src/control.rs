@@ -1,0 +1,260 @@
+//! What is in force: the configuration, then the time rules, then the operators' overlay; adaptive weights beside them.
+//!
+//! Each is applied to the running core at once and together, and nobody who waits loses a place. The overlay beats the
+//! file until it is deleted; it is versioned, and lives in this process.
+
+mod clock;
+mod status;
+
+pub use clock::{Rehearsal, WallClock};
+pub use status::{OverlayStatus, TimeRulesStatus};
+
+use crate::Secrets;
+use crate::audit::Audit;
+use crate::engine::Engine;
+use crate::identity::{Identity, SharedIdentity};
+use crate::settings::Settings;
+use sluice_policy::adaptive::{Adapted, in_hundredths};
+use sluice_policy::config::reader::{ConfigErrors, Section, read_document};
+use sluice_policy::schedule::{Change, Settings as Effective, UnixMillis};
+use sluice_policy::units::{TenantId, Tokens};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::{Notify, watch};
+use tokio::time::{Duration, Instant};
+
+pub struct Control {
+    engine: Arc<Engine>,
+    identity: SharedIdentity,
+    config_file: PathBuf,
+    clock: WallClock,
+    audit: Audit,
+    state: Mutex<State>,
+    /// The rules or the adaptive window have changed.
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    overlay: Overlay,
+    adapted: BTreeMap<TenantId, Adapted>,
+    /// What each tenant had been charged when the adaptive window began.
+    served_before: BTreeMap<TenantId, Tokens>,
+    window_began: Option<Instant>,
+    /// What was in force when it was last looked at, to say what changed.
+    active: Vec<String>,
+    reloads: Reloads,
+}
+
+/// What operators have set at run time.
+#[derive(Clone, Debug, Default)]
+struct Overlay {
+    /// Grows with every change, also with its deletion.
+    version: u64,
+    change: Option<Change>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Reloads {
+    pub taken: u64,
+    pub refused: u64,
+}
+
+impl Control {
+    pub fn new(
+        engine: Arc<Engine>,
+        identity: SharedIdentity,
+        config_file: PathBuf,
+        clock: WallClock,
+        audit: Audit,
+    ) -> Self {
+        Self { engine, identity, config_file, clock, audit, state: Mutex::default(), changed: Notify::new() }
+    }
+
+    /// Follows the time rules and the adaptive window. Runs until shutdown.
+    pub async fn run(&self, mut shutdown: watch::Receiver<bool>) {
+        loop {
+            self.apply();
+            self.adapt();
+            tokio::select! {
+                () = self.until_next_change() => {}
+                () = self.changed.notified() => {}
+                _ = shutdown.wait_for(|stop| *stop) => return,
+            }
+        }
+    }
+
+    /// Puts in force what holds at this moment.
+    pub fn apply(&self) {
+        let mut state = self.lock();
+        let now = self.clock.now();
+        let active = self.engine.change(|core, core_now| {
+            let effective = effective(core.config(), &state.overlay, now);
+            core.apply(&effective, core_now);
+            core.config().time_rules.active(now).map(|rule| rule.name.clone()).collect::<Vec<_>>()
+        });
+        if active != state.active {
+            self.audit.log(
+                "time rules",
+                format!("active now: [{}], before: [{}]", active.join(", "), state.active.join(", ")),
+            );
+            state.active = active;
+        }
+    }
+
+    /// Reads an overlay from a request's body and puts it in force, in place of the one before.
+    ///
+    /// # Errors
+    /// All that is wrong with it; nothing has changed then.
+    pub fn set_overlay(&self, body: &serde_json::Value) -> Result<OverlayStatus, ConfigErrors> {
+        let change = self.read_change(body, Change::read)?;
+        Ok(self.replace_overlay(|_| Some(change)))
+    }
+
+    /// Sets only the levels' weights in the overlay.
+    ///
+    /// # Errors
+    /// As [`Control::set_overlay`].
+    pub fn set_weights(&self, body: &serde_json::Value) -> Result<OverlayStatus, ConfigErrors> {
+        let change = self.read_change(body, |section, base, groups| {
+            section.required("weights", section.raw("weights"));
+            if section.has("pools") {
+                section.error("pools", "is not set here; PUT /admin/scheduler/overlay sets both");
+            }
+            Change { pools: BTreeMap::new(), ..Change::read(section, base, groups) }
+        })?;
+        Ok(self.replace_overlay(|before| Some(Change { weights: change.weights, ..before.unwrap_or_default() })))
+    }
+
+    /// Deletes the overlay: the file and its time rules hold again.
+    pub fn clear_overlay(&self) -> OverlayStatus {
+        self.replace_overlay(|_| None)
+    }
+
+    /// Reads the configuration file again and takes over what can change while running: pools, tenants, keys, groups,
+    /// rules, the queue. Listeners, the ledger and exporters are taken over by the next start.
+    ///
+    /// # Errors
+    /// All that is wrong with the file; the old configuration goes on then.
+    pub fn reload(&self) -> Result<Reloads, ConfigErrors> {
+        let read = Settings::load(&self.config_file).and_then(|settings| Ok((Secrets::open(&settings)?, settings)));
+        let (secrets, settings) = match read {
+            Ok(read) => read,
+            Err(errors) => {
+                self.lock().reloads.refused += 1;
+                tracing::warn!(%errors, "the configuration was not taken over; the one before goes on");
+                return Err(errors);
+            }
+        };
+        {
+            let state = self.lock();
+            let now = self.clock.now();
+            self.engine.configure(settings.policy.clone(), |core, core_now| {
+                let effective = effective(core.config(), &state.overlay, now);
+                core.apply(&effective, core_now);
+                core.weigh_tenants(&adapted_weights(&core.served(), &state.adapted));
+            });
+        }
+        self.identity.replace(Identity::new(&settings.policy, secrets.peppers));
+        self.apply();
+        self.changed.notify_one();
+        self.audit.log("reload", format!("took over {}", self.config_file.display()));
+        let mut state = self.lock();
+        state.reloads.taken += 1;
+        Ok(state.reloads)
+    }
+
+    fn read_change(
+        &self,
+        body: &serde_json::Value,
+        read: impl Fn(&Section<'_>, &Effective, &std::collections::BTreeSet<String>) -> Change,
+    ) -> Result<Change, ConfigErrors> {
+        self.engine.read(|core| {
+            let (base, groups) = (core.config().settings(), core.config().group_names());
+            read_document(body, |section| Some(read(section, &base, &groups)))
+        })
+    }
+
+    fn replace_overlay(&self, replace: impl FnOnce(Option<Change>) -> Option<Change>) -> OverlayStatus {
+        {
+            let mut state = self.lock();
+            let before = state.overlay.change.take();
+            state.overlay = Overlay { version: state.overlay.version + 1, change: replace(before) };
+            self.audit.log(
+                "overlay",
+                format!("version {}: {}", state.overlay.version, serde_json::json!(state.overlay.change)),
+            );
+        }
+        self.apply();
+        self.overlay_status()
+    }
+
+    /// Moves adaptive weights when a window has passed.
+    fn adapt(&self) {
+        let mut state = self.lock();
+        let adaptive = self.engine.read(|core| core.config().adaptive);
+        if !adaptive.enabled {
+            if !std::mem::take(&mut state.adapted).is_empty() {
+                self.engine.change(|core, _| core.weigh_tenants(&BTreeMap::new()));
+            }
+            state.window_began = None;
+            return;
+        }
+        let served = self.engine.read(sluice_policy::admission::Admission::served);
+        let window = Duration::from_millis(adaptive.window.0);
+        if state.window_began.is_some_and(|began| began.elapsed() >= window) {
+            let in_window = served.iter().map(|(id, (weight, total))| {
+                let before = state.served_before.get(id).copied().unwrap_or_default();
+                (id.clone(), (*weight, Tokens(total.0.saturating_sub(before.0))))
+            });
+            state.adapted = adaptive.adapt(&in_window.collect(), &state.adapted);
+            let weights = adapted_weights(&served, &state.adapted);
+            self.engine.change(|core, _| core.weigh_tenants(&weights));
+        } else if state.window_began.is_some() {
+            return;
+        }
+        state.window_began = Some(Instant::now());
+        state.served_before = served.into_iter().map(|(id, (_, total))| (id, total)).collect();
+    }
+
+    async fn until_next_change(&self) {
+        let rules = self.engine.read(|core| core.config().time_rules.next_change(self.clock.now()));
+        let window = self.lock().window_began.map(|began| {
+            let window = self.engine.read(|core| core.config().adaptive.window);
+            (began + Duration::from_millis(window.0)).saturating_duration_since(Instant::now())
+        });
+        match rules.map(|at| self.clock.until(at)).into_iter().chain(window).min() {
+            // Never long: a wall clock may be set, and a timer would not notice.
+            Some(wait) => tokio::time::sleep(wait.min(Duration::from_secs(10))).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Every tenant's weight on one scale; empty while nothing is adapted, which means the configured ones.
+fn adapted_weights(
+    served: &BTreeMap<TenantId, (u64, Tokens)>,
+    adapted: &BTreeMap<TenantId, Adapted>,
+) -> BTreeMap<TenantId, u64> {
+    if adapted.is_empty() {
+        return BTreeMap::new();
+    }
+    let weight = |(id, (weight, _)): (&TenantId, &(u64, Tokens))| {
+        let percent = adapted.get(id).map_or(100, |adapted| adapted.percent);
+        (id.clone(), in_hundredths(*weight, percent))
+    };
+    served.iter().map(weight).collect()
+}
+
+fn effective(config: &sluice_policy::config::Config, overlay: &Overlay, now: UnixMillis) -> Effective {
+    let mut effective = config.time_rules.effective(&config.settings(), now);
+    if let Some(change) = &overlay.change {
+        effective.apply(change);
+    }
+    effective
+}

@@ -1,0 +1,148 @@
+//! A crowd before one pool, for measurements of the core: ten thousand tenants over all levels, and a long queue.
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+use sluice_policy::admission::{Admission, Decision, Event};
+use sluice_policy::config::Config;
+use sluice_policy::config::reader::read_document;
+use sluice_policy::holder::LeaseTerms;
+use sluice_policy::ledger::AccountLedger;
+use sluice_policy::simulate::SplitMix64;
+use sluice_policy::units::{AdmissionId, Millis, PoolName, TenantId, Tokens};
+use sluice_policy::wire::{AdmissionRequest, KeyProof, Outcome, Settlement, Usage, UsageSource, WIRE_VERSION};
+use std::collections::VecDeque;
+
+const TENANTS: u64 = 10_000;
+const SLOTS: u64 = 64;
+/// One ledger call lasts for the whole measurement.
+const TERMS: LeaseTerms = LeaseTerms { lease: Millis(86_400_000), longest_request: Millis(86_400_000) };
+
+/// The core with its queue, and what is needed to keep it busy.
+pub struct Crowd {
+    core: Admission,
+    tenants: Vec<TenantId>,
+    running: VecDeque<AdmissionId>,
+    events: Vec<Event>,
+    random: SplitMix64,
+    asked: u64,
+    now: Millis,
+}
+
+/// A call that is about to be made; making it up is not part of what is measured.
+pub struct Prepared {
+    tenant: TenantId,
+    request: AdmissionRequest,
+}
+
+impl Crowd {
+    /// A core in which all slots are taken and nobody waits.
+    ///
+    /// # Errors
+    /// When the core does not do as it should.
+    pub fn new(seed: u64) -> Result<Self> {
+        let config = read_document(&document(), Config::read)?;
+        let tenants = config.tenants.keys().cloned().collect();
+        let core = Admission::new(config, &"bench".into(), 1, &TERMS, Millis(0));
+        let (running, random) = (VecDeque::new(), SplitMix64::new(seed));
+        let mut crowd = Self { core, tenants, running, events: Vec::new(), random, asked: 0, now: Millis(1) };
+        let (pool, mut ledger) = (PoolName::from("pool"), AccountLedger::default());
+        while crowd.running.len() < usize::try_from(SLOTS)? {
+            if let Some(request) = crowd.core.ask_ledger(&pool, crowd.now) {
+                let reply = ledger.sync(&request, crowd.now);
+                crowd.core.ledger_answered(&pool, Some(&reply), crowd.now);
+            }
+            crowd.advance();
+            let call = crowd.prepare();
+            crowd.request(&call);
+        }
+        Ok(crowd)
+    }
+
+    /// Lets calls join the queue until so many wait.
+    ///
+    /// # Errors
+    /// When one is refused.
+    pub fn fill(&mut self, waiters: usize) -> Result<()> {
+        for _ in 0..waiters {
+            let call = self.prepare();
+            let decision = self.request(&call);
+            anyhow::ensure!(decision == Decision::Queued, "a call did not join the queue: {decision:?}");
+        }
+        Ok(())
+    }
+
+    /// Makes up a call of any tenant.
+    pub fn prepare(&mut self) -> Prepared {
+        self.asked += 1;
+        let pick = usize::try_from(self.random.below(TENANTS)).unwrap_or(0);
+        let request = AdmissionRequest {
+            version: WIRE_VERSION,
+            id: AdmissionId::from(format!("worker-1-{}", self.asked)),
+            key: KeyProof { id: None, digest: String::new() },
+            model: Some("model".to_owned()),
+            pool: None,
+            input_tokens: Tokens(self.random.log_uniform(6, 13)),
+            max_tokens: Some(Tokens(512)),
+            sequences: 1,
+            stream: false,
+            body_bytes: 4_000,
+            priority: None,
+            deadline_ms: None,
+        };
+        Prepared { tenant: self.tenants[pick].clone(), request }
+    }
+
+    /// The end of the oldest running call, as its settlement tells it.
+    ///
+    /// # Errors
+    /// When nothing runs.
+    pub fn next_end(&mut self) -> Result<Settlement> {
+        let id = self.running.pop_front().context("nothing runs")?;
+        let output = Tokens(self.random.log_uniform(4, 9));
+        let usage = Usage { source: UsageSource::Reported, input: Tokens(500), output, cached: Tokens(0) };
+        Ok(Settlement { id, outcome: Outcome::Completed, usage, charge_to: None })
+    }
+
+    /// One turn of everything: a call joins, one ends, and the next one starts.
+    pub fn turn(&mut self, call: &Prepared, end: &Settlement) {
+        self.now = self.now.plus(Millis(1));
+        self.request(call);
+        self.core.settle(end, self.now);
+        self.advance();
+    }
+
+    /// Waiting calls.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        let depth = |level| self.core.queue_depth(&PoolName::from("pool"), level);
+        sluice_policy::units::Priority::all().map(depth).sum()
+    }
+
+    fn request(&mut self, call: &Prepared) -> Decision {
+        let decision = self.core.request(&call.tenant, None, &call.request, self.now);
+        if let Decision::Admitted(_) = decision {
+            self.running.push_back(call.request.id.clone());
+        }
+        decision
+    }
+
+    fn advance(&mut self) {
+        self.core.advance_into(self.now, &mut self.events);
+        for event in self.events.drain(..) {
+            if let Event::Started(id, _) = event {
+                self.running.push_back(id);
+            }
+        }
+    }
+}
+
+/// Tenants at all levels, and a queue that holds everyone.
+fn document() -> Value {
+    let tenant = |index: u64| json!({"id": format!("tenant-{index}"), "priority": {"default": index % 10}});
+    json!({
+        "queue": {"depth_per_level": 1_000_000, "depth_per_tenant": 1_000_000, "timeout_ms": 3_600_000,
+            "bytes": 1_u64 << 40, "bytes_per_tenant": 1_u64 << 40},
+        "pools": [{"name": "pool", "models": ["model"], "capacity": {"concurrent": SLOTS}, "context_length": 16_384}],
+        "tenants": (0..TENANTS).map(tenant).collect::<Vec<_>>(),
+    })
+}

@@ -1,0 +1,144 @@
+//! Bodies of any length and speed, over HTTP/1.1 and HTTP/2, announced or not: what is too large or too slow gets our
+//! own refusal and never one of Envoy's, and what is just small enough passes whole.
+
+use e2e::client::{Chat, Client, Reply, send};
+use e2e::stack::{Bootstrap, MODEL, Stack, StackBuilder};
+use e2e::tenant::Tenant;
+use e2e::wait::let_pass;
+use futures_util::{Stream, StreamExt as _, stream};
+use reqwest::Body;
+use serde_json::json;
+use std::io;
+use std::time::Duration;
+
+const SLACK: Duration = Duration::from_secs(10);
+/// As shipped: `body.max_bytes`.
+const CAP_BYTES: usize = 1 << 20;
+/// 1.2 MiB is over our cap and below the limit of Envoy's buffer; 5 MiB is over both.
+const TOO_LARGE_BYTES: [usize; 2] = [1_258_291, 5 << 20];
+/// What a client writes at once where it does not tell the length.
+const CHUNK_BYTES: usize = 64 << 10;
+/// Short, so that the tests of slow bodies are not.
+const BODY_TIMEOUT: Duration = Duration::from_millis(400);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_plain_envoy_a_body_over_the_cap_is_refused_in_our_words_and_one_of_the_cap_passes() {
+    assert_the_cap_holds(&Stack::builder("bodies-envoy").tenant(Tenant::new("only")).start().await.unwrap()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn behind_the_envoy_filter_a_body_over_the_cap_is_refused_in_our_words_and_one_of_the_cap_passes() {
+    let builder = Stack::builder("bodies-istio").bootstrap(Bootstrap::EnvoyFilter).tenant(Tenant::new("only"));
+    assert_the_cap_holds(&builder.start().await.unwrap()).await;
+}
+
+async fn assert_the_cap_holds(stack: &Stack) {
+    let http1 = stack.client("only").unwrap();
+    let http2 = http1.over_http2().unwrap();
+    let mut wrong = Vec::new();
+    for (protocol, client) in [("HTTP/1.1", &http1), ("HTTP/2", &http2)] {
+        for bytes in TOO_LARGE_BYTES {
+            let body = call_of(bytes);
+            let forms = [
+                ("announced", Body::from(body.clone())),
+                ("unannounced", chunked(&body, CHUNK_BYTES)),
+                // So much at once may fill Envoy's buffer before the filter sees any of it.
+                ("unannounced, at once", chunked(&body, bytes)),
+            ];
+            for (form, body) in forms {
+                let reply = send(client.chat_request(body)).await;
+                if let Some(problem) = not_too_large(&reply) {
+                    wrong.push(format!("{protocol}, {bytes} bytes {form}: {problem}"));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert_eq!(stack.upstream.calls().count(), 0, "none of them reached the model");
+    for client in [&http1, &http2] {
+        let body = call_of(CAP_BYTES);
+        for body in [chunked(&body, CHUNK_BYTES), chunked(&body, CAP_BYTES), Body::from(body)] {
+            let reply = send(client.chat_request(body)).await.unwrap();
+            assert_eq!(reply.status, 200, "{}", reply.summary());
+            assert_eq!(stack.upstream.calls().last().unwrap().body.len(), CAP_BYTES);
+        }
+    }
+    stack.operators().wait_until_idle(SLACK).await.unwrap();
+}
+
+fn not_too_large(reply: &anyhow::Result<Reply>) -> Option<String> {
+    match reply {
+        Err(error) => Some(format!("{error:?}")),
+        Ok(reply) if (reply.status, reply.reason()) != (413, Some("body_too_large")) => Some(reply.summary()),
+        Ok(reply) => reply.check_openai_error().err().map(str::to_owned),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_stops_coming_or_drips_gets_408_and_its_memory_is_free() {
+    let stack = hasty("bodies-slow").start().await.unwrap();
+    let http1 = stack.client("only").unwrap();
+    for client in [http1.over_http2().unwrap(), http1] {
+        let stops = text("{\"model\":").chain(stream::pending());
+        assert_too_slow(&client, Body::wrap_stream(stops)).await;
+        assert_too_slow(&client, Body::wrap_stream(stream::pending::<io::Result<String>>())).await;
+        let drips = stream::unfold((), |()| async {
+            let_pass(BODY_TIMEOUT / 20).await;
+            Some((Ok::<_, io::Error>(" "), ()))
+        });
+        assert_too_slow(&client, Body::wrap_stream(drips)).await;
+        assert_eq!(client.chat(&Chat::to(MODEL)).await.unwrap().status, 200, "others are served");
+    }
+    assert_eq!(stack.upstream.calls().count(), 2, "no slow call reached the model");
+    stack.operators().wait_until_idle(SLACK).await.unwrap();
+}
+
+async fn assert_too_slow(client: &Client, body: Body) {
+    let reply = send(client.chat_request(body)).await.unwrap();
+    assert_eq!((reply.status, reply.reason()), (408, Some("request_timeout")), "{}", reply.summary());
+    assert_eq!(reply.check_openai_error(), Ok(()), "{}", reply.summary());
+    assert!((BODY_TIMEOUT..SLACK).contains(&reply.took), "{:?}", reply.took);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn time_in_the_queue_is_not_the_bodys() {
+    let stack = hasty("bodies-queued").capacity(1).start().await.unwrap();
+    let client = stack.client("only").unwrap();
+    stack.upstream.calls().hold();
+    let callers: Vec<_> = (0..2)
+        .map(|_| {
+            let client = client.clone();
+            tokio::spawn(async move { client.chat(&Chat::to(MODEL)).await.unwrap() })
+        })
+        .collect();
+    stack.operators().wait_for_queued(1, SLACK).await.unwrap();
+    let_pass(BODY_TIMEOUT * 2).await;
+    stack.upstream.calls().release();
+    for caller in callers {
+        let reply = caller.await.unwrap();
+        assert_eq!(reply.status, 200, "{}", reply.summary());
+    }
+}
+
+fn hasty(name: &str) -> StackBuilder {
+    Stack::builder(name)
+        .tenant(Tenant::new("only"))
+        .plugin_config(|plugin| plugin["body"]["timeout_ms"] = json!(BODY_TIMEOUT.as_millis()))
+}
+
+/// A call whose body has exactly this length: JSON may end in spaces.
+fn call_of(bytes: usize) -> String {
+    let call = Chat::to(MODEL).text();
+    format!("{call}{}", " ".repeat(bytes - call.len()))
+}
+
+/// The same bytes without a word on their number: chunks in HTTP/1.1, frames in HTTP/2.
+fn chunked(text: &str, chunk_bytes: usize) -> Body {
+    let chunks: Vec<io::Result<Vec<u8>>> =
+        text.as_bytes().chunks(chunk_bytes).map(|chunk| Ok(chunk.to_vec())).collect();
+    Body::wrap_stream(stream::iter(chunks))
+}
+
+fn text(text: &'static str) -> impl Stream<Item = io::Result<&'static str>> {
+    stream::once(async move { Ok(text) })
+}
