@@ -1,8 +1,9 @@
 //! End to end: starts the real components – Envoy with the filter, quota-service, Redis, a model server – on
 //! loopback, and drives them only from outside, over HTTP, signals and files.
 //!
-//! The crate knows nothing of Sluice's insides. What it measures about the product (how many calls run in the model,
-//! in which order they came, how many tokens they used) it measures itself, in the [`upstream`].
+//! The tests know nothing of Sluice's insides (only the benchmark of the queue drives the core itself, in `crowd`). What
+//! the crate measures about the product (how many calls run in the model, in which order they came, how many tokens they
+//! used) it measures itself, in the [`upstream`].
 //!
 //! In reading order: [`wait`] for conditions, [`paths`] to files and tools, [`process`] and [`folder`] that leave
 //! nothing behind, the [`stack`] of components, the [`upstream`] that counts, and the [`client`], [`admin`] and
