@@ -20,7 +20,7 @@ pub(crate) struct LocalReply {
 
 /// A refusal that the filter decides on its own.
 pub(crate) fn own(reason: Reason, message: impl Into<String>) -> Refusal {
-    Refusal::new(status_of(reason), reason, message)
+    Refusal::new(reason, message)
 }
 
 /// The refusal of a call that nobody can decide now.
@@ -60,34 +60,6 @@ pub(crate) fn reply(refusal: &Refusal, dialect: Dialect, id: Option<&AdmissionId
 /// A refusal must not look like success, whatever the service says.
 fn sane_status(status: u16) -> u16 {
     if (400..=599).contains(&status) { status } else { 503 }
-}
-
-fn status_of(reason: Reason) -> u16 {
-    match reason {
-        Reason::InvalidPriority
-        | Reason::InvalidDeadline
-        | Reason::PathNotNormalized
-        | Reason::InvalidBody
-        | Reason::ContextLengthExceeded => 400,
-        Reason::UnknownKey | Reason::MissingKey | Reason::ConflictingKeys | Reason::MalformedKey => 401,
-        Reason::TenantDisabled | Reason::ModelNotAllowed | Reason::UpgradeNotAllowed => 403,
-        Reason::ModelNotFound | Reason::PathNotListed => 404,
-        Reason::MethodNotAllowed => 405,
-        Reason::RequestTimeout => 408,
-        Reason::BodyTooLarge => 413,
-        Reason::UnsupportedEncoding => 415,
-        Reason::TenantConcurrency
-        | Reason::TenantRequestsPerSecond
-        | Reason::TenantRequestsPerMinute
-        | Reason::TenantTokensPerMinute => 429,
-        Reason::QueueFull
-        | Reason::QueueTimeout
-        | Reason::DeadlineUnreachable
-        | Reason::LedgerUnavailable
-        | Reason::ShuttingDown
-        | Reason::DuplicateAdmission
-        | Reason::ServiceUnavailable => 503,
-    }
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 pub mod reader;
 mod pools;
 mod tenants;
+pub(crate) mod weights;
 
 pub use pools::{ChargeWeights, Model, Pool};
 pub use tenants::{KeyRecord, KeyRule, Pattern, Tenant, parse_digest};
@@ -13,9 +14,10 @@ pub use tenants::{KeyRecord, KeyRule, Pattern, Tenant, parse_digest};
 use crate::adaptive::Adaptive;
 use crate::queue::{GroupIndex, QueueSettings, SharePolicy, Shares};
 use crate::schedule::{PoolSettings, Settings, TimeRules};
-use crate::units::{GroupName, Millis, ModelName, PoolName, Priority, TenantId};
+use crate::units::{GroupName, Millis, ModelName, PoolName, TenantId};
 use reader::Section;
 use std::collections::{BTreeMap, BTreeSet};
+use weights::read_weights;
 
 /// Everything that the admission core decides by.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -134,24 +136,6 @@ fn read_queue(section: &Section<'_>) -> QueueSettings {
     };
     section.finish();
     settings
-}
-
-/// Weights of P0 to P9, or `None` when they are absent or have been reported.
-pub(crate) fn read_weights(section: &Section<'_>, name: &'static str) -> Option<[u64; Priority::COUNT]> {
-    let given = section.raw(name)?;
-    let weights = given.as_array().and_then(|list| {
-        let weights: Vec<u64> = list
-            .iter()
-            .filter_map(serde_json::Value::as_u64)
-            .filter(|weight| (1..=MOST_WEIGHT).contains(weight))
-            .collect();
-        (weights.len() == list.len()).then_some(weights)
-    });
-    let weights = weights.and_then(|weights| weights.try_into().ok());
-    if weights.is_none() {
-        section.error(name, "must be a list of 10 integers from 1 to 1000000, for P0 to P9");
-    }
-    weights
 }
 
 #[cfg(test)]

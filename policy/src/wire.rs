@@ -118,9 +118,9 @@ pub struct Refusal {
 impl Refusal {
     /// A refusal that says why and nothing else yet.
     #[must_use]
-    pub fn new(status: u16, reason: Reason, message: impl Into<String>) -> Self {
+    pub fn new(reason: Reason, message: impl Into<String>) -> Self {
         Self {
-            status,
+            status: reason.status(),
             reason,
             message: message.into(),
             param: None,
@@ -209,6 +209,36 @@ impl Reason {
         Reason::RequestTimeout,
         Reason::ServiceUnavailable,
     ];
+
+    /// The HTTP status that goes with it.
+    #[must_use]
+    pub fn status(self) -> u16 {
+        match self {
+            Reason::InvalidPriority
+            | Reason::InvalidDeadline
+            | Reason::PathNotNormalized
+            | Reason::InvalidBody
+            | Reason::ContextLengthExceeded => 400,
+            Reason::UnknownKey | Reason::MissingKey | Reason::ConflictingKeys | Reason::MalformedKey => 401,
+            Reason::TenantDisabled | Reason::ModelNotAllowed | Reason::UpgradeNotAllowed => 403,
+            Reason::ModelNotFound | Reason::PathNotListed => 404,
+            Reason::MethodNotAllowed => 405,
+            Reason::RequestTimeout => 408,
+            Reason::BodyTooLarge => 413,
+            Reason::UnsupportedEncoding => 415,
+            Reason::TenantConcurrency
+            | Reason::TenantRequestsPerSecond
+            | Reason::TenantRequestsPerMinute
+            | Reason::TenantTokensPerMinute => 429,
+            Reason::QueueFull
+            | Reason::QueueTimeout
+            | Reason::DeadlineUnreachable
+            | Reason::LedgerUnavailable
+            | Reason::ShuttingDown
+            | Reason::DuplicateAdmission
+            | Reason::ServiceUnavailable => 503,
+        }
+    }
 
     /// The snake_case text of the reason, as in JSON and in `x-sluice-reason`.
     #[must_use]

@@ -113,5 +113,5 @@ fn spread(mut reply: AdmissionReply) -> AdmissionReply {
 }
 
 fn unknown_key() -> Refusal {
-    Refusal::new(401, Reason::UnknownKey, "this API key is not known; check it, or ask your platform team for one")
+    Refusal::new(Reason::UnknownKey, "this API key is not known; check it, or ask your platform team for one")
 }

@@ -2,7 +2,7 @@
 
 use super::explain::{Fate, Place};
 use super::live::{Live, PoolIndex, State};
-use super::refusals::{over_limit, queue_full, refuse, shutting_down, too_late};
+use super::refusals::{over_limit, queue_full, shutting_down, too_late};
 use super::tenants::{ModelIndex, TenantState};
 use super::{Admission, Decision, grant, wait};
 use crate::config::Tenant;
@@ -58,7 +58,7 @@ impl Admission {
             return Err(shutting_down());
         }
         if self.live.knows(&request.id, now) {
-            return Err(refuse(503, Reason::DuplicateAdmission, "this admission was asked for before"));
+            return Err(Refusal::new(Reason::DuplicateAdmission, "this admission was asked for before"));
         }
         let (index, settings) = self.tenant(tenant_id)?;
         let level = request.priority.or(granted).unwrap_or(settings.default_priority);
@@ -72,10 +72,10 @@ impl Admission {
         let index = self.tenants.index(id);
         let settings = index.and_then(|index| self.tenants.get(index)?.settings.as_ref());
         let (Some(index), Some(settings)) = (index, settings) else {
-            return Err(refuse(401, Reason::UnknownKey, "this API key belongs to nobody"));
+            return Err(Refusal::new(Reason::UnknownKey, "this API key belongs to nobody"));
         };
         if settings.disabled {
-            return Err(refuse(403, Reason::TenantDisabled, format!("the tenant {id} is disabled")));
+            return Err(Refusal::new(Reason::TenantDisabled, format!("the tenant {id} is disabled")));
         }
         Ok((index, settings))
     }
@@ -97,14 +97,14 @@ impl Admission {
             return Err(not_found(request));
         };
         if request.pool.as_ref().is_some_and(|named| *named != pool.name) {
-            return Err(refuse(404, Reason::ModelNotFound, "this route does not serve that model").about("model"));
+            return Err(Refusal::new(Reason::ModelNotFound, "this route does not serve that model").about("model"));
         }
         let of_pool = self.config.models.iter().filter(|(_, model)| model.pool == pool.name);
         let model = request.model.as_ref().and_then(|_| self.tenants.model(route.model));
         if !TenantState::may_use(settings, model, of_pool) {
             let what = request.model.as_deref().unwrap_or("every model of this route");
             let message = format!("this API key may not use {what}");
-            return Err(refuse(403, Reason::ModelNotAllowed, message).about("model"));
+            return Err(Refusal::new(Reason::ModelNotAllowed, message).about("model"));
         }
         let group = if pool.has_shares() { settings.group } else { GroupIndex::default() };
         let (input, output) = self.reservation(tenant, route.model, pool.context_length(), request)?;
@@ -130,7 +130,7 @@ impl Admission {
         if let Some(context) = context.filter(|context| certain > *context) {
             let message =
                 format!("this model's context is {context}; the prompt and max_tokens ask for more than that");
-            return Err(refuse(400, Reason::ContextLengthExceeded, message).about("messages"));
+            return Err(Refusal::new(Reason::ContextLengthExceeded, message).about("messages"));
         }
         let input = request.input_tokens.min(context.unwrap_or(request.input_tokens));
         let left = context.map_or(Tokens(u64::MAX), |context| Tokens(context.0.saturating_sub(input.0).max(1)));
@@ -150,10 +150,10 @@ impl Admission {
     ) -> Result<Decision, Refusal> {
         let (Some(pool), Some(tenant)) = (self.pools.get_mut(plan.pool.0), self.tenants.get_mut(plan.flow.tenant))
         else {
-            return Err(refuse(404, Reason::ModelNotFound, "no pool serves this model").about("model"));
+            return Err(Refusal::new(Reason::ModelNotFound, "no pool serves this model").about("model"));
         };
         if !pool.holder.is_leased(now) {
-            let refusal = refuse(503, Reason::LedgerUnavailable, "the quota ledger does not answer");
+            let refusal = Refusal::new(Reason::LedgerUnavailable, "the quota ledger does not answer");
             return Err(refusal.retry_after(Millis(1_000)));
         }
         if let Err(limited) = tenant.account.charge(plan.reserved, now) {
@@ -255,5 +255,5 @@ fn not_found(request: &AdmissionRequest) -> Refusal {
         (None, Some(pool)) => format!("the route names the pool {pool}, which does not exist"),
         (None, None) => "the request names no model and its route no pool".to_owned(),
     };
-    refuse(404, Reason::ModelNotFound, message).about("model")
+    Refusal::new(Reason::ModelNotFound, message).about("model")
 }

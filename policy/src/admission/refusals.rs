@@ -5,10 +5,6 @@ use crate::queue::Full;
 use crate::units::{Millis, PoolName, Priority, TenantId};
 use crate::wire::{Reason, Refusal};
 
-pub(super) fn refuse(status: u16, reason: Reason, message: impl Into<String>) -> Refusal {
-    Refusal::new(status, reason, message)
-}
-
 impl Refusal {
     pub(super) fn about(self, param: &str) -> Self {
         Self { param: Some(param.to_owned()), ..self }
@@ -27,7 +23,7 @@ pub(super) fn over_limit(tenant: &TenantId, limited: Limited, typical: Millis) -
         Reason::TenantRequestsPerMinute => "requests per minute",
         _ => "tokens per minute",
     };
-    refuse(429, limited.reason, format!("the tenant {tenant} has reached its limit of {what}"))
+    Refusal::new(limited.reason, format!("the tenant {tenant} has reached its limit of {what}"))
         .retry_after(limited.wait.unwrap_or(typical))
 }
 
@@ -37,19 +33,19 @@ pub(super) fn queue_full(full: Full, pool: &PoolName, priority: Priority) -> Ref
         Full::Tenant => format!("this tenant has too many calls waiting for {pool}"),
         Full::Bytes => format!("the queue of {pool} holds as many request bytes as it may"),
     };
-    refuse(503, Reason::QueueFull, what)
+    Refusal::new(Reason::QueueFull, what)
 }
 
 pub(super) fn too_late(wait: Millis, deadline: Millis) -> Refusal {
     let message = format!("the call would wait about {wait}, longer than its deadline of {deadline}");
-    refuse(503, Reason::DeadlineUnreachable, message)
+    Refusal::new(Reason::DeadlineUnreachable, message)
 }
 
 pub(super) fn timed_out(drain: Millis) -> Refusal {
-    refuse(503, Reason::QueueTimeout, "the call waited in the queue until its deadline without a free slot")
+    Refusal::new(Reason::QueueTimeout, "the call waited in the queue until its deadline without a free slot")
         .retry_after(drain)
 }
 
 pub(super) fn shutting_down() -> Refusal {
-    refuse(503, Reason::ShuttingDown, "the quota service is shutting down").retry_after(Millis(1_000))
+    Refusal::new(Reason::ShuttingDown, "the quota service is shutting down").retry_after(Millis(1_000))
 }

@@ -2,7 +2,8 @@
 
 use super::reader::Section;
 use super::tenants::Groups;
-use super::{MOST_PER_WINDOW, MOST_SLOTS, MOST_WEIGHT};
+use super::weights::read_shares;
+use super::{MOST_PER_WINDOW, MOST_SLOTS};
 use crate::bucket::Rate;
 use crate::queue::GroupIndex;
 use crate::units::{GroupName, ModelName, PoolName, Tokens};
@@ -100,7 +101,8 @@ fn read_pool(
         section.error("models", "must name at least one model");
     }
     let context_length = section.integer("context_length", 1..=1 << 30).map(Tokens);
-    let shares = read_shares(section, groups);
+    let names = groups.by_name.keys().map(ToString::to_string).collect();
+    let shares = read_shares(section, &names);
 
     let name = PoolName::from(name?);
     for model in served {
@@ -114,37 +116,15 @@ fn read_pool(
         requests_per_s: requests_per_s.map(|amount| Rate::per_second(amount, amount)),
         tokens_per_s: tokens_per_s.map(|amount| Rate::per_second(amount, burst.unwrap_or(amount))),
         context_length,
-        shares: shares.into_iter().filter_map(|(group, share)| Some((*groups.by_name.get(&group)?, share))).collect(),
+        shares: shares
+            .into_iter()
+            .filter_map(|(group, share)| Some((*groups.by_name.get(&GroupName::from(group))?, share)))
+            .collect(),
     };
     if pools.insert(name.clone(), pool).is_some() {
         section.error("name", format!("the pool {name} is defined twice"));
     }
     Some(())
-}
-
-/// Reads `shares: {group: weight}`; every group must exist.
-pub(crate) fn read_shares(section: &Section<'_>, groups: &Groups) -> BTreeMap<GroupName, u64> {
-    let given = section.raw("shares");
-    let Some(shares) = given.and_then(serde_json::Value::as_object) else {
-        if given.is_some() {
-            section.error("shares", "must be a mapping of groups to integers, like {internal: 80, external: 20}");
-        }
-        return BTreeMap::new();
-    };
-    let mut read = BTreeMap::new();
-    for (group, share) in shares {
-        let name = GroupName::from(group.as_str());
-        if !groups.by_name.contains_key(&name) {
-            section.error("shares", format!("there is no group {group:?}"));
-        }
-        match share.as_u64().filter(|share| (1..=MOST_WEIGHT).contains(share)) {
-            Some(share) => drop(read.insert(name, share)),
-            None => {
-                section.error("shares", format!("{group} must be an integer from 1 to {MOST_WEIGHT}, found {share}"))
-            }
-        }
-    }
-    read
 }
 
 fn read_charge(section: &Section<'_>, models: &mut BTreeMap<ModelName, Model>) -> Option<()> {

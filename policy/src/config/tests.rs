@@ -37,12 +37,13 @@ fn all_that_is_wrong_is_said_at_once() {
     let paths: Vec<&str> = errors.iter().filter_map(|error| error.split_once(": ")).map(|(path, _)| path).collect();
     let expected = [
         "queue.weights",
+        "queue.weights[2]",
         "queue.timeout_ms",
         "groups[1].name",
         "groups[1].tiers",
         "pools[0].capacity.concurrent",
-        "pools[0].shares",
-        "pools[0].shares",
+        "pools[0].shares.internal",
+        "pools[0].shares.nobody",
         "pools[1].capacity.burst_tokens",
         "pools[1].models",
         "tenants[0].id",
@@ -64,9 +65,20 @@ fn all_that_is_wrong_is_said_at_once() {
 #[test]
 fn weights_are_ten_positive_integers() {
     let nan = serde_json::Value::Null;
-    for weights in [json!(vec![0; 10]), json!(vec![1; 11]), json!(vec![-1; 10]), json!(vec![nan; 10]), json!("1")] {
+    let each = |found: &str| -> Vec<String> {
+        let error = |at| format!("queue.weights[{at}]: must be an integer from 1 to 1000000, found {found}");
+        (0..10).map(error).collect()
+    };
+    let whole = |problem: &str| vec![format!("queue.weights: must be {problem}")];
+    for (weights, expected) in [
+        (json!(vec![0; 10]), each("0")),
+        (json!(vec![-1; 10]), each("-1")),
+        (json!(vec![nan; 10]), each("nothing, or what is not a number")),
+        (json!(vec![1; 11]), whole("10 integers, for P0 to P9, found 11")),
+        (json!("1"), whole("a list of 10 integers, for P0 to P9")),
+    ] {
         let errors = read(&json!({"queue": {"weights": weights}, "pools": pool()})).unwrap_err();
-        assert!(errors[0].starts_with("queue.weights: must be a list of 10"), "{errors:?}");
+        assert_eq!(errors, expected);
     }
 }
 

@@ -3,17 +3,14 @@
 use super::overlap::contradiction;
 use super::{Change, Days, PoolChange, Settings, TimeRule, TimeRules, WallTime, Window, Zone};
 use crate::config::reader::Section;
-use crate::units::{PoolName, Priority};
+use crate::config::weights::{read_shares, read_weights};
+use crate::config::{MOST_PER_WINDOW, MOST_SLOTS};
+use crate::units::PoolName;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Display;
 
 /// Every pair of rules is compared; and nobody understands more.
 const MOST_RULES: usize = 100;
-const MOST_SLOTS: u64 = 1_000_000;
-const MOST_WEIGHT: u64 = 1_000_000;
-/// As in the pools' own section: keeps a bucket's arithmetic far from the edge of 64 bits.
-const MOST_PER_S: u64 = 1_000_000_000_000;
 
 impl TimeRules {
     /// Reads the list `time_rules` from the document's root. What is wrong is reported to `root`'s document, which
@@ -137,37 +134,6 @@ impl Change {
     }
 }
 
-/// Weights of all levels: 10 integers from 1 to 1,000,000.
-pub(crate) fn read_weights(section: &Section<'_>, field: &'static str) -> Option<[u64; Priority::COUNT]> {
-    let given = section.raw(field)?;
-    let Some(list) = given.as_array() else {
-        section.error(field, "must be a list of 10 integers, for P0 to P9");
-        return None;
-    };
-    if list.len() != Priority::COUNT {
-        section.error(field, format!("must be 10 integers, for P0 to P9, found {}", list.len()));
-    }
-    let weights: Vec<u64> = list
-        .iter()
-        .enumerate()
-        .filter_map(|(index, value)| weight(section, &format!("{field}[{index}]"), value))
-        .collect();
-    weights.try_into().ok()
-}
-
-fn weight(section: &Section<'_>, field: &str, value: &Value) -> Option<u64> {
-    let weight = value.as_u64().filter(|weight| (1..=MOST_WEIGHT).contains(weight));
-    if weight.is_none() {
-        let found: &dyn Display = match value {
-            Value::Null => &"nothing, or what is not a number",
-            Value::Number(number) => number,
-            Value::Bool(_) | Value::String(_) | Value::Array(_) | Value::Object(_) => &"no number",
-        };
-        section.error(field, format!("must be an integer from 1 to {MOST_WEIGHT}, found {found}"));
-    }
-    weight
-}
-
 fn read_pool(
     section: &Section<'_>,
     base: &Settings,
@@ -181,8 +147,8 @@ fn read_pool(
         section.error("name", format!("there is no pool {name}; pools are {known}"));
     }
     let concurrent = section.integer("concurrent", 1..=MOST_SLOTS).and_then(|slots| u32::try_from(slots).ok());
-    let tokens_per_s = section.integer("tokens_per_s", 1..=MOST_PER_S);
-    let burst_tokens = section.integer("burst_tokens", 1..=MOST_PER_S);
+    let tokens_per_s = section.integer("tokens_per_s", 1..=MOST_PER_WINDOW);
+    let burst_tokens = section.integer("burst_tokens", 1..=MOST_PER_WINDOW);
     let shares = read_shares(section, groups);
     if !["concurrent", "tokens_per_s", "burst_tokens", "shares"].into_iter().any(|field| section.has(field)) {
         section.error("name", "sets nothing: name concurrent, tokens_per_s, burst_tokens or shares");
@@ -197,27 +163,6 @@ fn read_pool(
         section.error("name", format!("the pool {name} is listed twice"));
     }
     Some(())
-}
-
-fn read_shares(pool: &Section<'_>, groups: &BTreeSet<String>) -> BTreeMap<String, u64> {
-    let Some(given) = pool.raw("shares") else { return BTreeMap::new() };
-    let Some(fields) = given.as_object() else {
-        pool.error("shares", "must be a mapping from group to share");
-        return BTreeMap::new();
-    };
-    if fields.is_empty() {
-        pool.error("shares", "must name a group");
-    }
-    let mut shares = BTreeMap::new();
-    for (group, value) in fields {
-        let field = format!("shares.{group}");
-        if !groups.contains(group) {
-            let known: Vec<&str> = groups.iter().map(String::as_str).collect();
-            pool.error(&field, format!("there is no group {group:?}; groups are {}", known.join(", ")));
-        }
-        shares.extend(weight(pool, &field, value).map(|share| (group.clone(), share)));
-    }
-    shares
 }
 
 #[cfg(test)]
