@@ -3,6 +3,7 @@
 //! Both homes answer alike; `tests/ledger_conformance.rs` replays the same calls on both.
 
 mod embedded;
+pub mod link;
 mod redis;
 
 pub use embedded::EmbeddedLedger;
@@ -41,6 +42,10 @@ pub enum LedgerError {
     Timeout(u128),
     #[error("Redis answered in a form that this release does not know: {0}")]
     Malformed(String),
+    #[error("Redis is away: {0}")]
+    Away(String),
+    #[error("Redis is not used: {0}")]
+    Unfit(String),
 }
 
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, LedgerError>> + Send + 'a>>;

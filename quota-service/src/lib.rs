@@ -23,6 +23,7 @@ use control::{Control, WallClock};
 use engine::Engine;
 use gpu::GpuView;
 use identity::{Identity, Peppers, SharedIdentity};
+use ledger::link::{FirstContact, Link, RedisSecrets, RedisSettings};
 use ledger::{EmbeddedLedger, Ledger, RedisLedger};
 use metrics::Metrics;
 use secret::Secret;
@@ -45,7 +46,8 @@ pub struct Secrets {
     pub peppers: Peppers,
     pub operators_token: Secret,
     pub filter_secret: Option<Secret>,
-    pub redis_password: Option<Secret>,
+    /// Empty for the embedded ledger.
+    pub redis: RedisSecrets,
 }
 
 impl Secrets {
@@ -76,13 +78,9 @@ impl Secrets {
                 Some((version, open(format!("identity.peppers (version {version})"), file, LEAST_SECRET_BYTES)?))
             })
             .collect();
-        // Somebody else's password may be shorter than we would make it.
-        let password_file = settings.redis.as_ref().and_then(|redis| redis.password_file.as_ref());
-        let redis_password = password_file.and_then(|file| open("ledger.redis_password_file".to_owned(), file, 1));
+        let redis = settings.redis.as_ref().map(|redis| RedisSecrets::open(redis, &mut errors)).unwrap_or_default();
         match operators_token {
-            Some(operators_token) if errors.is_empty() => {
-                Ok(Self { peppers, operators_token, filter_secret, redis_password })
-            }
+            Some(operators_token) if errors.is_empty() => Ok(Self { peppers, operators_token, filter_secret, redis }),
             Some(_) | None => Err(ConfigErrors(errors)),
         }
     }
@@ -112,7 +110,7 @@ impl Listeners {
 /// who waits, takes settlements for a while, and ends.
 ///
 /// # Errors
-/// The Redis URL is malformed, or two metrics bear one name.
+/// [`ConfigErrors`] where Redis must not be used as it is; or two metrics bear one name.
 pub async fn run(
     settings: Settings,
     secrets: Secrets,
@@ -122,7 +120,7 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let started = Instant::now();
     let ledger: Arc<dyn Ledger> = match &settings.redis {
-        Some(redis) => Arc::new(RedisLedger::new(&redis.url, secrets.redis_password.as_ref())?),
+        Some(redis) => Arc::new(RedisLedger::new(connect(redis, &secrets.redis).await?)),
         None => Arc::new(EmbeddedLedger::default()),
     };
     let metrics = Arc::new(Metrics::new()?);
@@ -164,6 +162,16 @@ pub async fn run(
     let _ = stop.send(true);
     while tasks.join_next().await.is_some() {}
     Ok(())
+}
+
+/// A Redis that may throw accounts away is refused while nobody depends on it; one that is still away is waited for.
+async fn connect(settings: &RedisSettings, secrets: &RedisSecrets) -> Result<Link, ConfigErrors> {
+    let refuse = |problem| ConfigErrors(vec![ConfigError { path: "ledger.redis".to_owned(), problem }]);
+    let link = Link::new(settings, secrets).map_err(refuse)?;
+    if link.first_contact().await.map_err(refuse)? == FirstContact::NotYet {
+        tracing::warn!("Redis does not answer yet; starting without it");
+    }
+    Ok(link)
 }
 
 /// Reads the configuration again at every SIGHUP, which `hang_ups` counts.

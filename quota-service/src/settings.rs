@@ -2,7 +2,7 @@
 
 use crate::control::Rehearsal;
 use crate::gpu::GpuSettings;
-use crate::secret::Secret;
+use crate::ledger::link::RedisSettings;
 use sluice_policy::config::Config;
 use sluice_policy::config::reader::{ConfigError, ConfigErrors, Section, read_document};
 use sluice_policy::holder::LeaseTerms;
@@ -34,15 +34,6 @@ pub struct Settings {
     pub rehearsal: Option<Rehearsal>,
     /// After SIGTERM, how long to go on taking settlements of calls that still run.
     pub drain: Duration,
-}
-
-/// Where the ledger lives.
-#[derive(Debug)]
-pub struct RedisSettings {
-    /// May hold a password, so it does not show.
-    pub url: Secret,
-    /// The better place for a password.
-    pub password_file: Option<PathBuf>,
 }
 
 /// Where the filter talks to us.
@@ -178,15 +169,7 @@ fn check_peppers(root: &Section<'_>, policy: &Config, peppers: &BTreeMap<u32, Pa
 }
 
 fn read_ledger(section: &Section<'_>, folder: &Path) -> (Option<RedisSettings>, String, LeaseTerms) {
-    let url = section.text("redis_url");
-    if url.is_some_and(|url| redis::parse_redis_url(url).is_none()) {
-        section.error("redis_url", "must be like redis://user@host:6379/0 (a password goes into redis_password_file)");
-    }
-    let password_file = section.text("redis_password_file").map(|path| folder.join(path));
-    if password_file.is_some() && url.is_none() {
-        section.error("redis_password_file", "needs redis_url beside it");
-    }
-    let redis = url.map(|url| RedisSettings { url: Secret::new(url.to_owned()), password_file });
+    let redis = RedisSettings::read(section, folder);
     let holder = section.name("holder").map_or_else(host_name, str::to_owned);
     let terms = LeaseTerms {
         lease: section.integer("lease_ms", 100..=60_000).map_or(Millis(2_000), Millis),

@@ -5,8 +5,8 @@
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngSeed, TestRunner};
+use quota_service::ledger::link::{Link, RedisSecrets, RedisSettings};
 use quota_service::ledger::{Account, Ledger, RedisLedger};
-use quota_service::secret::Secret;
 use sluice_policy::ledger::{AccountLedger, SyncReply, SyncRequest};
 use sluice_policy::units::{HolderId, Millis};
 use std::cell::Cell;
@@ -46,6 +46,11 @@ impl Redis {
     fn url(&self) -> String {
         format!("redis+unix://{}", self.folder.join("redis.sock").display())
     }
+
+    fn ledger(&self) -> RedisLedger {
+        let settings = RedisSettings::from_url(&self.url()).unwrap();
+        RedisLedger::new(Link::new(&settings, &RedisSecrets::default()).unwrap())
+    }
 }
 
 impl Drop for Redis {
@@ -81,7 +86,7 @@ fn call() -> impl Strategy<Value = SyncRequest> {
 fn the_script_answers_as_the_pure_ledger_does() {
     let redis = Redis::start("conformance");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let ledger = runtime.block_on(async { RedisLedger::new(&Secret::new(redis.url()), None).unwrap() });
+    let ledger = runtime.block_on(async { redis.ledger() });
     let traces = Cell::new(0);
     let config = Config { cases: 200, rng_seed: RngSeed::Fixed(2), failure_persistence: None, ..Config::default() };
     TestRunner::new(config)
@@ -105,7 +110,7 @@ fn a_flushed_script_is_loaded_again() {
     let redis = Redis::start("flush");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let ledger = RedisLedger::new(&Secret::new(redis.url()), None).unwrap();
+        let ledger = redis.ledger();
         let account = Account::Pool("smol".into());
         let mut request = SyncRequest {
             holder: "gate-0".into(),

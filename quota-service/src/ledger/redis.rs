@@ -1,70 +1,30 @@
 //! The ledger in Redis: one hash an account, one script, by EVALSHA.
 
+use super::link::{Link, Lua, LuaCall};
 use super::{Account, Answer, Ledger, LedgerError};
 use crate::audit::Entry;
-use crate::secret::Secret;
-use redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use redis::{Client, IntoConnectionInfo, Script};
 use sluice_policy::ledger::{Restored, SyncReply, SyncRequest};
 use sluice_policy::units::Millis;
 use std::collections::BTreeMap;
-use std::time::Duration;
-
-/// A ledger that takes longer has failed for this lease; the next call asks again.
-const TIMEOUT: Duration = Duration::from_millis(500);
 
 /// About so many audit entries are kept.
 const AUDIT_KEPT: u64 = 10_000;
 
 pub struct RedisLedger {
-    connection: ConnectionManager,
-    script: Script,
+    link: Link,
+    script: Lua,
 }
 
 impl RedisLedger {
-    /// Does not connect yet: Redis may come up later than we do. A `password` beats the URL's.
-    ///
-    /// # Errors
-    /// The URL is not one of Redis.
-    pub fn new(url: &Secret, password: Option<&Secret>) -> Result<Self, LedgerError> {
-        let config = ConnectionManagerConfig::new()
-            .set_connection_timeout(Some(TIMEOUT))
-            .set_response_timeout(Some(TIMEOUT))
-            .set_max_delay(TIMEOUT);
-        let mut info = url.expose().into_connection_info()?;
-        if let Some(password) = password {
-            let login = info.redis_settings().clone().set_password(password.expose());
-            info = info.set_redis_settings(login);
-        }
-        let client = Client::open(info)?;
-        let connection = ConnectionManager::new_lazy_with_config(client, config)?;
-        Ok(Self { connection, script: Script::new(include_str!("sync.lua")) })
+    #[must_use]
+    pub fn new(link: Link) -> Self {
+        Self { link, script: Lua::new(include_str!("sync.lua")) }
     }
 
     async fn call(&self, account: &Account, request: &SyncRequest) -> Result<SyncReply, LedgerError> {
-        let mut invocation = self.script.key(account.to_string());
-        invocation.arg(request.holder.as_str());
-        let numbers = [
-            request.incarnation,
-            request.seq,
-            u64::from(request.keep),
-            u64::from(request.want),
-            u64::from(request.capacity),
-            request.lease.0,
-            request.longest_request.0,
-            request.spent,
-        ];
-        for number in numbers {
-            invocation.arg(number);
-        }
-        for (bucket, level) in &request.levels {
-            invocation.arg(bucket).arg(*level);
-        }
-        let mut connection = self.connection.clone();
-        let call = invocation.invoke_async(&mut connection);
-        // The connection's own timeout covers one command; this one also covers reconnecting and loading the script.
-        let answer: Vec<String> =
-            tokio::time::timeout(TIMEOUT, call).await.map_err(|_| LedgerError::Timeout(TIMEOUT.as_millis()))??;
+        let mut call = self.script.on(account.to_string());
+        add_arguments(&mut call, request);
+        let answer: Vec<String> = self.link.run(&call).await?;
         parse(&answer).ok_or_else(|| LedgerError::Malformed(format!("{answer:?}")))
     }
 }
@@ -78,11 +38,27 @@ impl Ledger for RedisLedger {
         let mut command = redis::cmd("XADD");
         command.arg("sluice:audit").arg("MAXLEN").arg("~").arg(AUDIT_KEPT).arg("*");
         command.arg("what").arg(entry.what).arg("how").arg(&entry.how);
-        Box::pin(async move {
-            let mut connection = self.connection.clone();
-            let () = command.query_async(&mut connection).await?;
-            Ok(())
-        })
+        Box::pin(async move { self.link.command(&command).await })
+    }
+}
+
+fn add_arguments(call: &mut LuaCall<'_>, request: &SyncRequest) {
+    call.arg(request.holder.as_str());
+    let numbers = [
+        request.incarnation,
+        request.seq,
+        u64::from(request.keep),
+        u64::from(request.want),
+        u64::from(request.capacity),
+        request.lease.0,
+        request.longest_request.0,
+        request.spent,
+    ];
+    for number in numbers {
+        call.arg(number);
+    }
+    for (bucket, level) in &request.levels {
+        call.arg(bucket).arg(*level);
     }
 }
 

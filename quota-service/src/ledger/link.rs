@@ -1,0 +1,165 @@
+//! The way to Redis, whatever kind of Redis it is: run this script on this key, run this command, listen to this
+//! channel.
+//!
+//! A task of the link's own dials, and dials again when somebody complains: at once when the connection was lost, and
+//! beside the old connection when that merely did not answer. This is why the crate's own `ConnectionManager` is not
+//! used: it goes on with a connection that no longer answers but was not closed (a stopped server, a cut cable) until
+//! the kernel gives up on it, and it never asks the Sentinels for a new master.
+
+mod dial;
+mod fitness;
+mod keeper;
+mod lua;
+mod notices;
+mod sentinel;
+mod settings;
+
+pub use lua::{Lua, LuaCall};
+pub use notices::Notice;
+pub use settings::{Login, Password, Place, RedisSecrets, RedisSettings, TlsFiles};
+
+use super::LedgerError;
+use dial::Dialer;
+use keeper::{Complaint, State, Wire};
+use redis::{Cmd, ErrorKind, FromRedisValue, RedisError, ServerErrorKind};
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{error::Elapsed, timeout};
+
+/// Complaints beyond these say what the ones before them said.
+const COMPLAINTS: usize = 16;
+
+pub struct Link {
+    state: watch::Receiver<State>,
+    complaints: mpsc::Sender<Complaint>,
+    timeout: Duration,
+    /// Ends with the link.
+    _keeper: JoinSet<()>,
+}
+
+/// What the first look at Redis found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FirstContact {
+    Reached,
+    /// It may come up later than we do.
+    NotYet,
+}
+
+impl Link {
+    /// Begins to connect, in the background.
+    ///
+    /// # Errors
+    /// The certificates cannot be used; the text holds no secret.
+    pub fn new(settings: &RedisSettings, secrets: &RedisSecrets) -> Result<Self, String> {
+        let dialer = Dialer::new(settings, secrets).map_err(|error| error.to_string())?;
+        let (publish, state) = watch::channel(State::Starting);
+        let (complaints, heard) = mpsc::channel(COMPLAINTS);
+        let mut keeper = JoinSet::new();
+        keeper.spawn(keeper::keep(dialer, publish, heard));
+        Ok(Self { state, complaints, timeout: settings.timeout, _keeper: keeper })
+    }
+
+    /// Waits for the first connection, as long as a call may take.
+    ///
+    /// # Errors
+    /// What is wrong with the server, and the line that mends it, where it must not be used.
+    pub async fn first_contact(&self) -> Result<FirstContact, String> {
+        let mut state = self.state.clone();
+        let is_known = |state: &State| matches!(state, State::Up(_) | State::Unfit(_));
+        match timeout(self.timeout, state.wait_for(is_known)).await {
+            Ok(Ok(known)) => match &*known {
+                State::Unfit(problem) => Err(problem.clone()),
+                State::Starting | State::Away(_) | State::Up(_) => Ok(FirstContact::Reached),
+            },
+            Ok(Err(_)) | Err(_) => Ok(FirstContact::NotYet),
+        }
+    }
+
+    /// Runs a script on its key, loading it where Redis does not have it (any more).
+    ///
+    /// # Errors
+    /// No answer in time, or Redis refused. The script may have run all the same.
+    pub async fn run<T: FromRedisValue>(&self, call: &LuaCall<'_>) -> Result<T, LedgerError> {
+        let answer = self.within_time(async |wire: &mut Wire| {
+            match call.by_hash().query_async(&mut wire.connection).await {
+                // Not SCRIPT LOAD, which in a cluster goes to every node and fails while any one of them is away.
+                Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+                    call.by_text().query_async(&mut wire.connection).await
+                }
+                answer => answer,
+            }
+        });
+        answer.await
+    }
+
+    /// Runs a command.
+    ///
+    /// # Errors
+    /// No answer in time, or Redis refused. The command may have run all the same.
+    pub async fn command<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, LedgerError> {
+        self.within_time(async |wire: &mut Wire| command.query_async(&mut wire.connection).await).await
+    }
+
+    /// Listens to channels for as long as the receiver lives, again after every reconnect. What is published
+    /// meanwhile is lost, and so is what the receiver leaves lying: notices hurry, they promise nothing.
+    #[must_use]
+    pub fn subscribe(&self, channels: Vec<String>) -> mpsc::Receiver<Notice> {
+        notices::listen(channels, self.state.clone(), self.timeout)
+    }
+
+    /// One deadline over everything: waiting for a connection, asking, and loading a script.
+    async fn within_time<T>(
+        &self,
+        ask: impl AsyncFnOnce(&mut Wire) -> Result<T, RedisError>,
+    ) -> Result<T, LedgerError> {
+        let mut generation = None;
+        let answer = timeout(self.timeout, async {
+            let mut wire = self.wire().await?;
+            generation = Some(wire.generation);
+            ask(&mut wire).await.map_err(LedgerError::from)
+        });
+        let answer = answer.await;
+        if let Some(complaint) = generation.and_then(|generation| complaint(generation, &answer)) {
+            // Full: the keeper has not even read the earlier ones.
+            let _ = self.complaints.try_send(complaint);
+        }
+        match answer {
+            Ok(answer) => answer,
+            Err(_) => Err(self.no_answer()),
+        }
+    }
+
+    async fn wire(&self) -> Result<Wire, LedgerError> {
+        let mut state = self.state.clone();
+        let decided = state.wait_for(|state| matches!(state, State::Up(_) | State::Unfit(_))).await;
+        match decided.as_deref() {
+            Ok(State::Up(wire)) => Ok(wire.clone()),
+            Ok(State::Unfit(problem)) => Err(LedgerError::Unfit(problem.clone())),
+            Ok(State::Starting | State::Away(_)) | Err(_) => Err(self.no_answer()),
+        }
+    }
+
+    fn no_answer(&self) -> LedgerError {
+        match &*self.state.borrow() {
+            State::Away(why) => LedgerError::Away(why.clone()),
+            State::Starting | State::Unfit(_) | State::Up(_) => LedgerError::Timeout(self.timeout.as_millis()),
+        }
+    }
+}
+
+/// What an answer says about the connection it came over, if anything is wrong with that.
+fn complaint<T>(generation: u64, answer: &Result<Result<T, LedgerError>, Elapsed>) -> Option<Complaint> {
+    let is_lost = match answer {
+        Err(_) => false,
+        Ok(Err(LedgerError::Redis(error))) => match error.kind() {
+            // It was the master once. Sentinel knows who is now.
+            ErrorKind::Server(ServerErrorKind::ReadOnly) => true,
+            ErrorKind::Io => !error.is_timeout(),
+            _ if error.is_unrecoverable_error() => true,
+            _ => return None,
+        },
+        Ok(Ok(_) | Err(_)) => return None,
+    };
+    Some(Complaint { generation, is_lost })
+}
