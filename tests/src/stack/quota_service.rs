@@ -32,8 +32,9 @@ impl QuotaService {
     /// # Errors
     /// When it is not built, refuses the configuration or does not get ready.
     pub async fn start(folder: &Path, operators: Operators) -> Result<Self> {
-        let process = launch(folder, &operators).await?;
-        Ok(Self { process, operators, folder: folder.to_path_buf() })
+        let mut service = Self { process: spawn(folder)?, operators, folder: folder.to_path_buf() };
+        service.ready().await?;
+        Ok(service)
     }
 
     #[must_use]
@@ -51,9 +52,32 @@ impl QuotaService {
     /// # Errors
     /// When it does not get ready.
     pub async fn restart(&mut self) -> Result<()> {
+        self.restart_without_waiting()?;
+        self.ready().await
+    }
+
+    /// As [`QuotaService::restart`], for one that may never get ready.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn restart_without_waiting(&mut self) -> Result<()> {
         self.kill();
-        self.process = launch(&self.folder, &self.operators).await?;
+        self.process = spawn(&self.folder)?;
         Ok(())
+    }
+
+    /// Waits until it serves.
+    ///
+    /// # Errors
+    /// When it ends instead, or does not get ready.
+    pub async fn ready(&mut self) -> Result<()> {
+        let operators = &self.operators;
+        self.process
+            .ready(STARTS_WITHIN, || {
+                let operators = operators.clone();
+                async move { operators.is_ready().await }
+            })
+            .await
     }
 
     /// # Errors
@@ -74,17 +98,10 @@ impl QuotaService {
     }
 }
 
-async fn launch(folder: &Path, operators: &Operators) -> Result<Component> {
+fn spawn(folder: &Path) -> Result<Component> {
     let mut command = Command::new(paths::built("quota-service")?);
     command.current_dir(folder).args(["serve", "--config", CONFIG]);
-    let mut process = Component::start("quota-service", command, &folder.join("quota-service.log"))?;
-    process
-        .ready(STARTS_WITHIN, || {
-            let operators = operators.clone();
-            async move { operators.is_ready().await }
-        })
-        .await?;
-    Ok(process)
+    Component::start("quota-service", command, &folder.join("quota-service.log"))
 }
 
 /// Writes the secrets that the configuration points to, made for this run, and gives the operators' token.

@@ -3,6 +3,7 @@
 use super::dial::{Connection, Dialer};
 use super::fitness::Unfit;
 use redis::Client;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -11,6 +12,9 @@ use tokio::sync::{mpsc, watch};
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 /// A new master is found within this, and a dead one is not bothered more often.
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
+
+/// Problems of one outage that are worth a line in the log.
+const MOST_TOLD: usize = 20;
 
 /// An established connection; clones share it.
 #[derive(Clone)]
@@ -74,7 +78,7 @@ pub(super) async fn keep(dialer: Dialer, state: watch::Sender<State>, mut compla
 /// Dials until a server is there that may be used.
 async fn connect(dialer: &Dialer, state: &watch::Sender<State>, is_first: bool) -> (Connection, Arc<[Client]>) {
     let mut pause = FIRST_PAUSE;
-    let mut last_problem = String::new();
+    let mut told = BTreeSet::new();
     loop {
         let (problem, is_unfit) = match dialer.dial().await {
             Ok(mut dialed) => match dialed.check().await {
@@ -93,10 +97,11 @@ async fn connect(dialer: &Dialer, state: &watch::Sender<State>, is_first: bool) 
             },
             Err(problem) => (problem, false),
         };
-        if problem != last_problem {
+        // Once each: what fails four times a second may fail in turn for two reasons.
+        if told.len() < MOST_TOLD && told.insert(problem.clone()) {
             tracing::warn!("cannot use Redis, going on trying: {problem}");
         }
-        let next = if is_unfit { State::Unfit(problem.clone()) } else { State::Away(problem.clone()) };
+        let next = if is_unfit { State::Unfit(problem) } else { State::Away(problem) };
         state.send_if_modified(|state| {
             // A silent connection goes on serving until there is another.
             let replace = !matches!(state, State::Up(_));
@@ -105,7 +110,6 @@ async fn connect(dialer: &Dialer, state: &watch::Sender<State>, is_first: bool) 
             }
             replace
         });
-        last_problem = problem;
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }

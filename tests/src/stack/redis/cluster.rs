@@ -1,0 +1,98 @@
+//! A Redis Cluster of three masters with a replica each.
+
+use super::{Engine, Redis, Setup};
+use crate::folder::Folder;
+use crate::wait::wait_until;
+use crate::{paths, ports};
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+use std::process::Command;
+use std::time::Duration;
+
+const NODES: usize = 6;
+const FORMS_WITHIN: Duration = Duration::from_secs(30);
+/// How long a master may be silent before its replica takes over.
+const NODE_TIMEOUT_MS: u32 = 1_000;
+
+pub struct Cluster {
+    pub nodes: Vec<Redis>,
+}
+
+impl Cluster {
+    /// Starts the nodes, joins them, and waits until every one of them knows who has which keys.
+    ///
+    /// # Errors
+    /// When the engine is not installed or the cluster does not form.
+    pub async fn start(folder: &Folder, engine: Engine) -> Result<Self> {
+        let mut nodes = Vec::new();
+        for number in 0..NODES {
+            let setup = Setup::named(&format!("node-{number}")).engine(engine).arguments([
+                "--cluster-enabled".to_owned(),
+                "yes".to_owned(),
+                // Not the usual one, 10,000 above: that may be in the range of outgoing connections.
+                "--cluster-port".to_owned(),
+                ports::free()?.to_string(),
+                "--cluster-node-timeout".to_owned(),
+                NODE_TIMEOUT_MS.to_string(),
+                "--repl-diskless-sync-delay".to_owned(),
+                "0".to_owned(),
+            ]);
+            nodes.push(Redis::launch(folder, setup).await?);
+        }
+        let cluster = Self { nodes };
+        cluster.join()?;
+        wait_until("the cluster has formed", FORMS_WITHIN, || async { cluster.has_formed() }).await?;
+        Ok(cluster)
+    }
+
+    /// The section `ledger.redis` of a service that uses it, knowing three of the nodes.
+    #[must_use]
+    pub fn settings(&self) -> Value {
+        json!({"nodes": self.nodes.iter().take(3).map(Redis::url).collect::<Vec<_>>()})
+    }
+
+    /// The index of the master that has a key now, as `asked` sees it.
+    ///
+    /// # Errors
+    /// When `asked` does not answer or the cluster is down.
+    pub fn master_of(&self, key: &str, asked: usize) -> Result<usize> {
+        let node = &self.nodes[asked];
+        let slot: u32 = node.cli(&["CLUSTER", "KEYSLOT", key])?.trim().parse()?;
+        for line in node.cli(&["CLUSTER", "NODES"])?.lines() {
+            let fields: Vec<&str> = line.split(' ').collect();
+            let ranges = fields.get(8..).unwrap_or_default().iter().filter_map(|range| {
+                let (first, last) = range.split_once('-').unwrap_or((range, range));
+                Some(first.parse::<u32>().ok()?..=last.parse::<u32>().ok()?)
+            });
+            if ranges.into_iter().any(|range| range.contains(&slot)) && !fields[2].contains("fail") {
+                let port = fields[1].split(['@', ',']).next().and_then(|address| address.rsplit(':').next());
+                let port: u16 = port.context("a node without a port")?.parse()?;
+                return self.nodes.iter().position(|node| node.port() == port).context("no node of ours");
+            }
+        }
+        bail!("nobody has slot {slot}")
+    }
+
+    fn join(&self) -> Result<()> {
+        let output = Command::new(paths::tool("bin/redis-cli")?)
+            .args(["--cluster", "create"])
+            .args(self.nodes.iter().map(|node| format!("127.0.0.1:{}", node.port())))
+            .args(["--cluster-replicas", "1", "--cluster-yes"])
+            .output()?;
+        if !output.status.success() {
+            bail!("redis-cli --cluster create: {}", String::from_utf8_lossy(&output.stdout));
+        }
+        Ok(())
+    }
+
+    fn has_formed(&self) -> bool {
+        self.nodes.iter().all(|node| {
+            let (Ok(state), Ok(info)) = (node.cli(&["CLUSTER", "INFO"]), node.info()) else { return false };
+            let is = |field: &str, value: &str| info.get(field).is_some_and(|found| found == value);
+            state.contains("cluster_state:ok")
+                && state.contains("cluster_known_nodes:6")
+                && (is("role", "master") && is("connected_slaves", "1")
+                    || is("role", "slave") && is("master_link_status", "up"))
+        })
+    }
+}
