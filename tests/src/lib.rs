@@ -6,8 +6,8 @@
 //! used) it measures itself, in the [`upstream`].
 //!
 //! In reading order: [`wait`] for conditions, [`paths`] to files and tools, [`process`] and [`folder`] that leave
-//! nothing behind, the [`stack`] of components, the [`upstream`] that counts, and the [`client`], [`admin`] and
-//! [`metrics`] that look at it all. [`demo`] is the story that `./justw demo` tells.
+//! nothing behind, the [`stack`] of components, the [`fault_proxy`] that breaks links, the [`upstream`] that counts, and
+//! the [`client`], [`admin`] and [`metrics`] that look at it all. [`demo`] is the story that `./justw demo` tells.
 
 pub mod wait;
 
@@ -21,6 +21,7 @@ pub mod document;
 pub mod keys;
 pub mod tenant;
 
+pub mod fault_proxy;
 pub mod upstream;
 
 pub mod stack;
