@@ -22,17 +22,14 @@ use super::LedgerError;
 use dial::Dialer;
 use keeper::{Complaint, State, Wire};
 use redis::{Cmd, ErrorKind, FromRedisValue, RedisError, ServerErrorKind};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{error::Elapsed, timeout};
 
-/// Complaints beyond these say what the ones before them said.
-const COMPLAINTS: usize = 16;
-
 pub struct Link {
-    state: watch::Receiver<State>,
-    complaints: mpsc::Sender<Complaint>,
+    state: Arc<watch::Sender<State>>,
     timeout: Duration,
     /// Ends with the link.
     _keeper: JoinSet<()>,
@@ -53,11 +50,10 @@ impl Link {
     /// The certificates cannot be used; the text holds no secret.
     pub fn new(settings: &RedisSettings, secrets: &RedisSecrets) -> Result<Self, String> {
         let dialer = Dialer::new(settings, secrets).map_err(|error| error.to_string())?;
-        let (publish, state) = watch::channel(State::Starting);
-        let (complaints, heard) = mpsc::channel(COMPLAINTS);
+        let state = Arc::new(watch::Sender::new(State::Starting));
         let mut keeper = JoinSet::new();
-        keeper.spawn(keeper::keep(dialer, publish, heard));
-        Ok(Self { state, complaints, timeout: settings.timeout, _keeper: keeper })
+        keeper.spawn(keeper::keep(dialer, Arc::clone(&state)));
+        Ok(Self { state, timeout: settings.timeout, _keeper: keeper })
     }
 
     /// Waits for the first connection, as long as a call may take.
@@ -65,12 +61,12 @@ impl Link {
     /// # Errors
     /// What is wrong with the server, and the line that mends it, where it must not be used.
     pub async fn first_contact(&self) -> Result<FirstContact, String> {
-        let mut state = self.state.clone();
-        let is_known = |state: &State| matches!(state, State::Up(_) | State::Unfit(_));
+        let mut state = self.state.subscribe();
+        let is_known = |state: &State| state.wire().is_some() || matches!(state, State::Unfit(_));
         match timeout(self.timeout, state.wait_for(is_known)).await {
             Ok(Ok(known)) => match &*known {
                 State::Unfit(problem) => Err(problem.clone()),
-                State::Starting | State::Away(_) | State::Up(_) => Ok(FirstContact::Reached),
+                State::Starting | State::Away(_) | State::Up(_) | State::Doubted(_) => Ok(FirstContact::Reached),
             },
             Ok(Err(_)) | Err(_) => Ok(FirstContact::NotYet),
         }
@@ -105,7 +101,7 @@ impl Link {
     /// meanwhile is lost, and so is what the receiver leaves lying: notices hurry, they promise nothing.
     #[must_use]
     pub fn subscribe(&self, channels: Vec<String>) -> mpsc::Receiver<Notice> {
-        notices::listen(channels, self.state.clone(), self.timeout)
+        notices::listen(channels, self.state.subscribe(), self.timeout)
     }
 
     /// One deadline over everything: waiting for a connection, asking, and loading a script.
@@ -120,46 +116,48 @@ impl Link {
             ask(&mut wire).await.map_err(LedgerError::from)
         });
         let answer = answer.await;
-        if let Some(complaint) = generation.and_then(|generation| complaint(generation, &answer)) {
-            // Full: the keeper has not even read the earlier ones.
-            let _ = self.complaints.try_send(complaint);
+        if let (Some(generation), Some(complaint)) = (generation, complaint(&answer)) {
+            self.state.send_if_modified(|state| state.hear(complaint, generation));
         }
-        match answer {
-            Ok(answer) => answer,
-            Err(_) => Err(self.no_answer()),
-        }
+        answer.unwrap_or_else(|_| Err(self.no_answer()))
     }
 
     async fn wire(&self) -> Result<Wire, LedgerError> {
-        let mut state = self.state.clone();
-        let decided = state.wait_for(|state| matches!(state, State::Up(_) | State::Unfit(_))).await;
-        match decided.as_deref() {
-            Ok(State::Up(wire)) => Ok(wire.clone()),
-            Ok(State::Unfit(problem)) => Err(LedgerError::Unfit(problem.clone())),
-            Ok(State::Starting | State::Away(_)) | Err(_) => Err(self.no_answer()),
+        let mut changes = self.state.subscribe();
+        let is_decided = |state: &State| state.wire().is_some() || matches!(state, State::Unfit(_));
+        let wire = changes.wait_for(is_decided).await.map(|state| match &*state {
+            State::Unfit(problem) => Err(LedgerError::Unfit(problem.clone())),
+            state => Ok(state.wire().cloned()),
+        });
+        match wire {
+            Ok(Ok(Some(wire))) => Ok(wire),
+            Ok(Err(unfit)) => Err(unfit),
+            Ok(Ok(None)) | Err(_) => Err(self.no_answer()),
         }
     }
 
     fn no_answer(&self) -> LedgerError {
         match &*self.state.borrow() {
             State::Away(why) => LedgerError::Away(why.clone()),
-            State::Starting | State::Unfit(_) | State::Up(_) => LedgerError::Timeout(self.timeout.as_millis()),
+            State::Starting | State::Unfit(_) | State::Up(_) | State::Doubted(_) => {
+                LedgerError::Timeout(self.timeout.as_millis())
+            }
         }
     }
 }
 
 /// What an answer says about the connection it came over, if anything is wrong with that.
-fn complaint<T>(generation: u64, answer: &Result<Result<T, LedgerError>, Elapsed>) -> Option<Complaint> {
-    let is_lost = match answer {
-        Err(_) => false,
-        Ok(Err(LedgerError::Redis(error))) => match error.kind() {
-            // It was the master once. Sentinel knows who is now.
-            ErrorKind::Server(ServerErrorKind::ReadOnly) => true,
-            ErrorKind::Io => !error.is_timeout(),
-            _ if error.is_unrecoverable_error() => true,
-            _ => return None,
-        },
+fn complaint<T>(answer: &Result<Result<T, LedgerError>, Elapsed>) -> Option<Complaint> {
+    let error = match answer {
+        Err(_) => return Some(Complaint::Silent),
+        Ok(Err(LedgerError::Redis(error))) => error,
         Ok(Ok(_) | Err(_)) => return None,
     };
-    Some(Complaint { generation, is_lost })
+    match error.kind() {
+        // It was the master once. Sentinel knows who is now.
+        ErrorKind::Server(ServerErrorKind::ReadOnly) => Some(Complaint::Lost),
+        ErrorKind::Io if error.is_timeout() => Some(Complaint::Silent),
+        ErrorKind::Io => Some(Complaint::Lost),
+        _ => error.is_unrecoverable_error().then_some(Complaint::Lost),
+    }
 }

@@ -32,10 +32,12 @@ struct Opener {
     certificates: Option<TlsCertificates>,
 }
 
-/// A fresh connection, which nobody has looked at yet.
+/// A fresh connection.
 pub(super) struct Dialed {
     /// For the log.
     pub(super) name: String,
+    /// Or what must be changed before it may keep a ledger.
+    pub(super) verdict: Result<Facts, String>,
     pub(super) connection: Connection,
     pub(super) listening_posts: Vec<Client>,
 }
@@ -67,45 +69,61 @@ impl Dialer {
         Ok(Self { way, timeout: settings.timeout })
     }
 
+    /// Connects, and looks whether the server, or every master of a cluster, may keep a ledger.
+    ///
     /// # Errors
     /// Why nothing usable was reached; the text holds no secret.
     pub(super) async fn dial(&self) -> Result<Dialed, String> {
-        // The parts have timeouts too. This one is for what the crate forgets, such as the name service.
-        let dialed = timeout(self.timeout * 2, async {
-            match &self.way {
-                Way::One(client) => self.single(client.clone()).await,
-                Way::Sentinel { nodes, master, opener } => {
-                    let (host, port) = sentinel::find_master(nodes, master, self.timeout / 2).await?;
-                    // As the Sentinels are asked, so is the master: with TLS or without.
-                    let is_tls = matches!(
-                        nodes.first().map(|node| node.get_connection_info().addr()),
-                        Some(ConnectionAddr::TcpTls { .. })
-                    );
-                    let address = tcp_address(host, port, is_tls);
-                    self.single(opener.client(address).map_err(|error| error.to_string())?).await
-                }
-                Way::Cluster { cluster, nodes } => {
-                    let connection = cluster.get_async_connection().await.map_err(|error| error.to_string())?;
-                    let name = format!("cluster of {}", names(nodes));
-                    Ok(Dialed { name, connection: Connection::Cluster(connection), listening_posts: nodes.clone() })
-                }
-            }
-        });
-        dialed.await.unwrap_or_else(|_| Err(format!("no connection within {} ms", (self.timeout * 2).as_millis())))
+        let patience = match &self.way {
+            // A stopped master must not keep us from asking for the new one.
+            Way::One(_) | Way::Sentinel { .. } => self.timeout,
+            // Time to get over stopped nodes, first as a way in and then as a master.
+            Way::Cluster { .. } => self.timeout * 2,
+        };
+        let too_late = |_| Err(format!("no connection within {} ms", patience.as_millis()));
+        timeout(patience, self.open_and_check()).await.unwrap_or_else(too_late)
     }
 
-    async fn single(&self, client: Client) -> Result<Dialed, String> {
+    async fn open_and_check(&self) -> Result<Dialed, String> {
+        let (name, mut connection, listening_posts) = self.open().await?;
+        let verdict = match connection.check().await {
+            Ok(facts) => Ok(facts),
+            Err(Unfit::Setting(problem)) => Err(format!("{name}: {problem}")),
+            Err(Unfit::NotNow(problem)) => return Err(format!("{name}: {problem}")),
+        };
+        Ok(Dialed { name, verdict, connection, listening_posts })
+    }
+
+    async fn open(&self) -> Result<(String, Connection, Vec<Client>), String> {
+        let client = match &self.way {
+            Way::One(client) => client.clone(),
+            Way::Sentinel { nodes, master, opener } => {
+                let (host, port) = sentinel::find_master(nodes, master, self.timeout / 2).await?;
+                // As the Sentinels are asked, so is the master: with TLS or without.
+                let is_tls = nodes.iter().any(|node| is_tls(node.get_connection_info().addr()));
+                opener.client(tcp_address(host, port, is_tls)).map_err(|error| error.to_string())?
+            }
+            Way::Cluster { cluster, nodes } => {
+                let name = format!("cluster of {}", names(nodes));
+                let connection = cluster.get_async_connection().await.map_err(|error| format!("{name}: {error}"))?;
+                return Ok((name, Connection::Cluster(connection), nodes.clone()));
+            }
+        };
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.timeout))
             .set_response_timeout(Some(self.timeout));
         let name = client.get_connection_info().addr().to_string();
         let connection = client.get_multiplexed_async_connection_with_config(&config).await;
         let connection = connection.map_err(|error| format!("{name}: {error}"))?;
-        Ok(Dialed { name, connection: Connection::Single(connection), listening_posts: vec![client] })
+        Ok((name, Connection::Single(connection), vec![client]))
     }
 }
 
-pub(super) fn tcp_address(host: String, port: u16, is_tls: bool) -> ConnectionAddr {
+fn is_tls(address: &ConnectionAddr) -> bool {
+    matches!(address, ConnectionAddr::TcpTls { .. })
+}
+
+fn tcp_address(host: String, port: u16, is_tls: bool) -> ConnectionAddr {
     if is_tls {
         ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None }
     } else {
@@ -120,7 +138,7 @@ fn names(nodes: &[Client]) -> String {
 
 impl Opener {
     fn client(&self, address: ConnectionAddr) -> RedisResult<Client> {
-        let is_tls = matches!(address, ConnectionAddr::TcpTls { .. });
+        let is_tls = is_tls(&address);
         let info = address.into_connection_info()?.set_redis_settings(self.login.clone());
         match &self.certificates {
             Some(certificates) if is_tls => Client::build_with_tls(info, certificates.clone()),
@@ -152,17 +170,18 @@ impl Opener {
     }
 }
 
-impl Dialed {
-    /// Looks whether the server, or every master of a cluster, may keep a ledger.
-    ///
-    /// # Errors
-    /// It may not, or not now.
-    pub(super) async fn check(&mut self) -> Result<Facts, Unfit> {
-        let is_cluster = matches!(self.connection, Connection::Cluster(_));
-        let infos = match self.connection.infos().await {
+impl Connection {
+    async fn check(&mut self) -> Result<Facts, Unfit> {
+        let is_cluster = matches!(self, Connection::Cluster(_));
+        let infos = match self.infos().await {
             Ok(infos) => infos,
             Err(error) if fitness::is_denied(&error) => {
                 tracing::info!("Redis does not let us see INFO: version and maxmemory-policy go unchecked");
+                return Ok(Facts::Unknown);
+            }
+            // The accounts on the other masters need not wait for this one.
+            Err(error) if is_cluster => {
+                tracing::info!("not every master answers, so maxmemory-policy goes unchecked: {error}");
                 return Ok(Facts::Unknown);
             }
             Err(error) => return Err(Unfit::NotNow(error.to_string())),
@@ -173,9 +192,7 @@ impl Dialed {
         }
         Ok(facts)
     }
-}
 
-impl Connection {
     /// What `INFO` prints, by the name of the master that printed it; without a name where there is only one.
     async fn infos(&mut self) -> RedisResult<Vec<(String, String)>> {
         let info = redis::cmd("INFO");

@@ -1,14 +1,14 @@
 //! Keeps a link connected: a reconciler, driven by complaints.
 
-use super::dial::{Connection, Dialer};
-use super::fitness::Unfit;
+use super::dial::{Connection, Dialed, Dialer};
 use redis::Client;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
 
-/// After a failed attempt; doubled with every further one.
+/// From one attempt to the next; doubled with every further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 /// A new master is found within this, and a dead one is not bothered more often.
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
@@ -34,83 +34,89 @@ pub(super) enum State {
     /// Reached, but must not be used: what is wrong, and what mends it.
     Unfit(String),
     Up(Wire),
+    /// It was silent when it should have answered. It serves until there is another.
+    Doubted(Wire),
+}
+
+/// What a call tells of the connection that failed it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Complaint {
+    Lost,
+    Silent,
 }
 
 impl State {
-    pub(super) fn wire(&self) -> Option<Wire> {
+    /// What may be used now.
+    pub(super) fn wire(&self) -> Option<&Wire> {
         match self {
-            State::Up(wire) => Some(wire.clone()),
+            State::Up(wire) | State::Doubted(wire) => Some(wire),
             State::Starting | State::Away(_) | State::Unfit(_) => None,
         }
     }
+
+    /// Takes note, unless another connection has taken the place of `generation`. Whether anything has changed.
+    pub(super) fn hear(&mut self, complaint: Complaint, generation: u64) -> bool {
+        let Some(wire) = self.wire().filter(|wire| wire.generation == generation) else { return false };
+        let next = match (complaint, &*self) {
+            (Complaint::Lost, _) => State::Away("the connection was lost".to_owned()),
+            (Complaint::Silent, State::Up(_)) => State::Doubted(wire.clone()),
+            (Complaint::Silent, _) => return false,
+        };
+        *self = next;
+        true
+    }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Complaint {
-    pub(super) generation: u64,
-    /// Otherwise it is only silent, and may serve until there is a better one.
-    pub(super) is_lost: bool,
-}
-
-/// Runs until the link is gone.
-pub(super) async fn keep(dialer: Dialer, state: watch::Sender<State>, mut complaints: mpsc::Receiver<Complaint>) {
-    let mut generation = 0;
-    loop {
-        let (connection, listening_posts) = connect(&dialer, &state, generation == 0).await;
-        generation += 1;
-        state.send_replace(State::Up(Wire { generation, connection, listening_posts }));
-        loop {
-            match complaints.recv().await {
-                None => return,
-                Some(complaint) if complaint.generation < generation => {}
-                Some(complaint) => {
-                    if complaint.is_lost {
-                        state.send_replace(State::Away("the connection was lost".to_owned()));
-                    }
-                    tracing::warn!(lost = complaint.is_lost, "Redis does not answer; connecting anew");
-                    break;
-                }
-            }
+/// Connects, and connects again whenever the state is no longer [`State::Up`]; until the link is gone.
+pub(super) async fn keep(dialer: Dialer, state: Arc<watch::Sender<State>>) {
+    let mut changes = state.subscribe();
+    for generation in 1.. {
+        let dialed = connect(&dialer, &state, generation == 1).await;
+        let listening_posts = dialed.listening_posts.into();
+        state.send_replace(State::Up(Wire { generation, connection: dialed.connection, listening_posts }));
+        if changes.wait_for(|state| !matches!(state, State::Up(_))).await.is_err() {
+            return;
         }
+        tracing::warn!("Redis does not answer; connecting anew");
     }
 }
 
 /// Dials until a server is there that may be used.
-async fn connect(dialer: &Dialer, state: &watch::Sender<State>, is_first: bool) -> (Connection, Arc<[Client]>) {
+async fn connect(dialer: &Dialer, state: &watch::Sender<State>, is_first: bool) -> Dialed {
     let mut pause = FIRST_PAUSE;
     let mut told = BTreeSet::new();
     loop {
-        let (problem, is_unfit) = match dialer.dial().await {
-            Ok(mut dialed) => match dialed.check().await {
+        let next_attempt = Instant::now() + pause;
+        let next = match dialer.dial().await {
+            Ok(dialed) => match &dialed.verdict {
                 Ok(facts) => {
                     tracing::info!(server = %dialed.name, %facts, "connected to Redis");
-                    return (dialed.connection, dialed.listening_posts.into());
+                    return dialed;
                 }
                 // A ledger that has worked until now is not closed because of a setting: one that forgets accounts
                 // freezes for a while, which is bad, while a closed one admits nobody.
-                Err(Unfit::Setting(problem)) if !is_first => {
-                    tracing::error!(server = %dialed.name, "used all the same, since Redis was fit before: {problem}");
-                    return (dialed.connection, dialed.listening_posts.into());
+                Err(problem) if !is_first => {
+                    tracing::error!("used all the same, since Redis was fit before: {problem}");
+                    return dialed;
                 }
-                Err(Unfit::Setting(problem)) => (format!("{}: {problem}", dialed.name), true),
-                Err(Unfit::NotNow(problem)) => (format!("{}: {problem}", dialed.name), false),
+                Err(problem) => State::Unfit(problem.clone()),
             },
-            Err(problem) => (problem, false),
+            Err(problem) => State::Away(problem),
         };
-        // Once each: what fails four times a second may fail in turn for two reasons.
-        if told.len() < MOST_TOLD && told.insert(problem.clone()) {
-            tracing::warn!("cannot use Redis, going on trying: {problem}");
+        if let State::Away(problem) | State::Unfit(problem) = &next {
+            // Once each: what fails four times a second may fail in turn for two reasons.
+            if told.len() < MOST_TOLD && told.insert(problem.clone()) {
+                tracing::warn!("cannot use Redis, going on trying: {problem}");
+            }
         }
-        let next = if is_unfit { State::Unfit(problem) } else { State::Away(problem) };
         state.send_if_modified(|state| {
-            // A silent connection goes on serving until there is another.
-            let replace = !matches!(state, State::Up(_));
+            let replace = state.wire().is_none();
             if replace {
                 *state = next;
             }
             replace
         });
-        tokio::time::sleep(pause).await;
+        sleep_until(next_attempt).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }

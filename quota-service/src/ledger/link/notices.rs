@@ -47,8 +47,9 @@ async fn keep_listening(
 ) {
     let mut attempt = 0;
     loop {
-        let up = |state: &State| matches!(state, State::Up(_));
-        let Ok(wire) = state.wait_for(up).await.map(|state| state.wire()) else { return };
+        let Ok(wire) = state.wait_for(|state| state.wire().is_some()).await.map(|state| state.wire().cloned()) else {
+            return;
+        };
         let Some(wire) = wire else { continue };
         // The next time at the next node of a cluster.
         let Some(post) = wire.listening_posts.get(attempt % wire.listening_posts.len().max(1)) else { return };

@@ -155,6 +155,16 @@ impl RedisSettings {
         let (place, login) = parse(url)?;
         Ok(Self { place, login, tls: None, timeout: Duration::from_millis(TIMEOUT_MS) })
     }
+
+    /// A Redis Cluster without a password, known by these nodes.
+    ///
+    /// # Errors
+    /// What is wrong with one of the URLs, without repeating it.
+    pub fn from_nodes<T: AsRef<str>>(urls: &[T]) -> Result<Self, &'static str> {
+        let nodes = urls.iter().map(|url| parse_single(url.as_ref()).map(|info| info.addr().clone()));
+        let place = Place::Cluster(nodes.collect::<Result<_, _>>()?);
+        Ok(Self { place, login: Login::default(), tls: None, timeout: Duration::from_millis(TIMEOUT_MS) })
+    }
 }
 
 /// The field that a URL stands in.
