@@ -27,7 +27,7 @@ demo *args: (setup "demo") build
 
 # Run the tests; arguments go to `cargo test`
 test *args: setup build
-    cargo test --workspace "$@"
+    SLUICE_NEEDS_ALL_ENGINES=1 cargo test --workspace "$@"
 
 # Measure one area
 bench area: setup (build "release")
