@@ -11,12 +11,14 @@ mod fitness;
 mod keeper;
 mod lua;
 mod notices;
+mod secrets;
 mod sentinel;
 mod settings;
 
 pub use lua::{Lua, LuaCall};
 pub use notices::Notice;
-pub use settings::{Login, Password, Place, RedisSecrets, RedisSettings, TlsFiles};
+pub use secrets::RedisSecrets;
+pub use settings::{Login, Password, Place, RedisSettings, TlsFiles};
 
 use super::LedgerError;
 use dial::Dialer;

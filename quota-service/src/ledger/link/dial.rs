@@ -1,8 +1,9 @@
 //! One connection to whatever kind of Redis the configuration names.
 
 use super::fitness::{self, Facts, Unfit};
+use super::secrets::RedisSecrets;
 use super::sentinel;
-use super::settings::{Place, RedisSecrets, RedisSettings};
+use super::settings::{Place, RedisSettings};
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::cluster::ClusterClient;
 use redis::cluster_async::ClusterConnection;
@@ -171,8 +172,12 @@ impl Opener {
 }
 
 impl Connection {
+    pub(super) fn is_cluster(&self) -> bool {
+        matches!(self, Connection::Cluster(_))
+    }
+
     async fn check(&mut self) -> Result<Facts, Unfit> {
-        let is_cluster = matches!(self, Connection::Cluster(_));
+        let is_cluster = self.is_cluster();
         let infos = match self.infos().await {
             Ok(infos) => infos,
             Err(error) if fitness::is_denied(&error) => {

@@ -58,9 +58,10 @@ impl State {
     pub(super) fn hear(&mut self, complaint: Complaint, generation: u64) -> bool {
         let Some(wire) = self.wire().filter(|wire| wire.generation == generation) else { return false };
         let next = match (complaint, &*self) {
-            (Complaint::Lost, _) => State::Away("the connection was lost".to_owned()),
-            (Complaint::Silent, State::Up(_)) => State::Doubted(wire.clone()),
-            (Complaint::Silent, _) => return false,
+            // Of a cluster only one node may be gone, and the accounts on the others go on.
+            (Complaint::Lost, _) if !wire.connection.is_cluster() => State::Away("the connection was lost".to_owned()),
+            (_, State::Up(_)) => State::Doubted(wire.clone()),
+            _ => return false,
         };
         *self = next;
         true
