@@ -1,6 +1,9 @@
 //! The words of the product as types, so that a token is never added to a millisecond.
 
+mod short_text;
+
 use serde::{Deserialize, Serialize};
+use short_text::ShortText;
 use std::fmt;
 use std::sync::Arc;
 
@@ -164,10 +167,42 @@ name_type!(
     GroupName
 );
 name_type!(
-    /// One call: `<worker incarnation>-<counter>`, minted by the filter, never reused.
-    AdmissionId
-);
-name_type!(
     /// A replica, or (later) an Envoy worker, that holds part of an account.
     HolderId
 );
+
+/// One call: `<worker incarnation>-<counter>`, minted by the filter, never reused.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct AdmissionId(ShortText);
+
+impl AdmissionId {
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        self.0.as_str()
+    }
+}
+
+impl From<&str> for AdmissionId {
+    fn from(id: &str) -> Self {
+        Self(ShortText::new(id))
+    }
+}
+
+impl From<String> for AdmissionId {
+    fn from(id: String) -> Self {
+        Self(ShortText::new(&id))
+    }
+}
+
+impl fmt::Debug for AdmissionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("AdmissionId").field(&self.as_str()).finish()
+    }
+}
+
+impl fmt::Display for AdmissionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
