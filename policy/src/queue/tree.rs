@@ -244,8 +244,7 @@ impl Tree {
 
     /// Virtual time runs with the starts: to the counter of what starts, but not past anyone who waits.
     fn run_time(&mut self, index: FlowIndex, flow: Flow) {
-        let lowest = |counters: &mut dyn Iterator<Item = u128>| counters.min().unwrap_or(u128::MAX);
-        let waiting = lowest(&mut self.groups.iter().filter(|group| group.waiting > 0).map(|group| group.counter));
+        let waiting = lowest(self.groups.iter().filter(|group| group.waiting > 0).map(|group| group.counter));
         let leaf = self.leaf(index).map_or(0, |leaf| leaf.counter);
         let p0_first = self.shares.policy == SharePolicy::Hybrid;
         let Some(group) = self.groups.get_mut(usize::from(flow.group.0)) else { return };
@@ -254,7 +253,7 @@ impl Tree {
         let counted = |level: Priority| !(p0_first && level == Priority::FIRST);
         let levels = Priority::all().zip(&group.levels);
         let waiting =
-            lowest(&mut levels.filter(|(at, level)| counted(*at) && level.waiting > 0).map(|(_, level)| level.counter));
+            lowest(levels.filter(|(at, level)| counted(*at) && level.waiting > 0).map(|(_, level)| level.counter));
         let Some(level) = group.levels.get_mut(flow.level.index()) else { return };
         if counted(flow.level) {
             group.time = group.time.max(level.counter.min(waiting));
@@ -329,6 +328,15 @@ fn leaf_mut(leaves: &mut [Leaf], index: FlowIndex) -> Option<&mut Leaf> {
     leaves.get_mut(usize::try_from(index.0).ok()?)
 }
 
+fn lowest(counters: impl Iterator<Item = u128>) -> u128 {
+    counters.min().unwrap_or(u128::MAX)
+}
+
 fn scaled(charge: Tokens, weight: u64) -> u128 {
-    u128::from(charge.0) * COUNTER_SCALE / u128::from(weight.max(1))
+    let (charge, weight) = (u128::from(charge.0) * COUNTER_SCALE, weight.max(1));
+    // A charge below 2^44 tokens is divided in 64 bits, which takes a fraction of the time.
+    match u64::try_from(charge) {
+        Ok(charge) => u128::from(charge / weight),
+        Err(_) => charge / u128::from(weight),
+    }
 }
