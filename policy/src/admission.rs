@@ -22,7 +22,7 @@ pub use explain::{Explanation, Fate, Place};
 use crate::config::Config;
 use crate::holder::LeaseTerms;
 use crate::ledger::{Restored, SyncReply, SyncRequest};
-use crate::queue::Shares;
+use crate::queue::{Branch, Shares};
 use crate::schedule::{PoolSettings, Settings};
 use crate::units::{AdmissionId, HolderId, Millis, ModelName, PoolName, Priority, TenantId, Tokens};
 use crate::wire::{Grant, Outcome, RateStatus, Refusal, Settlement, Usage, UsageSource};
@@ -67,6 +67,8 @@ pub struct Admission {
     routes: Routes,
     live: LiveTable,
     explanations: Explanations,
+    /// What waits, as the latest newcomer found it; kept for its memory.
+    branches: Vec<Branch>,
     /// Request bytes of everyone who waits.
     waiting_bytes: u64,
     holder: HolderId,
@@ -85,6 +87,7 @@ impl Admission {
             routes: Routes::default(),
             live: LiveTable::default(),
             explanations: Explanations::default(),
+            branches: Vec::new(),
             waiting_bytes: 0,
             holder: holder.clone(),
             incarnation,
@@ -146,7 +149,7 @@ impl Admission {
     /// Sets tenants' weights beside others of their level; those that are not named have the configured one.
     pub fn weigh_tenants(&mut self, weights: &BTreeMap<TenantId, u64>) {
         for (index, tenant) in self.tenants.iter() {
-            let configured = tenant.settings.as_ref().map_or(1, |settings| settings.weight);
+            let configured = tenant.terms.as_ref().map_or(1, |terms| terms.weight);
             let weight = weights.get(&tenant.id).copied().unwrap_or(configured);
             for pool in &mut self.pools {
                 pool.set_tenant_weight(index, weight);
@@ -158,7 +161,7 @@ impl Admission {
     #[must_use]
     pub fn served(&self) -> BTreeMap<TenantId, (u64, Tokens)> {
         let served = |(_, tenant): (_, &tenants::TenantState)| {
-            Some((tenant.id.clone(), (tenant.settings.as_ref()?.weight, tenant.served)))
+            Some((tenant.id.clone(), (tenant.terms.as_ref()?.weight, tenant.served)))
         };
         self.tenants.iter().filter_map(served).collect()
     }
@@ -240,8 +243,8 @@ impl Admission {
     /// Why a recent call was admitted, queued or refused; the most recent 10,000 are known.
     #[must_use]
     pub fn explain(&self, id: &AdmissionId) -> Option<Explanation> {
-        let record = self.explanations.get(id)?.clone();
-        let (tenant, model, pool) = match record.parties {
+        let (record, queued_at) = self.explanations.get(id)?;
+        let (tenant, model, pool) = match record.parties.clone() {
             Parties::Named { tenant, model, pool } => (tenant, model, pool),
             Parties::Known { tenant, model, pool } => (
                 self.tenants.get(tenant)?.id.clone(),
@@ -250,7 +253,7 @@ impl Admission {
             ),
         };
         let (level, reserved, charge) = (record.level, record.reserved, record.charge);
-        let (arrived, queued_at, fate) = (record.arrived, record.queued_at, record.fate);
+        let (arrived, fate) = (record.arrived, record.fate.clone());
         Some(Explanation { tenant, model, pool, level, reserved, charge, arrived, queued_at, fate })
     }
 
@@ -443,11 +446,11 @@ fn group_shares(config: &Config, pool: &PoolSettings) -> Vec<u64> {
 }
 
 fn grant(live: &Live, tenant: &tenants::TenantState, pool: &PoolName, rates: Vec<RateStatus>, now: Millis) -> Grant {
-    let settings = tenant.settings.as_ref();
+    let terms = tenant.terms.as_ref();
     Grant {
         tenant: tenant.id.clone(),
-        namespace: settings.map(|settings| settings.namespace.clone()).unwrap_or_default(),
-        tier: settings.map(|settings| settings.tier.clone()).unwrap_or_default(),
+        namespace: terms.map(|terms| terms.namespace.clone()).unwrap_or_default(),
+        tier: terms.map(|terms| terms.tier.clone()).unwrap_or_default(),
         priority: live.flow.level,
         pool: pool.clone(),
         reserved: live.reserved,

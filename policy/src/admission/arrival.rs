@@ -1,11 +1,10 @@
 //! A call arrives: whose it is, where it goes, what it may cost, and whether it starts, waits or is refused.
 
-use super::explain::{Fate, Place};
+use super::explain::Fate;
 use super::live::{Live, PoolIndex, State};
 use super::refusals::{over_limit, queue_full, shutting_down, too_late};
-use super::tenants::{ModelIndex, TenantState};
+use super::tenants::{ModelIndex, Terms};
 use super::{Admission, Decision, grant, wait};
-use crate::config::Tenant;
 use crate::queue::{Flow, Full, GroupIndex, TenantIndex, Waiter};
 use crate::units::{Millis, Priority, TenantId, Tokens};
 use crate::wire::{AdmissionRequest, Reason, Refusal};
@@ -60,31 +59,31 @@ impl Admission {
         if self.live.knows(&request.id, now) {
             return Err(Refusal::new(Reason::DuplicateAdmission, "this admission was asked for before"));
         }
-        let (index, settings) = self.tenant(tenant_id)?;
-        let level = request.priority.or(granted).unwrap_or(settings.default_priority);
+        let (index, terms) = self.tenant(tenant_id)?;
+        let level = request.priority.or(granted).unwrap_or(terms.default_priority);
         // A key's own level is its ceiling too: a rule that puts a key at P7 keeps it there.
-        let level = level.at_most(granted.unwrap_or(settings.ceiling));
-        let plan = self.plan(index, settings, level, request)?;
+        let level = level.at_most(granted.unwrap_or(terms.ceiling));
+        let plan = self.plan(index, terms, level, request)?;
         self.decide(tenant_id, plan, request, now)
     }
 
-    fn tenant(&self, id: &TenantId) -> Result<(TenantIndex, &Tenant), Refusal> {
+    fn tenant(&self, id: &TenantId) -> Result<(TenantIndex, &Terms), Refusal> {
         let index = self.tenants.index(id);
-        let settings = index.and_then(|index| self.tenants.get(index)?.settings.as_ref());
-        let (Some(index), Some(settings)) = (index, settings) else {
+        let terms = index.and_then(|index| self.tenants.get(index)?.terms.as_ref());
+        let (Some(index), Some(terms)) = (index, terms) else {
             return Err(Refusal::new(Reason::UnknownKey, "this API key belongs to nobody"));
         };
-        if settings.disabled {
+        if terms.disabled {
             return Err(Refusal::new(Reason::TenantDisabled, format!("the tenant {id} is disabled")));
         }
-        Ok((index, settings))
+        Ok((index, terms))
     }
 
     /// What the call is booked under, the pool that serves it, and what is reserved.
     fn plan(
         &self,
         tenant: TenantIndex,
-        settings: &Tenant,
+        terms: &Terms,
         level: Priority,
         request: &AdmissionRequest,
     ) -> Result<Plan, Refusal> {
@@ -101,12 +100,12 @@ impl Admission {
         }
         let of_pool = self.config.models.iter().filter(|(_, model)| model.pool == pool.name);
         let model = request.model.as_ref().and_then(|_| self.tenants.model(route.model));
-        if !TenantState::may_use(settings, model, of_pool) {
+        if !terms.allow(model, of_pool) {
             let what = request.model.as_deref().unwrap_or("every model of this route");
             let message = format!("this API key may not use {what}");
             return Err(Refusal::new(Reason::ModelNotAllowed, message).about("model"));
         }
-        let group = if pool.has_shares() { settings.group } else { GroupIndex::default() };
+        let group = if pool.has_shares() { terms.group } else { GroupIndex::default() };
         let (input, output) = self.reservation(tenant, route.model, pool.context_length(), request)?;
         Ok(Plan {
             model: route.model,
@@ -201,25 +200,20 @@ impl Admission {
         let is_heavy = held.saturating_add(waiter.bytes) > queue.bytes_per_tenant;
         let is_full = self.waiting_bytes.saturating_add(waiter.bytes) > queue.bytes;
         let Some(pool) = self.pools.get_mut(plan.pool.0) else { return Err(shutting_down()) };
-        let (position, estimated_wait) = wait::place(pool, plan.flow);
-        let ticket = if pool.knows_its_pace() && estimated_wait > deadline {
-            Err(too_late(estimated_wait, deadline))
+        self.branches.clear();
+        self.branches.extend(pool.queue.each_branch());
+        let (position, wait) = wait::place(pool, plan.flow, &self.branches);
+        let ticket = if pool.knows_its_pace() && wait > deadline {
+            Err(too_late(wait, deadline))
         } else if is_heavy || is_full {
             Err(queue_full(Full::Bytes, &pool.name, plan.flow.level))
         } else {
-            let mut branches = self.explanations.spare();
-            branches.extend(pool.queue.each_branch());
-            let place = Place { position, estimated_wait, branches };
-            pool.queue
-                .join(waiter)
-                .map(|ticket| (ticket, place))
-                .map_err(|full| queue_full(full, &pool.name, plan.flow.level))
+            pool.queue.join(waiter).map_err(|full| queue_full(full, &pool.name, plan.flow.level))
         };
-        let at_place = |refusal: Refusal| refusal.at(position, estimated_wait).retry_after(estimated_wait);
-        let (ticket, place) = ticket.map_err(at_place)?;
+        let ticket = ticket.map_err(|refusal| refusal.at(position, wait).retry_after(wait))?;
         self.count_waiting(plan.flow.tenant, waiter.bytes, 0);
         let mut live = live_of(plan, request, State::Queued(ticket), now);
-        live.explained = self.explanations.add(&live, Some(place), Fate::Waiting);
+        live.explained = self.explanations.add(&live, Some((position, wait, &self.branches)), Fate::Waiting);
         self.live.insert(live);
         Ok(Decision::Queued)
     }

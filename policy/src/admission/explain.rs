@@ -64,37 +64,52 @@ pub(super) struct Record {
     pub(super) reserved: Tokens,
     pub(super) charge: Tokens,
     pub(super) arrived: Millis,
-    pub(super) queued_at: Option<Place>,
+    /// Position and estimated wait of a call that had to wait, and how many of the kept branches are its.
+    queued_at: Option<(u64, Millis, usize)>,
     pub(super) fate: Fate,
 }
 
 /// The most recent calls, found by key while they live, and by a walk through all when somebody asks.
+///
+/// Invariant: `branches` are those of the records, in the records' order. Both are written in a circle, which costs the
+/// memory behind the processor far less than a list of its own for each call.
 #[derive(Debug, Default)]
 pub(super) struct Explanations {
     records: VecDeque<Record>,
+    branches: VecDeque<Branch>,
     /// The key of the first record.
     first: ExplanationKey,
-    /// Emptied, for the next one who must wait.
-    spare: Vec<Branch>,
 }
 
 impl Explanations {
-    /// The latest record of an id.
-    pub(super) fn get(&self, id: &AdmissionId) -> Option<&Record> {
-        self.records.iter().rev().find(|record| record.id == *id)
+    /// The latest record of an id, and where it stood.
+    pub(super) fn get(&self, id: &AdmissionId) -> Option<(&Record, Option<Place>)> {
+        let index = self.records.iter().rposition(|record| record.id == *id)?;
+        let record = self.records.get(index)?;
+        let place = record.queued_at.map(|(position, estimated_wait, count)| {
+            let before = self.records.iter().take(index).map(Record::branches).sum();
+            let branches = self.branches.iter().skip(before).take(count).copied().collect();
+            Place { position, estimated_wait, branches }
+        });
+        Some((record, place))
     }
 
-    pub(super) fn add(&mut self, live: &Live, queued_at: Option<Place>, fate: Fate) -> ExplanationKey {
-        self.push(Record {
+    /// Keeps a call that was admitted, or that waits at a position, about so long, before these branches.
+    pub(super) fn add(&mut self, live: &Live, place: Option<(u64, Millis, &[Branch])>, fate: Fate) -> ExplanationKey {
+        let key = self.push(Record {
             id: live.id.clone(),
             parties: Parties::Known { tenant: live.flow.tenant, model: live.model, pool: live.pool },
             level: Some(live.flow.level),
             reserved: live.reserved,
             charge: live.charge,
             arrived: live.arrived,
-            queued_at,
+            queued_at: place.map(|(position, wait, branches)| (position, wait, branches.len())),
             fate,
-        })
+        });
+        if let Some((_, _, branches)) = place {
+            self.branches.extend(branches);
+        }
+        key
     }
 
     pub(super) fn rejected(&mut self, request: &AdmissionRequest, tenant: &TenantId, refusal: &Refusal, now: Millis) {
@@ -119,21 +134,19 @@ impl Explanations {
         }
     }
 
-    /// An empty list, with memory where there is some to spare.
-    pub(super) fn spare(&mut self) -> Vec<Branch> {
-        std::mem::take(&mut self.spare)
-    }
-
     fn push(&mut self, record: Record) -> ExplanationKey {
         if self.records.len() >= KEPT {
-            let oldest = self.records.pop_front();
             self.first += 1;
-            if let Some(place) = oldest.and_then(|oldest| oldest.queued_at) {
-                self.spare = place.branches;
-                self.spare.clear();
-            }
+            let gone = self.records.pop_front().map_or(0, |oldest| oldest.branches());
+            self.branches.drain(..gone.min(self.branches.len()));
         }
         self.records.push_back(record);
         self.first + u64::try_from(self.records.len() - 1).unwrap_or(u64::MAX)
+    }
+}
+
+impl Record {
+    fn branches(&self) -> usize {
+        self.queued_at.map_or(0, |(_, _, count)| count)
     }
 }

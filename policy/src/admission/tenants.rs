@@ -4,21 +4,64 @@ use super::starts::Starts;
 use crate::account::TenantAccount;
 use crate::config::{Config, Model, Tenant};
 use crate::estimate::Yield;
-use crate::queue::TenantIndex;
-use crate::units::{Millis, ModelName, TenantId, Tokens};
+use crate::queue::{GroupIndex, TenantIndex};
+use crate::units::{Millis, ModelName, Priority, TenantId, Tokens};
 use rustc_hash::FxHashMap;
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// A model, by its place in [`Tenants`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct ModelIndex(u32);
+
+/// What a decision needs to know of a tenant's configuration. Without its keys and limits, so that ten thousand tenants
+/// stay near the processor.
+#[derive(Debug)]
+pub(super) struct Terms {
+    pub(super) namespace: Arc<str>,
+    pub(super) tier: Arc<str>,
+    models: Option<BTreeSet<ModelName>>,
+    pub(super) weight: u64,
+    pub(super) group: GroupIndex,
+    pub(super) default_priority: Priority,
+    pub(super) ceiling: Priority,
+    pub(super) disabled: bool,
+}
+
+impl Terms {
+    fn of(tenant: &Tenant) -> Self {
+        Self {
+            namespace: tenant.namespace.clone(),
+            tier: tenant.tier.clone(),
+            models: tenant.models.clone(),
+            weight: tenant.weight,
+            group: tenant.group,
+            default_priority: tenant.default_priority,
+            ceiling: tenant.ceiling,
+            disabled: tenant.disabled,
+        }
+    }
+
+    /// Whether it may use a model, or, when the call names none, every model of the pool it would reach.
+    pub(super) fn allow<'a>(
+        &self,
+        model: Option<&ModelName>,
+        mut of_pool: impl Iterator<Item = (&'a ModelName, &'a Model)>,
+    ) -> bool {
+        let Some(allowed) = &self.models else { return true };
+        match model {
+            Some(model) => allowed.contains(model),
+            None => of_pool.all(|(name, _)| allowed.contains(name)),
+        }
+    }
+}
 
 /// One tenant: what the configuration says of it, and what it has.
 #[derive(Debug)]
 pub(super) struct TenantState {
     pub(super) id: TenantId,
     /// As configured; `None` when a reload has taken the tenant away while its last calls run.
-    pub(super) settings: Option<Tenant>,
+    pub(super) terms: Option<Terms>,
     pub(super) account: TenantAccount,
     /// When each of its running calls began.
     running: Starts,
@@ -26,8 +69,8 @@ pub(super) struct TenantState {
     pub(super) waiting_bytes: u64,
     /// What its calls have cost so far, in weighted tokens.
     pub(super) served: Tokens,
-    /// What its calls usually yield, by model.
-    yields: BTreeMap<ModelIndex, Yield>,
+    /// What its calls usually yield, by model. Few, and looked through faster than searched.
+    yields: Vec<(ModelIndex, Yield)>,
 }
 
 /// Indices are given once and stay: a reload adds tenants and models, and takes none out of the tables.
@@ -43,8 +86,9 @@ impl Tenants {
     /// Takes over a configuration: new tenants get an account, known ones keep theirs under the new limits.
     pub(super) fn configure(&mut self, config: &Config, now: Millis) {
         for state in &mut self.states {
-            state.settings = config.tenants.get(&state.id).cloned();
-            if let Some(settings) = &state.settings {
+            let settings = config.tenants.get(&state.id);
+            state.terms = settings.map(Terms::of);
+            if let Some(settings) = settings {
                 state.account.set_limits(&settings.limits, now);
             }
         }
@@ -54,12 +98,12 @@ impl Tenants {
                 self.by_id.insert(id.clone(), index);
                 self.states.push(TenantState {
                     id: id.clone(),
-                    settings: Some(settings.clone()),
+                    terms: Some(Terms::of(settings)),
                     account: TenantAccount::new(&settings.limits, now),
                     running: Starts::default(),
                     waiting_bytes: 0,
                     served: Tokens::ZERO,
-                    yields: BTreeMap::new(),
+                    yields: Vec::new(),
                 });
             }
         }
@@ -102,7 +146,8 @@ impl Tenants {
 impl TenantState {
     /// What to reserve for the output of one sequence.
     pub(super) fn output_reservation(&self, model: ModelIndex, max_tokens: Option<Tokens>, left: Tokens) -> Tokens {
-        self.yields.get(&model).copied().unwrap_or_default().reservation(max_tokens, left)
+        let known = self.yields.iter().find(|(known, _)| *known == model);
+        known.map_or_else(Yield::default, |(_, known)| *known).reservation(max_tokens, left)
     }
 
     pub(super) fn has_started(&mut self, at: Millis) {
@@ -126,19 +171,13 @@ impl TenantState {
     }
 
     pub(super) fn learn(&mut self, model: ModelIndex, output: Tokens) {
-        self.yields.entry(model).or_default().learn(output);
-    }
-
-    /// Whether it may use a model, or, when the call names none, every model of the pool it would reach.
-    pub(super) fn may_use<'a>(
-        settings: &Tenant,
-        model: Option<&ModelName>,
-        mut of_pool: impl Iterator<Item = (&'a ModelName, &'a Model)>,
-    ) -> bool {
-        let Some(allowed) = &settings.models else { return true };
-        match model {
-            Some(model) => allowed.contains(model),
-            None => of_pool.all(|(name, _)| allowed.contains(name)),
+        match self.yields.iter_mut().find(|(known, _)| *known == model) {
+            Some((_, known)) => known.learn(output),
+            None => {
+                let mut fresh = Yield::default();
+                fresh.learn(output);
+                self.yields.push((model, fresh));
+            }
         }
     }
 }

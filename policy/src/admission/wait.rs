@@ -4,16 +4,16 @@ use super::pool::PoolState;
 use crate::queue::{Branch, Flow, GroupIndex, SharePolicy};
 use crate::units::{Millis, Priority};
 
-/// A newcomer's position from 1, and how long it waits. An estimate: it supposes that nobody else arrives or leaves,
-/// that all calls are of one size, and that the pool starts calls at the pace of late.
-pub(super) fn place(pool: &PoolState, flow: Flow) -> (u64, Millis) {
-    let branches = || pool.queue.each_branch();
-    let own = branches().find(|branch| branch.group == flow.group && branch.level == flow.level);
+/// The position from 1 of a newcomer before these branches of the pool's queue, and how long it waits. An estimate: it
+/// supposes that nobody else arrives or leaves, that all calls are of one size, and that the pool starts calls at the
+/// pace of late.
+pub(super) fn place(pool: &PoolState, flow: Flow, branches: &[Branch]) -> (u64, Millis) {
+    let own = branches.iter().find(|branch| branch.group == flow.group && branch.level == flow.level);
     // Inside a level tenants take turns, so a newcomer passes those who stand far back in longer lines.
     let turns = count(pool.queue.flow_depth(flow)) + 1;
     let (level_depth, flows) = own.map_or((0, 1), |own| (count(own.waiting), count(own.flows)));
     let ahead_in_level = level_depth.min(turns.saturating_mul(flows.max(1)));
-    let others: u64 = branches().map(|branch| starts_before(pool, flow, ahead_in_level + 1, &branch)).sum();
+    let others: u64 = branches.iter().map(|branch| starts_before(pool, flow, ahead_in_level + 1, branch)).sum();
     let position = ahead_in_level.saturating_add(others).saturating_add(1);
     (position, pool.time_for(position))
 }
@@ -38,10 +38,10 @@ fn starts_before(pool: &PoolState, flow: Flow, turn: u64, other: &Branch) -> u64
     let weight = |group: GroupIndex, level: Priority| {
         let share = shares.groups.get(usize::from(group.0)).copied().unwrap_or(1);
         let level = shares.levels.get(level.index()).copied().unwrap_or(1);
-        u128::from(share) * u128::from(level)
+        // At most a million each.
+        share.saturating_mul(level)
     };
-    let turns = u128::from(turn) * weight(other.group, other.level) / weight(flow.group, flow.level).max(1);
-    waiting.min(u64::try_from(turns).unwrap_or(u64::MAX))
+    waiting.min(turn.saturating_mul(weight(other.group, other.level)) / weight(flow.group, flow.level).max(1))
 }
 
 fn count(number: usize) -> u64 {
