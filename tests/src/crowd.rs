@@ -7,8 +7,9 @@ use sluice_policy::config::Config;
 use sluice_policy::config::reader::read_document;
 use sluice_policy::holder::LeaseTerms;
 use sluice_policy::ledger::AccountLedger;
+use sluice_policy::queue::{FairQueue, Flow, GroupIndex, QueueSettings, TenantIndex, Waiter};
 use sluice_policy::simulate::SplitMix64;
-use sluice_policy::units::{AdmissionId, Millis, PoolName, TenantId, Tokens};
+use sluice_policy::units::{AdmissionId, Millis, PoolName, Priority, TenantId, Tokens};
 use sluice_policy::wire::{AdmissionRequest, KeyProof, Outcome, Settlement, Usage, UsageSource, WIRE_VERSION};
 use std::collections::VecDeque;
 
@@ -115,7 +116,7 @@ impl Crowd {
     #[must_use]
     pub fn waiting(&self) -> usize {
         let depth = |level| self.core.queue_depth(&PoolName::from("pool"), level);
-        sluice_policy::units::Priority::all().map(depth).sum()
+        Priority::all().map(depth).sum()
     }
 
     fn request(&mut self, call: &Prepared) -> Decision {
@@ -133,6 +134,73 @@ impl Crowd {
                 self.running.push_back(id);
             }
         }
+    }
+}
+
+/// The queue alone, with the same tenants and slots.
+pub struct Line {
+    queue: FairQueue,
+    running: VecDeque<Waiter>,
+    random: SplitMix64,
+    joined: u64,
+}
+
+impl Line {
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        let (depth, bytes) = (usize::MAX, u64::MAX);
+        let defaults = QueueSettings::default();
+        let settings = QueueSettings { depth_per_level: depth, depth_per_tenant: depth, bytes, ..defaults };
+        let random = SplitMix64::new(seed);
+        Self { queue: FairQueue::new(settings), running: VecDeque::new(), random, joined: 0 }
+    }
+
+    /// Lets so many join.
+    ///
+    /// # Errors
+    /// When the queue takes one not in.
+    pub fn fill(&mut self, waiters: usize) -> Result<()> {
+        for _ in 0..waiters {
+            let waiter = self.prepare();
+            self.join(waiter)?;
+        }
+        Ok(())
+    }
+
+    /// Makes up a waiter of any tenant; one millisecond after the one before.
+    pub fn prepare(&mut self) -> Waiter {
+        self.joined += 1;
+        let tenant = self.random.below(TENANTS);
+        let level = u8::try_from(tenant % 10).ok().and_then(|level| Priority::try_from(level).ok());
+        let flow = Flow {
+            group: GroupIndex::default(),
+            tenant: TenantIndex(u32::try_from(tenant).unwrap_or(0)),
+            level: level.unwrap_or(Priority::LAST),
+        };
+        let charge = Tokens(self.random.log_uniform(6, 13));
+        Waiter { key: self.joined, flow, charge, bytes: 4_000, deadline: Millis(3_600_000 + self.joined) }
+    }
+
+    /// One joins, the head starts, and the oldest running one ends, for half of what was reserved.
+    ///
+    /// # Errors
+    /// When the queue takes nobody in or lets nobody out.
+    pub fn turn(&mut self, waiter: Waiter) -> Result<()> {
+        self.join(waiter)?;
+        let (ticket, _) = self.queue.head().context("nobody waits")?;
+        let started = self.queue.leave(ticket).context("the head does not wait")?;
+        self.queue.charge(started.flow, started.charge);
+        self.running.push_back(started);
+        if self.running.len() > usize::try_from(SLOTS)?
+            && let Some(ended) = self.running.pop_front()
+        {
+            self.queue.correct(ended.flow, ended.charge, Tokens(ended.charge.0 / 2));
+        }
+        Ok(())
+    }
+
+    fn join(&mut self, waiter: Waiter) -> Result<()> {
+        self.queue.join(waiter).map(drop).map_err(|full| anyhow::anyhow!("the queue is full: {full:?}"))
     }
 }
 

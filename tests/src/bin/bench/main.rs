@@ -53,6 +53,9 @@ struct Figure {
     /// How many waited meanwhile, where that matters.
     #[serde(skip_serializing_if = "Option::is_none")]
     waiters: Option<usize>,
+    /// What the busiest hours of a simulated scene ask of its slots.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    load_percent: Option<u64>,
 }
 
 #[tokio::main]
@@ -133,15 +136,24 @@ fn figure(name: &'static str, unit: &'static str, mut values: Vec<f64>) -> Figur
     let tenth = |value: f64| (value * 10.0).round() / 10.0;
     let at = |index: usize| values.get(index).copied().unwrap_or(0.0);
     let spread = tenth(at(values.len().saturating_sub(1)) - at(0));
-    Figure { figure: name, value: tenth(at(values.len() / 2)), unit, n: values.len(), spread, waiters: None }
+    Figure {
+        figure: name,
+        value: tenth(at(values.len() / 2)),
+        unit,
+        n: values.len(),
+        spread,
+        waiters: None,
+        load_percent: None,
+    }
 }
 
 fn report(area: &str, figures: &[Figure]) -> Result<()> {
-    println!("{:<28} {:>9} {:>12} {:<6} {:>3} {:>12}", "figure", "waiters", "median", "unit", "n", "spread");
+    println!("{:<28} {:>9} {:>12} {:<6} {:>3} {:>12}", "figure", "with", "median", "unit", "n", "spread");
     for row in figures {
-        let waiters = row.waiters.map_or_else(String::new, |waiters| waiters.to_string());
+        let load = row.load_percent.map(|load| format!("{load}%"));
+        let with = row.waiters.map(|waiters| waiters.to_string()).or(load).unwrap_or_default();
         let Figure { figure, value, unit, n, spread, .. } = row;
-        println!("{figure:<28} {waiters:>9} {value:>12} {unit:<6} {n:>3} {spread:>12}");
+        println!("{figure:<28} {with:>9} {value:>12} {unit:<6} {n:>3} {spread:>12}");
     }
     let folder = paths::target()?.join("bench");
     fs::create_dir_all(&folder)?;

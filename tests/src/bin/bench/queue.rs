@@ -3,7 +3,7 @@
 
 use super::{Figure, figure};
 use anyhow::{Context, Result, ensure};
-use e2e::crowd::Crowd;
+use e2e::crowd::{Crowd, Line};
 use e2e::paths;
 use sluice_policy::simulate::{DAY_NIGHT, Scene, Setup, simulate};
 use std::hint::black_box;
@@ -13,11 +13,9 @@ use std::time::Instant;
 /// Turns that are measured, each by itself, with calls that were made up before.
 const TURNS: usize = 50_000;
 const BATCH: usize = 1_000;
-/// A day at 120% of the slots in its busiest hours; and one that is busy without overflowing.
-const SCENES: [(&str, &str); 2] = [
-    ("simulated_requests_per_s", "42,calls=1500000,load=80"),
-    ("simulated_overload_per_s", "42,calls=1500000,load=150"),
-];
+/// The day-and-night scene, by what its busiest hours ask of the slots: few wait, many wait, many are refused.
+const LOADS_PERCENT: [u64; 3] = [50, 80, 150];
+const SIMULATED_CALLS: usize = 1_000_000;
 
 pub(super) fn measure(repeats: usize, most_waiters: usize) -> Result<Vec<Figure>> {
     ensure!(repeats > 0, "--repeats must be at least 1");
@@ -28,16 +26,23 @@ pub(super) fn measure(repeats: usize, most_waiters: usize) -> Result<Vec<Figure>
         let decisions = (0..repeats).map(|seed| decision_ns_p50(seed, *waiters)).collect::<Result<_>>()?;
         figures.push(Figure { waiters: Some(*waiters), ..figure("decision_ns_p50", "ns", decisions) });
     }
+    for waiters in &curve {
+        let turns = (0..repeats).map(|seed| queue_ns_p50(seed, *waiters)).collect::<Result<_>>()?;
+        figures.push(Figure { waiters: Some(*waiters), ..figure("queue_ns_p50", "ns", turns) });
+    }
     for waiters in curve.iter().filter(|waiters| **waiters >= 10_000) {
         figures.push(Figure { waiters: Some(*waiters), ..figure("bytes_per_waiter", "bytes", vec![bytes(*waiters)?]) });
     }
-    for (name, scene) in SCENES {
-        figures.push(figure(name, "1/s", simulated(scene, repeats)?));
+    for load_percent in LOADS_PERCENT {
+        let speeds = simulated(load_percent, repeats)?;
+        let of_load = figure("simulated_requests_per_s", "1/s", speeds);
+        figures.push(Figure { load_percent: Some(load_percent), ..of_load });
     }
     Ok(figures)
 }
 
-/// The median time of one call that joins, one that ends and one that starts, while so many wait.
+/// The median time of one call that joins, one that ends and one that starts, while so many wait: in the whole core,
+/// with identity, accounts, leases and explanations.
 #[allow(clippy::cast_precision_loss)] // nanoseconds far below 2^52
 fn decision_ns_p50(seed: usize, waiters: usize) -> Result<f64> {
     let mut crowd = Crowd::new(u64::try_from(seed)?)?;
@@ -57,6 +62,22 @@ fn decision_ns_p50(seed: usize, waiters: usize) -> Result<f64> {
     spans.get(TURNS / 2).map(|median| *median as f64).context("nothing was measured")
 }
 
+/// The same in the queue alone: joining, leaving at the head with the charge of a start, and the correction of an end.
+#[allow(clippy::cast_precision_loss)] // nanoseconds far below 2^52
+fn queue_ns_p50(seed: usize, waiters: usize) -> Result<f64> {
+    let mut line = Line::new(u64::try_from(seed)?);
+    line.fill(waiters)?;
+    let mut spans = Vec::with_capacity(TURNS);
+    for _ in 0..TURNS {
+        let waiter = line.prepare();
+        let begun = Instant::now();
+        line.turn(black_box(waiter))?;
+        spans.push(begun.elapsed().as_nanos());
+    }
+    spans.sort_unstable();
+    spans.get(TURNS / 2).map(|median| *median as f64).context("nothing was measured")
+}
+
 /// In a process of its own, whose allocator counts.
 fn bytes(waiters: usize) -> Result<f64> {
     let ran = Command::new(paths::built("queue-memory")?).arg(waiters.to_string()).output()?;
@@ -65,9 +86,10 @@ fn bytes(waiters: usize) -> Result<f64> {
 }
 
 #[allow(clippy::cast_precision_loss)] // calls far below 2^52
-fn simulated(scene: &str, repeats: usize) -> Result<Vec<f64>> {
+fn simulated(load_percent: u64, repeats: usize) -> Result<Vec<f64>> {
     let setup = Setup::read(&serde_json::from_str(DAY_NIGHT)?, Setup::START)?;
-    let trace = Scene::parse(scene).map_err(anyhow::Error::msg)?.trace(&setup.config);
+    let scene = Scene { seed: 42, load_percent, most_calls: SIMULATED_CALLS, ..Scene::default() };
+    let trace = scene.trace(&setup.config);
     let mut speeds = Vec::new();
     for _ in 0..repeats {
         let begun = Instant::now();
