@@ -12,6 +12,7 @@
 //! exactly one deadline bucket; a flow is active in the tree exactly when it has waiters.
 
 mod deadlines;
+mod order;
 mod places;
 mod settings;
 mod tree;

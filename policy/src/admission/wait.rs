@@ -10,8 +10,8 @@ use crate::units::{Millis, Priority};
 pub(super) fn place(pool: &PoolState, flow: Flow, branches: &[Branch]) -> (u64, Millis) {
     let own = branches.iter().find(|branch| branch.group == flow.group && branch.level == flow.level);
     // Inside a level tenants take turns, so a newcomer passes those who stand far back in longer lines.
-    let turns = count(pool.queue.flow_depth(flow)) + 1;
-    let (level_depth, flows) = own.map_or((0, 1), |own| (count(own.waiting), count(own.flows)));
+    let turns = u64::try_from(pool.queue.flow_depth(flow)).unwrap_or(u64::MAX).saturating_add(1);
+    let (level_depth, flows) = own.map_or((0, 1), |own| (u64::from(own.waiting), u64::from(own.flows)));
     let ahead_in_level = level_depth.min(turns.saturating_mul(flows.max(1)));
     let others: u64 = branches.iter().map(|branch| starts_before(pool, flow, ahead_in_level + 1, branch)).sum();
     let position = ahead_in_level.saturating_add(others).saturating_add(1);
@@ -20,7 +20,7 @@ pub(super) fn place(pool: &PoolState, flow: Flow, branches: &[Branch]) -> (u64, 
 
 /// How many calls of another branch start before the `turn`-th of this flow's level does.
 fn starts_before(pool: &PoolState, flow: Flow, turn: u64, other: &Branch) -> u64 {
-    let waiting = count(other.waiting);
+    let waiting = u64::from(other.waiting);
     if other.group == flow.group && other.level == flow.level {
         return 0;
     }
@@ -42,8 +42,4 @@ fn starts_before(pool: &PoolState, flow: Flow, turn: u64, other: &Branch) -> u64
         share.saturating_mul(level)
     };
     waiting.min(turn.saturating_mul(weight(other.group, other.level)) / weight(flow.group, flow.level).max(1))
-}
-
-fn count(number: usize) -> u64 {
-    u64::try_from(number).unwrap_or(u64::MAX)
 }

@@ -31,9 +31,9 @@ proptest! {
             prop_assert!(place.estimated_wait > Millis(0));
             for branch in &place.branches {
                 let waiting = before.iter().filter(|level| **level == u8::from(branch.level)).count();
-                prop_assert_eq!((branch.waiting, branch.flows), (waiting, 1));
+                prop_assert_eq!((branch.waiting as usize, branch.flows), (waiting, 1));
             }
-            prop_assert_eq!(place.branches.iter().map(|branch| branch.waiting).sum::<usize>(), number - 1);
+            prop_assert_eq!(place.branches.iter().map(|branch| branch.waiting as usize).sum::<usize>(), number - 1);
         }
         let last = world.core.explain(&id(levels.len())).unwrap().queued_at.clone().unwrap();
         let lowest = last.branches.iter().map(|branch| branch.level_counter).min();

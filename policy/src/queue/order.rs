@@ -1,0 +1,144 @@
+//! Which flow of a level is next: a knockout tournament (Knuth, The Art of Computer Programming 3, 5.4.1).
+//!
+//! Every flow that ever had a waiter keeps a seat. Whoever's counter changes plays its matches again on the way up:
+//! log₂(seats) comparisons in two small arrays, where a balanced tree would move entries between nodes all over memory.
+
+use super::tree::FlowIndex;
+
+/// The counter of a flow that has no waiters: greater than any there is.
+const ABSENT: u128 = u128::MAX;
+
+/// A flow's place in the tournament of its level; it keeps it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Seat(u32);
+
+/// Invariants: `counters` is as long as a power of two, and `winners` twice as long; match 1 is the final, match `n` is
+/// between the winners of 2n and 2n + 1, and those from `counters.len()` on are the seats themselves; of two equal
+/// counters the lower seat's wins; `present` counts the counters that are not [`ABSENT`].
+#[derive(Clone, Debug, Default)]
+pub(super) struct Order {
+    flows: Vec<FlowIndex>,
+    counters: Vec<u128>,
+    winners: Vec<Seat>,
+    present: usize,
+}
+
+impl Order {
+    /// A seat for a flow that is new and has no waiters yet. The first seats win where counters are equal.
+    pub(super) fn take_seat(&mut self, flow: FlowIndex) -> Seat {
+        let seat = Seat(u32::try_from(self.flows.len()).unwrap_or(u32::MAX));
+        self.flows.push(flow);
+        if self.flows.len() > self.counters.len() {
+            self.enlarge();
+        }
+        seat
+    }
+
+    /// The counter of a flow that has waiters, for the first time or anew.
+    pub(super) fn set(&mut self, seat: Seat, counter: u128) {
+        debug_assert!(counter != ABSENT, "a counter has run out of bits");
+        self.change(seat, counter);
+    }
+
+    /// A flow has no waiters any more.
+    pub(super) fn leave(&mut self, seat: Seat) {
+        self.change(seat, ABSENT);
+    }
+
+    /// The flow with the lowest counter of those that have waiters.
+    pub(super) fn first(&self) -> Option<FlowIndex> {
+        let champion = self.winners.get(1).filter(|_| self.present > 0)?;
+        self.flows.get(at(*champion)).copied()
+    }
+
+    /// The lowest counter of a flow that has waiters; the greatest number when none has.
+    pub(super) fn lowest(&self) -> u128 {
+        self.winners.get(1).map_or(ABSENT, |champion| self.counter(*champion))
+    }
+
+    /// Flows that have waiters.
+    pub(super) fn len(&self) -> usize {
+        self.present
+    }
+
+    fn change(&mut self, seat: Seat, counter: u128) {
+        let Some(own) = self.counters.get_mut(at(seat)) else { return };
+        self.present = self.present + usize::from(counter != ABSENT) - usize::from(*own != ABSENT);
+        *own = counter;
+        let mut player = self.counters.len() + at(seat);
+        while player > 1 {
+            let winner = self.winner_of(player / 2);
+            player /= 2;
+            let Some(before) = self.winners.get_mut(player) else { return };
+            // Where somebody else has won before and wins again, nothing changes further up.
+            if *before == winner && winner != seat {
+                return;
+            }
+            *before = winner;
+        }
+    }
+
+    fn winner_of(&self, game: usize) -> Seat {
+        let side = |player: usize| self.winners.get(player).copied().unwrap_or(Seat(u32::MAX));
+        let (left, right) = (side(2 * game), side(2 * game + 1));
+        if self.counter(right) < self.counter(left) { right } else { left }
+    }
+
+    fn counter(&self, seat: Seat) -> u128 {
+        self.counters.get(at(seat)).copied().unwrap_or(ABSENT)
+    }
+
+    /// Twice as many seats, and every match once.
+    fn enlarge(&mut self) {
+        let seats = self.flows.len().next_power_of_two();
+        self.counters.resize(seats, ABSENT);
+        self.winners = vec![Seat(0); seats];
+        self.winners.extend((0..).map(Seat).take(seats));
+        for game in (1..seats).rev() {
+            let winner = self.winner_of(game);
+            if let Some(place) = self.winners.get_mut(game) {
+                *place = winner;
+            }
+        }
+    }
+}
+
+fn at(seat: Seat) -> usize {
+    usize::try_from(seat.0).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    proptest! {
+        /// Against a sorted set of counters and flows.
+        #[test]
+        fn the_first_is_the_lowest_counter_and_of_equals_the_earlier_flow(
+            steps in prop::collection::vec((0_usize..40, prop::option::weighted(0.7, 0_u128..20)), 1..300),
+        ) {
+            let (mut order, mut seats) = (Order::default(), Vec::new());
+            let mut naive: BTreeSet<(u128, FlowIndex)> = BTreeSet::new();
+            for (pick, counter) in steps {
+                if pick >= seats.len() {
+                    let flow = FlowIndex(u32::try_from(seats.len()).unwrap());
+                    seats.push((flow, order.take_seat(flow)));
+                }
+                let (flow, seat) = seats[pick.min(seats.len() - 1)];
+                naive.retain(|(_, other)| *other != flow);
+                match counter {
+                    Some(counter) => {
+                        order.set(seat, counter);
+                        naive.insert((counter, flow));
+                    }
+                    None => order.leave(seat),
+                }
+                prop_assert_eq!(order.first(), naive.first().map(|(_, flow)| *flow));
+                prop_assert_eq!(order.lowest(), naive.first().map_or(u128::MAX, |(counter, _)| *counter));
+                prop_assert_eq!(order.len(), naive.len());
+            }
+        }
+    }
+}
