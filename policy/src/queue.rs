@@ -150,12 +150,14 @@ impl FairQueue {
 
     /// The branches of the tree that have waiters, for those who want to know why.
     pub fn branches(&self) -> Vec<Branch> {
-        self.tree.branches().collect()
+        let mut list = Vec::new();
+        self.list_branches(&mut list);
+        list
     }
 
-    /// As [`FairQueue::branches`], without memory of its own.
-    pub(crate) fn each_branch(&self) -> impl Iterator<Item = Branch> {
-        self.tree.branches()
+    /// As [`FairQueue::branches`], into memory that is there.
+    pub(crate) fn list_branches(&self, list: &mut Vec<Branch>) {
+        self.tree.list_branches(list);
     }
 
     /// Waiting calls of one flow.

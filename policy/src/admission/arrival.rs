@@ -201,7 +201,7 @@ impl Admission {
         let is_full = self.waiting_bytes.saturating_add(waiter.bytes) > queue.bytes;
         let Some(pool) = self.pools.get_mut(plan.pool.0) else { return Err(shutting_down()) };
         self.branches.clear();
-        self.branches.extend(pool.queue.each_branch());
+        pool.queue.list_branches(&mut self.branches);
         let (position, wait) = wait::place(pool, plan.flow, &self.branches);
         let ticket = if pool.knows_its_pace() && wait > deadline {
             Err(too_late(wait, deadline))

@@ -8,7 +8,7 @@ use crate::wire::{AdmissionRequest, Outcome, Reason, Refusal, Usage};
 use std::collections::VecDeque;
 
 /// Bounds memory (I7): about 5 MB.
-const KEPT: usize = 10_000;
+const KEPT: u64 = 10_000;
 
 /// Where a newcomer would stand, or stood.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,23 +71,25 @@ pub(super) struct Record {
 
 /// The most recent calls, found by key while they live, and by a walk through all when somebody asks.
 ///
-/// Invariant: `branches` are those of the records, in the records' order. Both are written in a circle, which costs the
-/// memory behind the processor far less than a list of its own for each call.
+/// Invariant: the record of a key is at key % [`KEPT`], and `branches` are those of the records, in the records' order.
+/// Both are written in a circle, which costs the memory behind the processor far less than a list of its own for each
+/// call.
 #[derive(Debug, Default)]
 pub(super) struct Explanations {
-    records: VecDeque<Record>,
+    records: Vec<Record>,
     branches: VecDeque<Branch>,
-    /// The key of the first record.
-    first: ExplanationKey,
+    /// The key of the next record.
+    next: ExplanationKey,
 }
 
 impl Explanations {
     /// The latest record of an id, and where it stood.
     pub(super) fn get(&self, id: &AdmissionId) -> Option<(&Record, Option<Place>)> {
-        let index = self.records.iter().rposition(|record| record.id == *id)?;
-        let record = self.records.get(index)?;
+        let (newer, older) = self.records.split_at_checked(at(self.next)).unwrap_or((&self.records, &[]));
+        let in_order = older.iter().chain(newer);
+        let (index, record) = in_order.clone().enumerate().filter(|(_, record)| record.id == *id).last()?;
+        let before = in_order.take(index).map(Record::branches).sum();
         let place = record.queued_at.map(|(position, estimated_wait, count)| {
-            let before = self.records.iter().take(index).map(Record::branches).sum();
             let branches = self.branches.iter().skip(before).take(count).copied().collect();
             Place { position, estimated_wait, branches }
         });
@@ -128,21 +130,29 @@ impl Explanations {
 
     /// What has become of a call since.
     pub(super) fn turn(&mut self, key: ExplanationKey, fate: Fate) {
-        let index = key.checked_sub(self.first).and_then(|index| usize::try_from(index).ok());
-        if let Some(record) = index.and_then(|index| self.records.get_mut(index)) {
+        let is_kept = self.next - key <= KEPT;
+        if let Some(record) = self.records.get_mut(at(key)).filter(|_| is_kept) {
             record.fate = fate;
         }
     }
 
     fn push(&mut self, record: Record) -> ExplanationKey {
-        if self.records.len() >= KEPT {
-            self.first += 1;
-            let gone = self.records.pop_front().map_or(0, |oldest| oldest.branches());
-            self.branches.drain(..gone.min(self.branches.len()));
+        match self.records.get_mut(at(self.next)) {
+            Some(oldest) => {
+                let gone = oldest.branches().min(self.branches.len());
+                self.branches.drain(..gone);
+                *oldest = record;
+            }
+            None => self.records.push(record),
         }
-        self.records.push_back(record);
-        self.first + u64::try_from(self.records.len() - 1).unwrap_or(u64::MAX)
+        self.next += 1;
+        self.next - 1
     }
+}
+
+/// The place of a key's record.
+fn at(key: ExplanationKey) -> usize {
+    usize::try_from(key % KEPT).unwrap_or(usize::MAX)
 }
 
 impl Record {

@@ -123,19 +123,20 @@ impl Tree {
         own.find(|index| self.leaf(*index).is_some_and(|leaf| leaf.flow == flow))
     }
 
-    pub(super) fn branches(&self) -> impl Iterator<Item = Branch> {
-        let groups = (0..).map(GroupIndex).zip(&self.groups).filter(|(_, group)| group.waiting > 0);
-        groups.flat_map(|(index, group)| {
+    /// Adds the branches that have waiters to a list.
+    pub(super) fn list_branches(&self, list: &mut Vec<Branch>) {
+        for (index, group) in (0..).map(GroupIndex).zip(&self.groups).filter(|(_, group)| group.waiting > 0) {
+            let group_counter = unscaled(group.counter);
             let levels = Priority::all().zip(&group.levels).filter(|(_, level)| level.waiting > 0);
-            levels.map(move |(at, level)| Branch {
+            list.extend(levels.map(|(at, level)| Branch {
                 group: index,
                 level: at,
                 waiting: count(level.waiting),
                 flows: count(level.order.len()),
-                group_counter: unscaled(group.counter),
+                group_counter,
                 level_counter: unscaled(level.counter),
-            })
-        })
+            }));
+        }
     }
 
     fn weight(&self, tenant: TenantIndex) -> u64 {
