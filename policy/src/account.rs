@@ -31,7 +31,7 @@ pub struct TenantAccount {
     concurrent: Option<u32>,
     in_flight: u32,
     /// In the order in which limits are tried and refused.
-    buckets: Vec<Metered>,
+    buckets: Box<[Metered]>,
 }
 
 #[derive(Clone, Debug)]
@@ -171,7 +171,7 @@ impl TenantAccount {
     }
 }
 
-fn buckets(limits: &Limits, now: Millis) -> Vec<Metered> {
+fn buckets(limits: &Limits, now: Millis) -> Box<[Metered]> {
     let metered =
         |kind, reason, rate: Option<Rate>| rate.map(|rate| Metered { kind, reason, bucket: Bucket::full(rate, now) });
     let buckets = [

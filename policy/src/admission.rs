@@ -16,6 +16,7 @@ mod routes;
 mod starts;
 mod tenants;
 mod wait;
+mod yields;
 
 pub use explain::{Explanation, Fate, Place};
 
@@ -195,7 +196,7 @@ impl Admission {
             }
         }
         if let (Outcome::Completed, Some(tenant)) = (settlement.outcome, self.tenants.get_mut(live.flow.tenant)) {
-            tenant.learn(live.model, Tokens(usage.output.0 / u64::from(live.sequences)));
+            tenant.yields.learn(live.model, Tokens(usage.output.0 / u64::from(live.sequences)));
         }
         let fate = Fate::Ended { at: now, outcome: settlement.outcome, usage };
         self.explanations.turn(live.explained, fate);

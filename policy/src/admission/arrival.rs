@@ -134,7 +134,7 @@ impl Admission {
         let input = request.input_tokens.min(context.unwrap_or(request.input_tokens));
         let left = context.map_or(Tokens(u64::MAX), |context| Tokens(context.0.saturating_sub(input.0).max(1)));
         let state = self.tenants.get(tenant);
-        let output = state.map(|state| state.output_reservation(model, request.max_tokens, left));
+        let output = state.map(|state| state.yields.reservation(model, request.max_tokens, left));
         let output = output.unwrap_or_default().times(u64::from(request.sequences.max(1)));
         Ok((input, output))
     }

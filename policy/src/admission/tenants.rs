@@ -1,9 +1,9 @@
 //! Tenants and models by index, so that a decision looks names up once.
 
 use super::starts::Starts;
+use super::yields::Yields;
 use crate::account::TenantAccount;
 use crate::config::{Config, Model, Tenant};
-use crate::estimate::Yield;
 use crate::queue::{GroupIndex, TenantIndex};
 use crate::units::{Millis, ModelName, Priority, TenantId, Tokens};
 use rustc_hash::FxHashMap;
@@ -20,7 +20,8 @@ pub(super) struct ModelIndex(u32);
 pub(super) struct Terms {
     pub(super) namespace: Arc<str>,
     pub(super) tier: Arc<str>,
-    models: Option<BTreeSet<ModelName>>,
+    /// Boxed, for few tenants have it.
+    models: Option<Box<BTreeSet<ModelName>>>,
     pub(super) weight: u64,
     pub(super) group: GroupIndex,
     pub(super) default_priority: Priority,
@@ -29,11 +30,15 @@ pub(super) struct Terms {
 }
 
 impl Terms {
-    fn of(tenant: &Tenant) -> Self {
+    fn of(id: &TenantId, tenant: &Tenant, tiers: &mut BTreeSet<Arc<str>>) -> Self {
+        // Every grant counts its copies of these texts, so what is the same text had better be the same memory.
+        let is_own = *tenant.namespace == *id.as_str();
+        let namespace = if is_own { id.to_shared() } else { tenant.namespace.clone() };
+        tiers.insert(tenant.tier.clone());
         Self {
-            namespace: tenant.namespace.clone(),
-            tier: tenant.tier.clone(),
-            models: tenant.models.clone(),
+            namespace,
+            tier: tiers.get(&tenant.tier).unwrap_or(&tenant.tier).clone(),
+            models: tenant.models.clone().map(Box::new),
             weight: tenant.weight,
             group: tenant.group,
             default_priority: tenant.default_priority,
@@ -57,7 +62,10 @@ impl Terms {
 }
 
 /// One tenant: what the configuration says of it, and what it has.
+///
+/// Aligned so that it lies in three cache lines; of ten thousand tenants none is near the processor.
 #[derive(Debug)]
+#[repr(align(64))]
 pub(super) struct TenantState {
     pub(super) id: TenantId,
     /// As configured; `None` when a reload has taken the tenant away while its last calls run.
@@ -69,8 +77,8 @@ pub(super) struct TenantState {
     pub(super) waiting_bytes: u64,
     /// What its calls have cost so far, in weighted tokens.
     pub(super) served: Tokens,
-    /// What its calls usually yield, by model. Few, and looked through faster than searched.
-    yields: Vec<(ModelIndex, Yield)>,
+    /// What its calls usually yield, by model.
+    pub(super) yields: Yields,
 }
 
 /// Indices are given once and stay: a reload adds tenants and models, and takes none out of the tables.
@@ -78,6 +86,8 @@ pub(super) struct TenantState {
 pub(super) struct Tenants {
     states: Vec<TenantState>,
     by_id: FxHashMap<TenantId, TenantIndex>,
+    /// The texts of all tiers.
+    tiers: BTreeSet<Arc<str>>,
     models: Vec<ModelName>,
     model_indices: FxHashMap<ModelName, ModelIndex>,
 }
@@ -87,7 +97,7 @@ impl Tenants {
     pub(super) fn configure(&mut self, config: &Config, now: Millis) {
         for state in &mut self.states {
             let settings = config.tenants.get(&state.id);
-            state.terms = settings.map(Terms::of);
+            state.terms = settings.map(|settings| Terms::of(&state.id, settings, &mut self.tiers));
             if let Some(settings) = settings {
                 state.account.set_limits(&settings.limits, now);
             }
@@ -98,12 +108,12 @@ impl Tenants {
                 self.by_id.insert(id.clone(), index);
                 self.states.push(TenantState {
                     id: id.clone(),
-                    terms: Some(Terms::of(settings)),
+                    terms: Some(Terms::of(id, settings, &mut self.tiers)),
                     account: TenantAccount::new(&settings.limits, now),
                     running: Starts::default(),
                     waiting_bytes: 0,
                     served: Tokens::ZERO,
-                    yields: Vec::new(),
+                    yields: Yields::default(),
                 });
             }
         }
@@ -144,12 +154,6 @@ impl Tenants {
 }
 
 impl TenantState {
-    /// What to reserve for the output of one sequence.
-    pub(super) fn output_reservation(&self, model: ModelIndex, max_tokens: Option<Tokens>, left: Tokens) -> Tokens {
-        let known = self.yields.iter().find(|(known, _)| *known == model);
-        known.map_or_else(Yield::default, |(_, known)| *known).reservation(max_tokens, left)
-    }
-
     pub(super) fn has_started(&mut self, at: Millis) {
         self.running.add(at);
     }
@@ -166,17 +170,6 @@ impl TenantState {
             Some(since) => {
                 let elapsed = now.since(since);
                 if elapsed < typical { typical.since(elapsed) } else { elapsed }
-            }
-        }
-    }
-
-    pub(super) fn learn(&mut self, model: ModelIndex, output: Tokens) {
-        match self.yields.iter_mut().find(|(known, _)| *known == model) {
-            Some((_, known)) => known.learn(output),
-            None => {
-                let mut fresh = Yield::default();
-                fresh.learn(output);
-                self.yields.push((model, fresh));
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Where a newcomer would stand, and about how long it would wait.
 
 use super::pool::PoolState;
-use crate::queue::{Branch, Flow, GroupIndex, SharePolicy};
+use crate::queue::{Branch, Flow, GroupIndex, SharePolicy, Shares};
 use crate::units::{Millis, Priority};
 
 /// The position from 1 of a newcomer before these branches of the pool's queue, and how long it waits. An estimate: it
@@ -13,18 +13,19 @@ pub(super) fn place(pool: &PoolState, flow: Flow, branches: &[Branch]) -> (u64, 
     let turns = u64::try_from(pool.queue.flow_depth(flow)).unwrap_or(u64::MAX).saturating_add(1);
     let (level_depth, flows) = own.map_or((0, 1), |own| (u64::from(own.waiting), u64::from(own.flows)));
     let ahead_in_level = level_depth.min(turns.saturating_mul(flows.max(1)));
-    let others: u64 = branches.iter().map(|branch| starts_before(pool, flow, ahead_in_level + 1, branch)).sum();
+    let shares = pool.queue.shares();
+    let (turn, own_weight) = (ahead_in_level + 1, weight(shares, flow.group, flow.level));
+    let others: u64 = branches.iter().map(|branch| starts_before(shares, flow, own_weight, turn, branch)).sum();
     let position = ahead_in_level.saturating_add(others).saturating_add(1);
     (position, pool.time_for(position))
 }
 
 /// How many calls of another branch start before the `turn`-th of this flow's level does.
-fn starts_before(pool: &PoolState, flow: Flow, turn: u64, other: &Branch) -> u64 {
+fn starts_before(shares: &Shares, flow: Flow, own_weight: u64, turn: u64, other: &Branch) -> u64 {
     let waiting = u64::from(other.waiting);
     if other.group == flow.group && other.level == flow.level {
         return 0;
     }
-    let shares = pool.queue.shares();
     let p0_first = shares.policy != SharePolicy::Wfq;
     if p0_first && other.level == Priority::FIRST && flow.level != Priority::FIRST {
         return waiting;
@@ -35,11 +36,14 @@ fn starts_before(pool: &PoolState, flow: Flow, turn: u64, other: &Branch) -> u64
     if shares.policy == SharePolicy::Strict && other.group == flow.group {
         return if other.level < flow.level { waiting } else { 0 };
     }
-    let weight = |group: GroupIndex, level: Priority| {
-        let share = shares.groups.get(usize::from(group.0)).copied().unwrap_or(1);
-        let level = shares.levels.get(level.index()).copied().unwrap_or(1);
-        // At most a million each.
-        share.saturating_mul(level)
-    };
-    waiting.min(turn.saturating_mul(weight(other.group, other.level)) / weight(flow.group, flow.level).max(1))
+    let starts = turn.saturating_mul(weight(shares, other.group, other.level));
+    // As `waiting.min(starts / own_weight)`, but most branches need no division.
+    if waiting.saturating_mul(own_weight) <= starts { waiting } else { starts / own_weight }
+}
+
+/// What a level of a group counts for: at most a million by a million, at least 1.
+fn weight(shares: &Shares, group: GroupIndex, level: Priority) -> u64 {
+    let share = shares.groups.get(usize::from(group.0)).copied().unwrap_or(1);
+    let level = shares.levels.get(level.index()).copied().unwrap_or(1);
+    share.saturating_mul(level).max(1)
 }
