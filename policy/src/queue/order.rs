@@ -12,15 +12,15 @@ const ABSENT: u128 = u128::MAX;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Seat(u32);
 
-/// Invariants: `counters` is as long as a power of two, and `winners` twice as long; match 1 is the final, match `n` is
-/// between the winners of 2n and 2n + 1, and those from `counters.len()` on are the seats themselves; of two equal
-/// counters the lower seat's wins; `present` counts the counters that are not [`ABSENT`].
+/// Invariants: `counters` and `games` are as long as a power of two; game 1 is the final, and game `n` is between the
+/// winners of 2n and 2n + 1, which are seats where there is no such game; the winner of game 1 stands in game 0; of two
+/// equal counters the lower seat's wins; `present` counts the counters that are not [`ABSENT`].
 #[derive(Clone, Debug, Default)]
 pub(super) struct Order {
     flows: Vec<FlowIndex>,
     counters: Vec<u128>,
-    winners: Vec<Seat>,
-    present: usize,
+    games: Vec<[Seat; 2]>,
+    present: u32,
 }
 
 impl Order {
@@ -47,29 +47,29 @@ impl Order {
 
     /// The flow with the lowest counter of those that have waiters.
     pub(super) fn first(&self) -> Option<FlowIndex> {
-        let champion = self.winners.get(1).filter(|_| self.present > 0)?;
+        let [_, champion] = self.games.first().filter(|_| self.present > 0)?;
         self.flows.get(at(*champion)).copied()
     }
 
     /// The lowest counter of a flow that has waiters; the greatest number when none has.
     pub(super) fn lowest(&self) -> u128 {
-        self.winners.get(1).map_or(ABSENT, |champion| self.counter(*champion))
+        self.games.first().map_or(ABSENT, |[_, champion]| self.counter(*champion))
     }
 
     /// Flows that have waiters.
-    pub(super) fn len(&self) -> usize {
+    pub(super) fn len(&self) -> u32 {
         self.present
     }
 
     fn change(&mut self, seat: Seat, counter: u128) {
         let Some(own) = self.counters.get_mut(at(seat)) else { return };
-        self.present = self.present + usize::from(counter != ABSENT) - usize::from(*own != ABSENT);
+        self.present = self.present + u32::from(counter != ABSENT) - u32::from(*own != ABSENT);
         *own = counter;
-        let mut player = self.counters.len() + at(seat);
-        while player > 1 {
-            let winner = self.winner_of(player / 2);
-            player /= 2;
-            let Some(before) = self.winners.get_mut(player) else { return };
+        let mut game = (self.counters.len() + at(seat)) / 2;
+        while game > 0 {
+            let (winner, side) = (self.winner(game), game % 2);
+            game /= 2;
+            let Some(before) = self.games.get_mut(game).and_then(|sides| sides.get_mut(side)) else { return };
             // Where somebody else has won before and wins again, nothing changes further up.
             if *before == winner && winner != seat {
                 return;
@@ -78,9 +78,8 @@ impl Order {
         }
     }
 
-    fn winner_of(&self, game: usize) -> Seat {
-        let side = |player: usize| self.winners.get(player).copied().unwrap_or(Seat(u32::MAX));
-        let (left, right) = (side(2 * game), side(2 * game + 1));
+    fn winner(&self, game: usize) -> Seat {
+        let [left, right] = self.games.get(game).copied().unwrap_or_default();
         if self.counter(right) < self.counter(left) { right } else { left }
     }
 
@@ -90,13 +89,14 @@ impl Order {
 
     /// Twice as many seats, and every match once.
     fn enlarge(&mut self) {
-        let seats = self.flows.len().next_power_of_two();
+        let seats = self.flows.len().next_power_of_two().max(2);
         self.counters.resize(seats, ABSENT);
-        self.winners = vec![Seat(0); seats];
-        self.winners.extend((0..).map(Seat).take(seats));
+        let pairs = (0..).step_by(2).map(|seat| [Seat(seat), Seat(seat + 1)]);
+        self.games = vec![[Seat(0); 2]; seats / 2];
+        self.games.extend(pairs.take(seats / 2));
         for game in (1..seats).rev() {
-            let winner = self.winner_of(game);
-            if let Some(place) = self.winners.get_mut(game) {
+            let winner = self.winner(game);
+            if let Some(place) = self.games.get_mut(game / 2).and_then(|sides| sides.get_mut(game % 2)) {
                 *place = winner;
             }
         }
@@ -137,7 +137,7 @@ mod tests {
                 }
                 prop_assert_eq!(order.first(), naive.first().map(|(_, flow)| *flow));
                 prop_assert_eq!(order.lowest(), naive.first().map_or(u128::MAX, |(counter, _)| *counter));
-                prop_assert_eq!(order.len(), naive.len());
+                prop_assert_eq!(order.len() as usize, naive.len());
             }
         }
     }

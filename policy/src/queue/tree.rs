@@ -43,7 +43,7 @@ struct Level {
     counter: u128,
     /// The virtual time of its flows.
     time: u128,
-    waiting: usize,
+    waiting: u32,
     /// Flows that have waiters, by counter.
     order: Order,
 }
@@ -53,7 +53,7 @@ struct Group {
     counter: u128,
     /// The virtual time of its levels.
     time: u128,
-    waiting: usize,
+    waiting: u32,
     levels: [Level; Priority::COUNT],
 }
 
@@ -131,8 +131,8 @@ impl Tree {
             list.extend(levels.map(|(at, level)| Branch {
                 group: index,
                 level: at,
-                waiting: count(level.waiting),
-                flows: count(level.order.len()),
+                waiting: level.waiting,
+                flows: level.order.len(),
                 group_counter,
                 level_counter: unscaled(level.counter),
             }));
@@ -209,7 +209,7 @@ impl Tree {
 
     /// Waiting calls of one level, over all groups.
     pub(super) fn depth(&self, level: Priority) -> usize {
-        self.groups.iter().filter_map(|group| group.levels.get(level.index())).map(|level| level.waiting).sum()
+        self.groups.iter().filter_map(|group| group.levels.get(level.index())).map(|level| at(level.waiting)).sum()
     }
 
     fn next_level(&self) -> Option<(&Group, Priority)> {
@@ -285,10 +285,7 @@ impl Tree {
     }
 
     fn count(&mut self, flow: Flow, before: u32, after: u32) {
-        let change = |waiting: &mut usize| {
-            let (before, after) = (usize::try_from(before), usize::try_from(after));
-            *waiting = (*waiting + after.unwrap_or(0)).saturating_sub(before.unwrap_or(0));
-        };
+        let change = |waiting: &mut u32| *waiting = waiting.saturating_add(after).saturating_sub(before);
         if let Some(group) = self.groups.get_mut(usize::from(flow.group.0)) {
             change(&mut group.waiting);
             if let Some(level) = group.levels.get_mut(flow.level.index()) {
@@ -349,10 +346,6 @@ fn lowest(counters: impl Iterator<Item = u128>) -> u128 {
 
 fn unscaled(counter: u128) -> u64 {
     u64::try_from(counter / COUNTER_SCALE).unwrap_or(u64::MAX)
-}
-
-fn count(number: usize) -> u32 {
-    u32::try_from(number).unwrap_or(u32::MAX)
 }
 
 fn scaled(charge: Tokens, weight: u64) -> u128 {
