@@ -360,12 +360,16 @@ impl Admission {
 
     fn start_next(&mut self, index: PoolIndex, now: Millis) -> Option<Event> {
         let pool = self.pools.get_mut(index.0)?;
-        let waiter = pool.start_head(now)?;
-        self.count_waiting(waiter.flow.tenant, 0, waiter.bytes);
-        let ends = now.plus(self.terms.longest_request);
-        let live = self.live.start(LiveKey::from_bits(waiter.key), now, ends)?;
-        let tenant = self.tenants.get_mut(live.flow.tenant)?;
+        let (ticket, waiter) = pool.next_to_start(now)?;
+        let (key, ends) = (LiveKey::from_bits(waiter.key), now.plus(self.terms.longest_request));
+        // The call's own state and its tenant's lie where no cache holds them. Asked for before the queue is changed,
+        // they arrive together.
+        let live = self.live.start(key, now, ends)?;
+        let tenant = self.tenants.get_mut(waiter.flow.tenant)?;
         tenant.has_started(now);
+        pool.start_waiter(ticket, now);
+        tenant.waiting_bytes = tenant.waiting_bytes.saturating_sub(waiter.bytes);
+        self.waiting_bytes = self.waiting_bytes.saturating_sub(waiter.bytes);
         let rates = tenant.account.rates(now);
         let granted = grant(live, tenant, &self.pools.get(index.0)?.name, rates, now);
         self.explanations.turn(live.explained, Fate::Running { since: now });

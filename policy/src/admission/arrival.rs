@@ -18,6 +18,10 @@ struct Plan {
     /// The part of `reserved` that the prompt was estimated at.
     input: Tokens,
     charge: Tokens,
+    /// Calls of the same flow that would start before it.
+    ahead: usize,
+    /// Request bytes that Envoy holds for the tenant's waiting calls.
+    held: u64,
 }
 
 impl Admission {
@@ -98,6 +102,12 @@ impl Admission {
         if request.pool.as_ref().is_some_and(|named| *named != pool.name) {
             return Err(Refusal::new(Reason::ModelNotFound, "this route does not serve that model").about("model"));
         }
+        let group = if pool.has_shares() { terms.group } else { GroupIndex::default() };
+        let flow = Flow { group, tenant, level };
+        // Both lie where no cache holds them, and are needed late. Asked for here, beside the tenant's terms, they arrive
+        // with them.
+        let ahead = pool.queue.flow_depth(flow);
+        let held = self.tenants.get(tenant).map_or(0, |tenant| tenant.waiting_bytes);
         let of_pool = self.config.models.iter().filter(|(_, model)| model.pool == pool.name);
         let model = request.model.as_ref().and_then(|_| self.tenants.model(route.model));
         if !terms.allow(model, of_pool) {
@@ -105,15 +115,16 @@ impl Admission {
             let message = format!("this API key may not use {what}");
             return Err(Refusal::new(Reason::ModelNotAllowed, message).about("model"));
         }
-        let group = if pool.has_shares() { terms.group } else { GroupIndex::default() };
         let (input, output) = self.reservation(tenant, route.model, pool.context_length(), request)?;
         Ok(Plan {
             model: route.model,
             pool: route.pool,
-            flow: Flow { group, tenant, level },
+            flow,
             reserved: input.plus(output),
             input,
             charge: route.charge.of_reservation(input, output),
+            ahead,
+            held,
         })
     }
 
@@ -196,13 +207,12 @@ impl Admission {
             bytes: request.body_bytes,
             deadline: now.plus(deadline),
         };
-        let held = self.tenants.get(plan.flow.tenant).map_or(0, |tenant| tenant.waiting_bytes);
-        let is_heavy = held.saturating_add(waiter.bytes) > queue.bytes_per_tenant;
+        let is_heavy = plan.held.saturating_add(waiter.bytes) > queue.bytes_per_tenant;
         let is_full = self.waiting_bytes.saturating_add(waiter.bytes) > queue.bytes;
         let Some(pool) = self.pools.get_mut(plan.pool.0) else { return Err(shutting_down()) };
         self.branches.clear();
         pool.queue.list_branches(&mut self.branches);
-        let (position, wait) = wait::place(pool, plan.flow, &self.branches);
+        let (position, wait) = wait::place(pool, plan.flow, plan.ahead, &self.branches);
         let ticket = if pool.knows_its_pace() && wait > deadline {
             Err(too_late(wait, deadline))
         } else if is_heavy || is_full {

@@ -6,7 +6,7 @@ use crate::bucket::{Bucket, Rate};
 use crate::config::{ChargeWeights, Pool};
 use crate::holder::{Holder, LeaseTerms};
 use crate::ledger::{SyncReply, SyncRequest};
-use crate::queue::{FairQueue, Flow, QueueSettings, Shares, TenantIndex, Waiter};
+use crate::queue::{FairQueue, Flow, QueueSettings, Shares, TenantIndex, Ticket, Waiter};
 use crate::units::{HolderId, Millis, PoolName, Tokens};
 use std::collections::BTreeMap;
 
@@ -105,22 +105,22 @@ impl PoolState {
         self.queue.is_empty() && self.has_room(charge, now)
     }
 
-    /// Takes the first waiter out of the queue and starts it, if there is room for it. The head may wait for its
-    /// tokens; nobody overtakes it.
-    pub(super) fn start_head(&mut self, now: Millis) -> Option<Waiter> {
+    /// The first waiter, if there is room for it. The head may wait for its tokens; nobody overtakes it.
+    pub(super) fn next_to_start(&mut self, now: Millis) -> Option<(Ticket, Waiter)> {
         // Both are asked after every event, and the walk down the tree is not for nothing.
         if self.queue.is_empty() || !self.has_slot(now) {
             return None;
         }
-        let (ticket, head) = self.queue.head()?;
-        let charge = head.charge;
-        if !self.has_room(charge, now) {
-            return None;
+        let (ticket, head) = self.queue.head().map(|(ticket, head)| (ticket, *head))?;
+        self.has_room(head.charge, now).then_some((ticket, head))
+    }
+
+    /// Takes a waiter out of the queue and starts it.
+    pub(super) fn start_waiter(&mut self, ticket: Ticket, now: Millis) {
+        if let Some(waiter) = self.queue.leave(ticket) {
+            self.note_start(now);
+            self.start(waiter.flow, waiter.charge, now);
         }
-        let waiter = self.queue.leave(ticket)?;
-        self.note_start(now);
-        self.start(waiter.flow, waiter.charge, now);
-        Some(waiter)
     }
 
     pub(super) fn start(&mut self, flow: Flow, charge: Tokens, now: Millis) {

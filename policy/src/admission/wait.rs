@@ -4,13 +4,13 @@ use super::pool::PoolState;
 use crate::queue::{Branch, Flow, GroupIndex, SharePolicy, Shares};
 use crate::units::{Millis, Priority};
 
-/// The position from 1 of a newcomer before these branches of the pool's queue, and how long it waits. An estimate: it
-/// supposes that nobody else arrives or leaves, that all calls are of one size, and that the pool starts calls at the
-/// pace of late.
-pub(super) fn place(pool: &PoolState, flow: Flow, branches: &[Branch]) -> (u64, Millis) {
+/// The position from 1 of a newcomer behind so many of its flow and before these branches of the pool's queue, and how
+/// long it waits. An estimate: it supposes that nobody else arrives or leaves, that all calls are of one size, and that
+/// the pool starts calls at the pace of late.
+pub(super) fn place(pool: &PoolState, flow: Flow, ahead: usize, branches: &[Branch]) -> (u64, Millis) {
     let own = branches.iter().find(|branch| branch.group == flow.group && branch.level == flow.level);
     // Inside a level tenants take turns, so a newcomer passes those who stand far back in longer lines.
-    let turns = u64::try_from(pool.queue.flow_depth(flow)).unwrap_or(u64::MAX).saturating_add(1);
+    let turns = u64::try_from(ahead).unwrap_or(u64::MAX).saturating_add(1);
     let (level_depth, flows) = own.map_or((0, 1), |own| (u64::from(own.waiting), u64::from(own.flows)));
     let ahead_in_level = level_depth.min(turns.saturating_mul(flows.max(1)));
     let shares = pool.queue.shares();

@@ -17,7 +17,8 @@ pub(super) enum Name {
     Ended(u32),
 }
 
-/// Invariants: `known` has one name for every id that is in a place or in `ended`; `ended` is in the order of time.
+/// Invariants: `known` has one name for every id that is in a place or in `ended`, and `stale` others, about as many as
+/// those at most; `ended` is in the order of time.
 ///
 /// The names are a table of places and not of ids: eight bytes instead of fifty for each of a hundred thousand, so that
 /// most looks find it near the processor, and no id is kept twice.
@@ -27,6 +28,8 @@ pub(super) struct Names {
     ended: VecDeque<(Millis, AdmissionId)>,
     /// How many ended before the first one in `ended`.
     forgotten: u32,
+    /// Names in `known` whose ids are not in `ended` any more.
+    stale: usize,
 }
 
 impl Names {
@@ -34,6 +37,8 @@ impl Names {
     const KEPT: Millis = Millis(120_000);
     /// Bounds memory (I7).
     const MOST: usize = 65_536;
+    /// So that few names are not swept again and again.
+    const SPARE: usize = 64;
 
     pub(super) fn find(&self, id: &AdmissionId, places: &[Place]) -> Option<Name> {
         self.known.find(hash(id), |name| self.id(*name, places) == Some(id)).copied()
@@ -60,23 +65,29 @@ impl Names {
         self.insert(id, name, places);
     }
 
-    /// Forgets ids whose end is long ago, or too many.
+    /// Forgets ids whose end is long ago, or too many. Their names stay for a while: a sweep through all names takes less
+    /// time than it would take to find each of them.
     pub(super) fn forget(&mut self, now: Millis) {
-        while let Some((ended, id)) = self.ended.front() {
+        while let Some((ended, _)) = self.ended.front() {
             if now.since(*ended) < Self::KEPT && self.ended.len() < Self::MOST {
                 break;
             }
-            let name = Name::Ended(self.forgotten);
-            if let Ok(known) = self.known.find_entry(hash(id), |known| *known == name) {
-                known.remove();
-            }
             self.ended.pop_front();
             self.forgotten = self.forgotten.wrapping_add(1);
+            self.stale += 1;
+        }
+        if self.stale > self.known.len() / 2 + Self::SPARE {
+            let (forgotten, kept) = (self.forgotten, self.ended.len());
+            self.known.retain(|name| match name {
+                Name::Live(_) => true,
+                Name::Ended(nth) => at(nth.wrapping_sub(forgotten)) < kept,
+            });
+            self.stale = 0;
         }
     }
 
     fn insert(&mut self, id: &AdmissionId, name: Name, places: &[Place]) {
-        let Self { known, ended, forgotten } = self;
+        let Self { known, ended, forgotten, .. } = self;
         known.insert_unique(hash(id), name, |name| id_of(*name, ended, *forgotten, places).map_or(0, hash));
     }
 
