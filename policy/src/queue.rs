@@ -8,7 +8,7 @@
 //!
 //! Everything is found by index: joining, leaving and starting cost O(log flows), whatever the number of waiters.
 //!
-//! Invariants: the depths and `bytes` are the sums over all waiters; a waiter stands in exactly one flow and in
+//! Invariants: the depths, `of_tenant` and `bytes` are the sums over all waiters; a waiter stands in exactly one flow and in
 //! exactly one deadline bucket; a flow is active in the tree exactly when it has waiters.
 
 mod deadlines;
@@ -67,6 +67,8 @@ pub struct FairQueue {
     tree: Tree,
     places: Places,
     deadlines: Deadlines,
+    /// Waiting calls of each tenant, at all levels, by its index.
+    of_tenant: Vec<u32>,
     bytes: u64,
 }
 
@@ -74,7 +76,14 @@ impl FairQueue {
     #[must_use]
     pub fn new(settings: QueueSettings) -> Self {
         let tree = Tree::new(settings.shares.clone());
-        Self { settings, tree, places: Places::default(), deadlines: Deadlines::default(), bytes: 0 }
+        Self {
+            settings,
+            tree,
+            places: Places::default(),
+            deadlines: Deadlines::default(),
+            of_tenant: Vec::new(),
+            bytes: 0,
+        }
     }
 
     /// Takes a waiter in, behind the others of its flow.
@@ -88,17 +97,17 @@ impl FairQueue {
         if self.tree.depth(waiter.flow.level) >= self.settings.depth_per_level {
             return Err(Full::Level);
         }
-        let index = self.tree.index(waiter.flow);
-        let length = self.tree.line(index).map_or(0, |line| line.len);
-        if usize::try_from(length).unwrap_or(usize::MAX) >= self.settings.depth_per_tenant {
+        if self.tenant_depth(waiter.flow.tenant) >= self.settings.depth_per_tenant {
             return Err(Full::Tenant);
         }
+        let index = self.tree.index(waiter.flow);
         let waiter = Waiter { deadline: deadlines::rounded(waiter.deadline), ..waiter };
         let places = &mut self.places;
         let ticket = self.tree.change_line(index, |line: &mut Line| places.join(waiter, line)).flatten();
         let ticket = ticket.ok_or(Full::Level)?;
         self.deadlines.add(ticket, waiter.deadline, places);
         self.bytes += waiter.bytes;
+        self.count(waiter.flow.tenant, 1, 0);
         Ok(ticket)
     }
 
@@ -116,6 +125,7 @@ impl FairQueue {
         let places = &mut self.places;
         self.tree.change_line(index, |line: &mut Line| places.leave(ticket, line));
         self.bytes -= waiter.bytes;
+        self.count(waiter.flow.tenant, 0, 1);
         Some(waiter)
     }
 
@@ -167,6 +177,13 @@ impl FairQueue {
         line.map_or(0, |line| usize::try_from(line.len).unwrap_or(usize::MAX))
     }
 
+    /// Waiting calls of one tenant, at all levels.
+    #[must_use]
+    pub fn tenant_depth(&self, tenant: TenantIndex) -> usize {
+        let count = usize::try_from(tenant.0).ok().and_then(|index| self.of_tenant.get(index));
+        count.map_or(0, |count| usize::try_from(*count).unwrap_or(usize::MAX))
+    }
+
     /// Waiters whose deadline has come.
     #[must_use]
     pub fn overdue(&self, now: Millis) -> Vec<Ticket> {
@@ -211,6 +228,16 @@ impl FairQueue {
     /// Everyone who waits, in no particular order.
     pub fn waiters(&self) -> impl Iterator<Item = (Ticket, &Waiter)> {
         self.places.iter()
+    }
+
+    fn count(&mut self, tenant: TenantIndex, more: u32, less: u32) {
+        let Ok(index) = usize::try_from(tenant.0) else { return };
+        if self.of_tenant.len() <= index {
+            self.of_tenant.resize(index.saturating_add(1), 0);
+        }
+        if let Some(count) = self.of_tenant.get_mut(index) {
+            *count = count.saturating_add(more).saturating_sub(less);
+        }
     }
 }
 

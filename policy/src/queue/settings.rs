@@ -46,6 +46,7 @@ pub struct QueueSettings {
     /// For calls that bring none: whoever would wait longer is refused on arrival. Absent: only `timeout` bounds it.
     pub deadline: Option<Millis>,
     pub depth_per_level: usize,
+    /// Of one tenant, at all levels together: more levels are not more room.
     pub depth_per_tenant: usize,
     /// Request bytes that Envoy holds for all waiters of all pools together.
     pub bytes: u64,

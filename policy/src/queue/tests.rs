@@ -169,6 +169,7 @@ fn a_queue_is_bounded_by_level_tenant_and_bytes() {
     queue.join(waiter(0, flow(1, 9), 1)).unwrap();
     queue.join(waiter(1, flow(1, 9), 1)).unwrap();
     assert_eq!(queue.join(waiter(2, flow(1, 9), 1)), Err(Full::Tenant));
+    assert_eq!(queue.join(waiter(2, flow(1, 3), 1)), Err(Full::Tenant), "another level is no way around it");
     queue.join(waiter(3, flow(2, 9), 1)).unwrap();
     assert_eq!(queue.join(waiter(4, flow(3, 9), 1)), Err(Full::Level));
     queue.join(waiter(5, flow(3, 8), 1)).unwrap();

@@ -161,7 +161,7 @@ impl Model {
         if here.iter().filter(|other| other.flow.level == call.flow.level).count() >= self.setup.depth_per_level {
             return Some("is full at");
         }
-        let own = here.iter().filter(|other| other.flow == call.flow).count();
+        let own = here.iter().filter(|other| other.flow.tenant == call.flow.tenant).count();
         (own >= self.setup.depth_per_tenant).then_some("too many calls")
     }
 

@@ -172,7 +172,9 @@ proptest! {
         for (key, ((group, tenant, level), size, starts)) in (0..).zip(joins) {
             let joins = Waiter { bytes: size, ..waiter(key, flow(group, tenant, level), 10) };
             let held: u64 = queue.waiters().map(|(_, waiter)| waiter.bytes).sum();
-            let before = (queue.len(), queue.depth(joins.flow.level), queue.flow_depth(joins.flow));
+            let of_tenant = queue.waiters().filter(|(_, waiter)| waiter.flow.tenant == joins.flow.tenant).count();
+            prop_assert_eq!(queue.tenant_depth(joins.flow.tenant), of_tenant);
+            let before = (queue.len(), queue.depth(joins.flow.level), of_tenant);
             match queue.join(joins) {
                 Ok(_) => prop_assert!(held + size <= bytes && before.1 < levels && before.2 < tenants),
                 Err(full) => {
@@ -181,7 +183,7 @@ proptest! {
                         Full::Level => prop_assert_eq!(before.1, levels),
                         Full::Tenant => prop_assert_eq!(before.2, tenants),
                     }
-                    let after = (queue.len(), queue.depth(joins.flow.level), queue.flow_depth(joins.flow));
+                    let after = (queue.len(), queue.depth(joins.flow.level), queue.tenant_depth(joins.flow.tenant));
                     prop_assert_eq!(after, before);
                 }
             }
