@@ -184,10 +184,10 @@ impl Admission {
                 tenant.account.release(live.reserved, now);
                 self.count_waiting(live.flow.tenant, 0, bytes);
             }
-            State::Running { since } => {
+            State::Running { since, by } => {
                 tenant.has_ended(since);
                 let (actual, charge) = (usage.input.plus(usage.output), pool.charge_weights(live.model).of(&usage));
-                pool.end(&live, charge, now.since(since), now);
+                pool.end(&live, by, charge, now.since(since), now);
                 tenant.served = tenant.served.plus(charge);
                 match (settlement.outcome, usage.source) {
                     (Outcome::Cancelled, UsageSource::None) => tenant.account.release(live.reserved, now),
@@ -364,10 +364,10 @@ impl Admission {
         let (key, ends) = (LiveKey::from_bits(waiter.key), now.plus(self.terms.longest_request));
         // The call's own state and its tenant's lie where no cache holds them. Asked for before the queue is changed,
         // they arrive together.
-        let live = self.live.start(key, now, ends)?;
+        let live = self.live.start(key, ends)?;
         let tenant = self.tenants.get_mut(waiter.flow.tenant)?;
         tenant.has_started(now);
-        pool.start_waiter(ticket, now);
+        live.state = State::Running { since: now, by: pool.start_waiter(ticket, now)? };
         tenant.waiting_bytes = tenant.waiting_bytes.saturating_sub(waiter.bytes);
         self.waiting_bytes = self.waiting_bytes.saturating_sub(waiter.bytes);
         let rates = tenant.account.rates(now);
@@ -404,13 +404,12 @@ impl Admission {
         // A call that outlived the longest stream Envoy allows has ended, though nobody told us how.
         for key in self.live.overdue(now) {
             let Some(live) = self.live.remove_key(key, now) else { continue };
+            let State::Running { since, by } = live.state else { continue };
             if let Some(pool) = self.pools.get_mut(live.pool.0) {
-                pool.end(&live, live.charge, self.terms.longest_request, now);
+                pool.end(&live, by, live.charge, self.terms.longest_request, now);
             }
             if let Some(tenant) = self.tenants.get_mut(live.flow.tenant) {
-                if let State::Running { since } = live.state {
-                    tenant.has_ended(since);
-                }
+                tenant.has_ended(since);
                 tenant.account.settle(live.reserved, live.reserved, now);
             }
             let usage = estimated(&live);

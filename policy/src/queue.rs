@@ -18,7 +18,7 @@ mod settings;
 mod tree;
 
 pub use settings::{GroupIndex, QueueSettings, SharePolicy, Shares, TenantIndex};
-pub use tree::Branch;
+pub use tree::{Branch, ChargedBy};
 
 use crate::units::{Millis, Priority, Tokens};
 use deadlines::Deadlines;
@@ -130,15 +130,17 @@ impl FairQueue {
     }
 
     /// A call of this flow starts, from the queue or past an empty one: it is charged to every branch above it.
-    pub fn charge(&mut self, flow: Flow, charge: Tokens) {
+    ///
+    /// What it returns is for [`FairQueue::correct`].
+    pub fn charge(&mut self, flow: Flow, charge: Tokens) -> ChargedBy {
         let index = self.tree.index(flow);
-        self.tree.charge(index, charge);
+        self.tree.charge(index, charge)
     }
 
-    /// A call settled for `actual` where `reserved` had been charged.
-    pub fn correct(&mut self, flow: Flow, reserved: Tokens, actual: Tokens) {
+    /// A call settled for `actual` where `reserved` had been charged, by the weights that were in force then.
+    pub fn correct(&mut self, flow: Flow, by: ChargedBy, reserved: Tokens, actual: Tokens) {
         let index = self.tree.index(flow);
-        self.tree.correct(index, reserved, actual);
+        self.tree.correct(index, by, reserved, actual);
     }
 
     /// Changes how levels and groups share, from the next start on; nobody loses their place.

@@ -7,7 +7,7 @@ use sluice_policy::config::Config;
 use sluice_policy::config::reader::read_document;
 use sluice_policy::holder::LeaseTerms;
 use sluice_policy::ledger::AccountLedger;
-use sluice_policy::queue::{FairQueue, Flow, GroupIndex, QueueSettings, TenantIndex, Waiter};
+use sluice_policy::queue::{ChargedBy, FairQueue, Flow, GroupIndex, QueueSettings, TenantIndex, Waiter};
 use sluice_policy::simulate::SplitMix64;
 use sluice_policy::units::{AdmissionId, Millis, PoolName, Priority, TenantId, Tokens};
 use sluice_policy::wire::{AdmissionRequest, KeyProof, Outcome, Settlement, Usage, UsageSource, WIRE_VERSION};
@@ -140,7 +140,7 @@ impl Crowd {
 /// The queue alone, with the same tenants and slots.
 pub struct Line {
     queue: FairQueue,
-    running: VecDeque<Waiter>,
+    running: VecDeque<(Waiter, ChargedBy)>,
     random: SplitMix64,
     joined: u64,
 }
@@ -189,12 +189,12 @@ impl Line {
         self.join(waiter)?;
         let (ticket, _) = self.queue.head().context("nobody waits")?;
         let started = self.queue.leave(ticket).context("the head does not wait")?;
-        self.queue.charge(started.flow, started.charge);
-        self.running.push_back(started);
+        let by = self.queue.charge(started.flow, started.charge);
+        self.running.push_back((started, by));
         if self.running.len() > usize::try_from(SLOTS)?
-            && let Some(ended) = self.running.pop_front()
+            && let Some((ended, by)) = self.running.pop_front()
         {
-            self.queue.correct(ended.flow, ended.charge, Tokens(ended.charge.0 / 2));
+            self.queue.correct(ended.flow, by, ended.charge, Tokens(ended.charge.0 / 2));
         }
         Ok(())
     }

@@ -5,7 +5,7 @@ use super::live::{Live, PoolIndex, State};
 use super::refusals::{over_limit, queue_full, shutting_down, too_late};
 use super::tenants::{ModelIndex, Terms};
 use super::{Admission, Decision, grant, wait};
-use crate::queue::{Flow, Full, GroupIndex, TenantIndex, Waiter};
+use crate::queue::{ChargedBy, Flow, Full, GroupIndex, TenantIndex, Waiter};
 use crate::units::{Millis, Priority, TenantId, Tokens};
 use crate::wire::{AdmissionRequest, Reason, Refusal};
 
@@ -171,8 +171,8 @@ impl Admission {
             return Err(over_limit(tenant_id, limited, next_end));
         }
         if pool.can_start_past_queue(plan.charge, now) {
-            pool.start(plan.flow, plan.charge, now);
-            return self.admit(&plan, request, now).ok_or_else(shutting_down);
+            let by = pool.start(plan.flow, plan.charge, now);
+            return self.admit(&plan, by, request, now).ok_or_else(shutting_down);
         }
         let reserved = plan.reserved;
         let joined = self.join(&plan, request, now);
@@ -184,8 +184,8 @@ impl Admission {
         joined
     }
 
-    fn admit(&mut self, plan: &Plan, request: &AdmissionRequest, now: Millis) -> Option<Decision> {
-        let state = State::Running { since: now };
+    fn admit(&mut self, plan: &Plan, by: ChargedBy, request: &AdmissionRequest, now: Millis) -> Option<Decision> {
+        let state = State::Running { since: now, by };
         let tenant = self.tenants.get_mut(plan.flow.tenant)?;
         tenant.has_started(now);
         let rates = tenant.account.rates(now);
@@ -193,7 +193,7 @@ impl Admission {
         let granted = grant(&live, tenant, &self.pools.get(plan.pool.0)?.name, rates, now);
         live.explained = self.explanations.add(&live, None, Fate::Running { since: now });
         let key = self.live.insert(live);
-        self.live.start(key, now, now.plus(self.terms.longest_request));
+        self.live.start(key, now.plus(self.terms.longest_request));
         Some(Decision::Admitted(granted))
     }
 

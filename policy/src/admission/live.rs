@@ -3,7 +3,7 @@
 mod names;
 
 use super::tenants::ModelIndex;
-use crate::queue::{Flow, Ticket};
+use crate::queue::{ChargedBy, Flow, Ticket};
 use crate::units::{AdmissionId, Millis, Tokens};
 use names::{Name, Names};
 use std::collections::VecDeque;
@@ -55,7 +55,7 @@ pub(super) struct Live {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
     Queued(Ticket),
-    Running { since: Millis },
+    Running { since: Millis, by: ChargedBy },
 }
 
 /// What came of taking an id out.
@@ -116,11 +116,11 @@ impl LiveTable {
         key
     }
 
-    /// A call begins to run; it will have ended by `ends`, whatever happens. Calls that start later end no earlier.
-    pub(super) fn start(&mut self, key: LiveKey, now: Millis, ends: Millis) -> Option<&Live> {
+    /// A call begins to run, and is to be given that state; it will have ended by `ends`, whatever happens. Calls that
+    /// start later end no earlier.
+    pub(super) fn start(&mut self, key: LiveKey, ends: Millis) -> Option<&mut Live> {
         let live = self.places.get_mut(at(key.place)).filter(|place| place.generation == key.generation)?;
         let live = live.live.as_mut()?;
-        live.state = State::Running { since: now };
         self.expiries.add(ends, key);
         Some(live)
     }

@@ -6,7 +6,7 @@ use crate::bucket::{Bucket, Rate};
 use crate::config::{ChargeWeights, Pool};
 use crate::holder::{Holder, LeaseTerms};
 use crate::ledger::{SyncReply, SyncRequest};
-use crate::queue::{FairQueue, Flow, QueueSettings, Shares, TenantIndex, Ticket, Waiter};
+use crate::queue::{ChargedBy, FairQueue, Flow, QueueSettings, Shares, TenantIndex, Ticket, Waiter};
 use crate::units::{HolderId, Millis, PoolName, Tokens};
 use std::collections::BTreeMap;
 
@@ -116,15 +116,13 @@ impl PoolState {
     }
 
     /// Takes a waiter out of the queue and starts it.
-    pub(super) fn start_waiter(&mut self, ticket: Ticket, now: Millis) {
-        if let Some(waiter) = self.queue.leave(ticket) {
-            self.note_start(now);
-            self.start(waiter.flow, waiter.charge, now);
-        }
+    pub(super) fn start_waiter(&mut self, ticket: Ticket, now: Millis) -> Option<ChargedBy> {
+        let waiter = self.queue.leave(ticket)?;
+        self.note_start(now);
+        Some(self.start(waiter.flow, waiter.charge, now))
     }
 
-    pub(super) fn start(&mut self, flow: Flow, charge: Tokens, now: Millis) {
-        self.queue.charge(flow, charge);
+    pub(super) fn start(&mut self, flow: Flow, charge: Tokens, now: Millis) -> ChargedBy {
         if let Some(requests) = &mut self.requests {
             requests.draw(1, now);
         }
@@ -133,12 +131,13 @@ impl PoolState {
         }
         self.running += 1;
         self.last_start = Some(now);
+        self.queue.charge(flow, charge)
     }
 
-    /// A running call has ended after `service`, having cost `actual`.
-    pub(super) fn end(&mut self, live: &Live, actual: Tokens, service: Millis, now: Millis) {
+    /// A running call that was charged by these weights has ended after `service`, having cost `actual`.
+    pub(super) fn end(&mut self, live: &Live, by: ChargedBy, actual: Tokens, service: Millis, now: Millis) {
         self.running = self.running.saturating_sub(1);
-        self.queue.correct(live.flow, live.charge, actual);
+        self.queue.correct(live.flow, by, live.charge, actual);
         if let Some(tokens) = &mut self.tokens {
             tokens.correct(live.charge.0, actual.0, now);
         }

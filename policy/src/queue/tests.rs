@@ -162,6 +162,31 @@ fn a_tenants_weight_counts_inside_its_level() {
     assert_eq!(serve_backlogged(&mut queue, &[(flow(1, 5), 100), (flow(2, 5), 100)], 400), [30_000, 10_000]);
 }
 
+/// A weight that changes while a call runs neither gives credit nor takes it: the correction undoes what was charged.
+#[test]
+fn a_correction_goes_by_the_weights_of_its_charge() {
+    for (before, after) in [(1, 100), (100, 1)] {
+        let weighted = |weight| Shares { groups: vec![weight, 7], levels: [weight; 10], ..Shares::default() };
+        let mut queue = FairQueue::new(QueueSettings { shares: weighted(before), ..roomy() });
+        queue.set_weight(TenantIndex(1), before);
+        // Both have had 1,000 tokens in the end, though the first had ten times as many reserved.
+        let (one, other) = (flow(1, 5), flow(2, 5));
+        queue.charge(other, Tokens(1_000));
+        let by = queue.charge(one, Tokens(10_000));
+        let counters = |queue: &mut FairQueue| {
+            queue.join(waiter(0, one, 1)).unwrap();
+            queue.branches().first().map(|branch| (branch.group_counter, branch.level_counter)).unwrap()
+        };
+        queue.set_shares(weighted(after));
+        queue.set_weight(TenantIndex(1), after);
+        queue.correct(one, by, Tokens(10_000), Tokens(1_000));
+        assert_eq!(counters(&mut queue), (2_000 / before, 2_000 / before));
+        queue.join(waiter(1, other, 1)).unwrap();
+        let first = start_next(&mut queue).unwrap();
+        assert_eq!(first.flow, if before == 1 { other } else { one }, "1,000 at weight {before} beside 1,000 at 1");
+    }
+}
+
 #[test]
 fn a_queue_is_bounded_by_level_tenant_and_bytes() {
     let settings = QueueSettings { depth_per_level: 3, depth_per_tenant: 2, bytes: 450, ..Default::default() };
@@ -247,7 +272,8 @@ proptest! {
                 Step::Leave { .. } => {}
                 Step::Correct { group, tenant, level, reserved, actual } => {
                     let flow = Flow { group: GroupIndex(group), ..flow(tenant, level) };
-                    queue.correct(flow, Tokens(reserved), Tokens(actual));
+                    let by = queue.charge(flow, Tokens(reserved));
+                    queue.correct(flow, by, Tokens(reserved), Tokens(actual));
                 }
                 Step::Reweigh { levels, groups } => queue.set_shares(Shares { levels, groups, ..Shares::default() }),
             }

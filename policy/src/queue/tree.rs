@@ -85,6 +85,16 @@ pub struct Branch {
     pub level_counter: u64,
 }
 
+/// The weights that a call was charged by: its correction goes by them, for a weight that changes in between must neither
+/// give anybody credit nor take it. Narrow, because every running call keeps them: configured weights end at 10^6, and
+/// adapted ones, in hundredths, at 10^9.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChargedBy {
+    group: u32,
+    level: u32,
+    tenant: u32,
+}
+
 impl Tree {
     pub(super) fn new(shares: Shares) -> Self {
         Self {
@@ -184,19 +194,21 @@ impl Tree {
         Some(result)
     }
 
-    /// A call of this flow starts: every branch above it is charged.
-    pub(super) fn charge(&mut self, index: FlowIndex, charge: Tokens) {
+    /// A call of this flow starts: every branch above it is charged, by the weights that are returned.
+    pub(super) fn charge(&mut self, index: FlowIndex, charge: Tokens) -> ChargedBy {
         if let Some(flow) = self.leaf(index).map(|leaf| leaf.flow) {
             let is_idle = self.line(index).is_none_or(|line| line.len == 0);
             self.lift(index, flow, is_idle);
             self.run_time(index, flow);
         }
-        self.adjust(index, |counter, weight| counter.saturating_add(scaled(charge, weight)));
+        let by = self.charged_by(index);
+        self.adjust(index, by, |counter, weight| counter.saturating_add(scaled(charge, weight)));
+        by
     }
 
-    /// A call settled for `actual` where `reserved` had been charged.
-    pub(super) fn correct(&mut self, index: FlowIndex, reserved: Tokens, actual: Tokens) {
-        self.adjust(index, |counter, weight| {
+    /// A call settled for `actual` where `reserved` had been charged by these weights.
+    pub(super) fn correct(&mut self, index: FlowIndex, by: ChargedBy, reserved: Tokens, actual: Tokens) {
+        self.adjust(index, by, |counter, weight| {
             counter.saturating_add(scaled(actual, weight)).saturating_sub(scaled(reserved, weight))
         });
     }
@@ -294,16 +306,23 @@ impl Tree {
         }
     }
 
-    fn adjust(&mut self, index: FlowIndex, change: impl Fn(u128, u64) -> u128) {
+    /// The weights in force.
+    fn charged_by(&self, index: FlowIndex) -> ChargedBy {
+        let leaf = self.leaf(index);
+        let of = |weights: &[u64], index: usize| narrow(weights.get(index).copied().unwrap_or(1));
+        let group = leaf.map_or(1, |leaf| of(&self.shares.groups, usize::from(leaf.flow.group.0)));
+        let level = leaf.map_or(1, |leaf| of(&self.shares.levels, leaf.flow.level.index()));
+        ChargedBy { group, level, tenant: leaf.map_or(1, |leaf| narrow(leaf.weight)) }
+    }
+
+    fn adjust(&mut self, index: FlowIndex, by: ChargedBy, change: impl Fn(u128, u32) -> u128) {
         let Some(leaf) = leaf_mut(&mut self.leaves, index) else { return };
         let flow = leaf.flow;
         let Some(group) = self.groups.get_mut(usize::from(flow.group.0)) else { return };
-        let share = self.shares.groups.get(usize::from(flow.group.0)).copied().unwrap_or(1);
-        group.counter = change(group.counter, share);
+        group.counter = change(group.counter, by.group);
         let Some(level) = group.levels.get_mut(flow.level.index()) else { return };
-        let weight = self.shares.levels.get(flow.level.index()).copied().unwrap_or(1);
-        level.counter = change(level.counter, weight);
-        leaf.counter = change(leaf.counter, leaf.weight);
+        level.counter = change(level.counter, by.level);
+        leaf.counter = change(leaf.counter, by.tenant);
         if leaf.line.len > 0 {
             level.order.set(leaf.seat, leaf.counter);
         }
@@ -348,8 +367,12 @@ fn unscaled(counter: u128) -> u64 {
     u64::try_from(counter / COUNTER_SCALE).unwrap_or(u64::MAX)
 }
 
-fn scaled(charge: Tokens, weight: u64) -> u128 {
-    let (charge, weight) = (u128::from(charge.0) * COUNTER_SCALE, weight.max(1));
+fn narrow(weight: u64) -> u32 {
+    u32::try_from(weight).unwrap_or(u32::MAX)
+}
+
+fn scaled(charge: Tokens, weight: u32) -> u128 {
+    let (charge, weight) = (u128::from(charge.0) * COUNTER_SCALE, u64::from(weight.max(1)));
     // A charge below 2^44 tokens is divided in 64 bits, which takes a fraction of the time.
     match u64::try_from(charge) {
         Ok(charge) => u128::from(charge / weight),

@@ -31,6 +31,8 @@ pub(crate) struct Call {
     sequences: u32,
     reserved: u64,
     charge: u64,
+    /// The weights that it was charged by: its group's, its level's, its tenant's.
+    by: [i128; 3],
     bytes: u64,
     pub(crate) arrived: u64,
     pub(crate) started: Option<u64>,
@@ -189,7 +191,8 @@ impl Model {
         let PoolBuckets { requests, tokens } = &mut self.pools[pool];
         requests.as_mut().map_or(Ok(()), |bucket| bucket.begin(1, now))?;
         tokens.as_mut().map_or(Ok(()), |bucket| bucket.begin(charge, now))?;
-        let call = Call { state: State::Running { since: now }, started: Some(now), ..call };
+        let by = self.weights.above(flow);
+        let call = Call { state: State::Running { since: now }, started: Some(now), by, ..call };
         let waited = match self.live.iter_mut().find(|other| other.number == call.number) {
             Some(waiting) => {
                 *waiting = call;
@@ -256,7 +259,7 @@ impl Model {
         if let Some(tokens) = &mut self.pools[pool].tokens {
             tokens.correct(call.charge, actual, now);
         }
-        let moved = self.tree.correct(call.flow, actual, call.charge, &self.weights);
+        let moved = self.tree.correct(call.flow, actual, call.charge, call.by);
         self.fairness.corrected(moved, self.most_slots[pool])
     }
 

@@ -93,6 +93,7 @@ impl Model {
             sequences: ask.sequences,
             reserved: input + output,
             charge: (input * of_input + output * of_output).div_ceil(100),
+            by: [1; 3],
             bytes: ask.bytes,
             arrived: now,
             started: None,

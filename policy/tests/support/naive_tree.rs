@@ -62,7 +62,12 @@ pub(crate) struct Weights {
 }
 
 impl Weights {
-    pub(crate) fn of(&self, branch: Branch) -> i128 {
+    /// Of a flow's branches, from the top down.
+    pub(crate) fn above(&self, flow: Flow) -> [i128; 3] {
+        flow.branches().map(|branch| self.of(branch))
+    }
+
+    fn of(&self, branch: Branch) -> i128 {
         i128::from(match (branch.level, branch.tenant) {
             (_, Some(tenant)) => self.tenants[tenant],
             (Some(level), None) => self.levels[usize::from(level)],
@@ -127,13 +132,15 @@ impl NaiveTree {
             let time = self.times.entry(storey(branch)).or_insert(0);
             *time = reached.max(*time);
         }
-        self.correct(flow, charge, 0, weights)
+        self.correct(flow, charge, 0, weights.above(flow))
     }
 
-    /// Adds a charge, or takes off what was too much, and tells by how much each branch moved.
-    pub(crate) fn correct(&mut self, flow: Flow, plus: u64, minus: u64, weights: &Weights) -> [(Branch, i128); 3] {
-        flow.branches().map(|branch| {
-            let weight = weights.of(branch);
+    /// Adds a charge, or takes off what was too much, by the weights of when the call was charged, and tells by how much
+    /// each branch moved.
+    pub(crate) fn correct(&mut self, flow: Flow, plus: u64, minus: u64, weights: [i128; 3]) -> [(Branch, i128); 3] {
+        let [group, level, tenant] = flow.branches();
+        let [of_group, of_level, of_tenant] = weights;
+        [(group, of_group), (level, of_level), (tenant, of_tenant)].map(|(branch, weight)| {
             let before = self.counter(branch);
             let after = (before + i128::from(plus) * TOKEN / weight - i128::from(minus) * TOKEN / weight).max(0);
             self.counters.insert(branch, after);

@@ -4,7 +4,7 @@ use crate::chance::cases;
 use crate::naive_tree::{Flow as NaiveFlow, NaiveTree, Weights};
 use proptest::prelude::*;
 use sluice_policy::queue::{
-    FairQueue, Flow, Full, GroupIndex, QueueSettings, SharePolicy, Shares, TenantIndex, Waiter,
+    ChargedBy, FairQueue, Flow, Full, GroupIndex, QueueSettings, SharePolicy, Shares, TenantIndex, Waiter,
 };
 use sluice_policy::units::{Millis, Priority, Tokens};
 use std::collections::BTreeMap;
@@ -27,10 +27,13 @@ fn waiter(key: u64, flow: Flow, charge: u64) -> Waiter {
 }
 
 fn start_next(queue: &mut FairQueue) -> Option<Waiter> {
+    start_charged(queue).map(|(waiter, _)| waiter)
+}
+
+fn start_charged(queue: &mut FairQueue) -> Option<(Waiter, ChargedBy)> {
     let (ticket, _) = queue.head()?;
     let waiter = queue.leave(ticket)?;
-    queue.charge(waiter.flow, waiter.charge);
-    Some(waiter)
+    Some((waiter, queue.charge(waiter.flow, waiter.charge)))
 }
 
 /// Keeps all of `flows` backlogged for `count` starts, and tells what each was served.
@@ -123,28 +126,31 @@ proptest! {
                 }
                 Turn::Start => {
                     let next = tree.next(&flows(&waiting), &weights);
-                    let Some(started) = start_next(&mut queue) else { prop_assert!(waiting.is_empty()); continue };
+                    let Some((started, by)) = start_charged(&mut queue) else {
+                        prop_assert!(waiting.is_empty());
+                        continue;
+                    };
                     prop_assert!(next.contains(&naive(started.flow)), "{:?} is not in {:?}", started, next);
                     let first = waiting.iter().position(|(_, other)| other.flow == started.flow).unwrap();
                     prop_assert_eq!(waiting.remove(first).1.key, started.key);
                     tree.start(&flows(&waiting), naive(started.flow), started.charge.0, &weights);
-                    running.push(started);
+                    running.push((started, by, weights.above(naive(started.flow))));
                 }
                 Turn::Charge { flow: (group, tenant, level), charge } => {
                     let started = waiter(key, flow(group, tenant, level), charge);
-                    queue.charge(started.flow, started.charge);
+                    let by = queue.charge(started.flow, started.charge);
                     tree.start(&flows(&waiting), naive(started.flow), charge, &weights);
-                    running.push(started);
+                    running.push((started, by, weights.above(naive(started.flow))));
                 }
                 Turn::Leave { nth } if nth < waiting.len() => {
                     let (ticket, leaves) = waiting.remove(nth);
                     prop_assert_eq!(queue.leave(ticket).map(|left| left.key), Some(leaves.key));
                 }
                 Turn::Correct { nth, percent } if nth < running.len() => {
-                    let ended = running.remove(nth);
+                    let (ended, by, above) = running.remove(nth);
                     let actual = ended.charge.0 * percent / 100;
-                    queue.correct(ended.flow, ended.charge, Tokens(actual));
-                    tree.correct(naive(ended.flow), actual, ended.charge.0, &weights);
+                    queue.correct(ended.flow, by, ended.charge, Tokens(actual));
+                    tree.correct(naive(ended.flow), actual, ended.charge.0, above);
                 }
                 Turn::Leave { .. } | Turn::Correct { .. } => {}
                 Turn::Reshare { policy, levels, groups } => {
@@ -258,8 +264,8 @@ proptest! {
         while let Some((ticket, _)) = guessed.head() {
             let starts = guessed.leave(ticket).unwrap();
             let reserved = Tokens(calls[starts.key as usize].2);
-            guessed.charge(starts.flow, reserved);
-            guessed.correct(starts.flow, reserved, starts.charge);
+            let by = guessed.charge(starts.flow, reserved);
+            guessed.correct(starts.flow, by, reserved, starts.charge);
             prop_assert_eq!(start_next(&mut known).map(|other| other.key), Some(starts.key));
         }
     }
