@@ -57,11 +57,7 @@ impl Adaptive {
     ///
     /// `tenants` maps each to its configured weight and what it was charged in the window.
     #[must_use]
-    pub fn adapt(
-        &self,
-        tenants: &BTreeMap<TenantId, (u64, Tokens)>,
-        before: &BTreeMap<TenantId, Adapted>,
-    ) -> BTreeMap<TenantId, Adapted> {
+    pub fn adapt(&self, tenants: &Served, before: &BTreeMap<TenantId, Adapted>) -> BTreeMap<TenantId, Adapted> {
         let used: u128 = tenants.values().map(|(_, used)| u128::from(used.0)).sum();
         let weights: u128 = tenants.values().map(|(weight, _)| u128::from(*weight)).sum();
         let adapt = |(id, (weight, own)): (&TenantId, &(u64, Tokens))| {
@@ -80,10 +76,74 @@ impl Adaptive {
     }
 }
 
-/// A configured weight under a percentage, in hundredths, so that a weight of 1 can be adapted too.
-#[must_use]
-pub fn in_hundredths(weight: u64, percent: u64) -> u64 {
-    weight.saturating_mul(percent).max(1)
+/// Each tenant's configured weight, and what its calls have cost since some beginning.
+pub type Served = BTreeMap<TenantId, (u64, Tokens)>;
+
+/// Follows window after window.
+#[derive(Clone, Debug, Default)]
+pub struct Adapting {
+    adapted: BTreeMap<TenantId, Adapted>,
+    /// What each tenant had been charged when the window began.
+    before: BTreeMap<TenantId, Tokens>,
+    began: Option<Millis>,
+}
+
+impl Adapting {
+    /// Ends the window if it has lasted long enough, or all of it where adapting has been turned off. `served` is asked
+    /// for only when a window begins or ends. What is returned are the weights to put in force, as
+    /// [`Adapting::weights`] tells them; `None` leaves them as they are.
+    pub fn pass(
+        &mut self,
+        adaptive: &Adaptive,
+        served: impl FnOnce() -> Served,
+        now: Millis,
+    ) -> Option<BTreeMap<TenantId, u64>> {
+        if !adaptive.enabled {
+            let had = !std::mem::take(self).adapted.is_empty();
+            return had.then(BTreeMap::new);
+        }
+        if self.next(adaptive).is_some_and(|end| end > now) {
+            return None;
+        }
+        let served = served();
+        let weights = self.began.is_some().then(|| {
+            let in_window = served.iter().map(|(id, (weight, total))| {
+                let before = self.before.get(id).copied().unwrap_or_default();
+                (id.clone(), (*weight, Tokens(total.0.saturating_sub(before.0))))
+            });
+            self.adapted = adaptive.adapt(&in_window.collect(), &self.adapted);
+            self.weights(&served)
+        });
+        self.began = Some(now);
+        self.before = served.into_iter().map(|(id, (_, total))| (id, total)).collect();
+        weights
+    }
+
+    /// When [`Adapting::pass`] has something to do; `None` before the first window.
+    #[must_use]
+    pub fn next(&self, adaptive: &Adaptive) -> Option<Millis> {
+        self.began.map(|began| began.plus(adaptive.window))
+    }
+
+    /// Every tenant's weight on one scale, hundredths, so that a weight of 1 can be adapted too; empty while nothing is
+    /// adapted, which means the configured ones.
+    #[must_use]
+    pub fn weights(&self, served: &Served) -> BTreeMap<TenantId, u64> {
+        if self.adapted.is_empty() {
+            return BTreeMap::new();
+        }
+        let weight = |(id, (weight, _)): (&TenantId, &(u64, Tokens))| {
+            let percent = self.adapted.get(id).map_or(100, |adapted| adapted.percent);
+            (id.clone(), weight.saturating_mul(percent).max(1))
+        };
+        served.iter().map(weight).collect()
+    }
+
+    /// The last window's result; `None` while adapting is off.
+    #[must_use]
+    pub fn adapted(&self) -> Option<&BTreeMap<TenantId, Adapted>> {
+        self.began.map(|_| &self.adapted)
+    }
 }
 
 #[cfg(test)]
@@ -107,6 +167,23 @@ mod tests {
     fn a_window_in_which_nobody_called_changes_nothing() {
         let adapted = Adaptive::default().adapt(&tenants(&[("a", 1, 0), ("b", 3, 0)]), &BTreeMap::new());
         assert!(adapted.values().all(|adapted| adapted.percent == 100));
+    }
+
+    #[test]
+    fn windows_follow_each_other_and_end_when_adapting_is_turned_off() {
+        let on = Adaptive { enabled: true, ..Adaptive::default() };
+        let (mut adapting, window) = (Adapting::default(), on.window);
+        let used = |a, b| move || tenants(&[("a", 3, a), ("b", 1, b)]);
+        assert_eq!(adapting.pass(&on, used(70, 0), Millis(5)), None, "a window begins, and nothing is known yet");
+        assert_eq!(adapting.next(&on), Some(window.plus(Millis(5))));
+        assert_eq!(adapting.pass(&on, || panic!("nobody asks"), window), None);
+        // Of 400 in this window, 300 would be the share of `a`.
+        let weights = adapting.pass(&on, used(170, 300), window.plus(Millis(5))).unwrap();
+        assert_eq!(weights.into_values().collect::<Vec<_>>(), [330, 90]);
+        assert_eq!(adapting.adapted().unwrap()[&TenantId::from("a")].used, Tokens(100));
+        let off = Adaptive::default();
+        assert_eq!(adapting.pass(&off, || panic!("nobody asks"), window), Some(BTreeMap::new()));
+        assert_eq!((adapting.pass(&off, || panic!("nobody asks"), window), adapting.next(&off)), (None, None));
     }
 
     proptest! {

@@ -20,6 +20,7 @@ mod yields;
 
 pub use explain::{Explanation, Fate, Place};
 
+use crate::adaptive::Served;
 use crate::config::Config;
 use crate::holder::LeaseTerms;
 use crate::ledger::{Restored, SyncReply, SyncRequest};
@@ -160,7 +161,7 @@ impl Admission {
 
     /// Each tenant's configured weight, and what its calls have cost since the start.
     #[must_use]
-    pub fn served(&self) -> BTreeMap<TenantId, (u64, Tokens)> {
+    pub fn served(&self) -> Served {
         let served = |(_, tenant): (_, &tenants::TenantState)| {
             Some((tenant.id.clone(), (tenant.terms.as_ref()?.weight, tenant.served)))
         };

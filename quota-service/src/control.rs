@@ -14,15 +14,15 @@ use crate::audit::Audit;
 use crate::engine::Engine;
 use crate::identity::{Identity, SharedIdentity};
 use crate::settings::Settings;
-use sluice_policy::adaptive::{Adapted, in_hundredths};
+use sluice_policy::adaptive::Adapting;
+use sluice_policy::config::Config;
 use sluice_policy::config::reader::{ConfigErrors, Section, read_document};
 use sluice_policy::schedule::{Change, Settings as Effective, UnixMillis};
-use sluice_policy::units::{TenantId, Tokens};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, watch};
-use tokio::time::{Duration, Instant};
+use tokio::time::Duration;
 
 pub struct Control {
     engine: Arc<Engine>,
@@ -38,10 +38,7 @@ pub struct Control {
 #[derive(Default)]
 struct State {
     overlay: Overlay,
-    adapted: BTreeMap<TenantId, Adapted>,
-    /// What each tenant had been charged when the adaptive window began.
-    served_before: BTreeMap<TenantId, Tokens>,
-    window_began: Option<Instant>,
+    adapting: Adapting,
     /// What was in force when it was last looked at, to say what changed.
     active: Vec<String>,
     reloads: Reloads,
@@ -153,7 +150,7 @@ impl Control {
             self.engine.configure(settings.policy.clone(), |core, core_now| {
                 let effective = effective(core.config(), &state.overlay, now);
                 core.apply(&effective, core_now);
-                core.weigh_tenants(&adapted_weights(&core.served(), &state.adapted));
+                core.weigh_tenants(&state.adapting.weights(&core.served()));
             });
         }
         self.identity.replace(Identity::new(&settings.policy, secrets.peppers));
@@ -193,37 +190,22 @@ impl Control {
     /// Moves adaptive weights when a window has passed.
     fn adapt(&self) {
         let mut state = self.lock();
-        let adaptive = self.engine.read(|core| core.config().adaptive);
-        if !adaptive.enabled {
-            if !std::mem::take(&mut state.adapted).is_empty() {
-                self.engine.change(|core, _| core.weigh_tenants(&BTreeMap::new()));
-            }
-            state.window_began = None;
-            return;
-        }
-        let served = self.engine.read(sluice_policy::admission::Admission::served);
-        let window = Duration::from_millis(adaptive.window.0);
-        if state.window_began.is_some_and(|began| began.elapsed() >= window) {
-            let in_window = served.iter().map(|(id, (weight, total))| {
-                let before = state.served_before.get(id).copied().unwrap_or_default();
-                (id.clone(), (*weight, Tokens(total.0.saturating_sub(before.0))))
-            });
-            state.adapted = adaptive.adapt(&in_window.collect(), &state.adapted);
-            let weights = adapted_weights(&served, &state.adapted);
+        let now = self.engine.now();
+        let weights = self.engine.read(|core| state.adapting.pass(&core.config().adaptive, || core.served(), now));
+        if let Some(weights) = weights {
             self.engine.change(|core, _| core.weigh_tenants(&weights));
-        } else if state.window_began.is_some() {
-            return;
         }
-        state.window_began = Some(Instant::now());
-        state.served_before = served.into_iter().map(|(id, (_, total))| (id, total)).collect();
     }
 
     async fn until_next_change(&self) {
-        let rules = self.engine.read(|core| core.config().time_rules.next_change(self.clock.now()));
-        let window = self.lock().window_began.map(|began| {
-            let window = self.engine.read(|core| core.config().adaptive.window);
-            (began + Duration::from_millis(window.0)).saturating_duration_since(Instant::now())
-        });
+        let (rules, window) = {
+            let state = self.lock();
+            let next = |config: &Config| {
+                (config.time_rules.next_change(self.clock.now()), state.adapting.next(&config.adaptive))
+            };
+            self.engine.read(|core| next(core.config()))
+        };
+        let window = window.map(|end| Duration::from_millis(end.since(self.engine.now()).0));
         match rules.map(|at| self.clock.until(at)).into_iter().chain(window).min() {
             // Never long: a wall clock may be set, and a timer would not notice.
             Some(wait) => tokio::time::sleep(wait.min(Duration::from_secs(10))).await,
@@ -236,22 +218,7 @@ impl Control {
     }
 }
 
-/// Every tenant's weight on one scale; empty while nothing is adapted, which means the configured ones.
-fn adapted_weights(
-    served: &BTreeMap<TenantId, (u64, Tokens)>,
-    adapted: &BTreeMap<TenantId, Adapted>,
-) -> BTreeMap<TenantId, u64> {
-    if adapted.is_empty() {
-        return BTreeMap::new();
-    }
-    let weight = |(id, (weight, _)): (&TenantId, &(u64, Tokens))| {
-        let percent = adapted.get(id).map_or(100, |adapted| adapted.percent);
-        (id.clone(), in_hundredths(*weight, percent))
-    };
-    served.iter().map(weight).collect()
-}
-
-fn effective(config: &sluice_policy::config::Config, overlay: &Overlay, now: UnixMillis) -> Effective {
+fn effective(config: &Config, overlay: &Overlay, now: UnixMillis) -> Effective {
     let mut effective = config.time_rules.effective(&config.settings(), now);
     if let Some(change) = &overlay.change {
         effective.apply(change);

@@ -13,6 +13,9 @@ pub struct Report {
     pub rows: Vec<Row>,
     pub pools: Vec<PoolUse>,
     pub fairness: Fairness,
+    /// Where adaptive weights stood at the end, in percent of the configured ones, by tenant; empty while they are off.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub adapted: BTreeMap<String, u64>,
     /// Of every decision in its order: two runs with one digest decided alike, call by call.
     pub digest: String,
 }

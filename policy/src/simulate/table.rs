@@ -94,6 +94,10 @@ fn summary(text: &mut String, name: &str, report: &Report) {
         let percent = pool.utilisation_ppm / 100;
         let _ = writeln!(text, "  {}: {}.{:02}% of its slots in use", pool.pool, percent / 100, percent % 100);
     }
+    let adapted: Vec<String> = report.adapted.iter().map(|(tenant, percent)| format!("{tenant} {percent}%")).collect();
+    if !adapted.is_empty() {
+        let _ = writeln!(text, "  adaptive weights at the end, of those configured: {}", adapted.join(", "));
+    }
     for (reason, count) in &report.total.refused {
         let _ = writeln!(text, "  refused {count}: {reason}");
     }

@@ -119,7 +119,8 @@ impl Tally {
         }
         rows.sort_by(|a: &Row, b: &Row| (&a.tenant, a.level).cmp(&(&b.tenant, b.level)));
         let digest = format!("{:016x}", self.digest);
-        Report { ended_ms: ended.0, total: total.row("all", None), rows, pools, fairness: fairness.index(), digest }
+        let (total, fairness, adapted) = (total.row("all", None), fairness.index(), BTreeMap::new());
+        Report { ended_ms: ended.0, total, rows, pools, fairness, adapted, digest }
     }
 }
 

@@ -104,6 +104,27 @@ fn who_cannot_be_served_is_refused_by_name_of_the_reason() {
     assert_eq!(refused, [("model_not_found", 1), ("tenant_concurrency", 3), ("unknown_key", 2)]);
 }
 
+/// What the service would do: who has used less than its share has gained weight by the time it calls.
+#[test]
+fn adaptive_weights_move_in_a_simulation_as_in_the_service() {
+    let of = |enabled: bool| {
+        setup(|document| {
+            document["queue"] = json!({"timeout_ms": 3_600_000});
+            document["pools"][1]["capacity"]["concurrent"] = json!(1);
+            document["adaptive"] = json!({"enabled": enabled, "window_ms": 10_000});
+        })
+    };
+    let late = json!({"at_ms": 100_000, "level": 7});
+    let text = burst("dept-b", 200, &json!({"level": 7})) + &burst("dept-c", 20, &late);
+    let trace = Trace::parse(&text).unwrap();
+    let (plain, adapted) = (simulate(&of(false), &trace), simulate(&of(true), &trace));
+    let wait = |report: &Report| report.rows.iter().find(|row| row.tenant == "dept-c").unwrap().wait_ms.mean;
+    assert_eq!(plain.adapted.get("dept-c"), None);
+    assert!(wait(&adapted) * 3 < wait(&plain) * 2, "{} and {}", wait(&adapted), wait(&plain));
+    assert_eq!(adapted.adapted.get("dept-b"), Some(&50));
+    assert!(table(&[("adaptive", &adapted)]).contains("dept-b 50%"));
+}
+
 #[test]
 fn a_trace_survives_being_written_and_read() {
     let setup = setup(|_| ());

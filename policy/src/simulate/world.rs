@@ -1,6 +1,6 @@
-//! Drives the core through a trace: arrivals, ends, departures, the ledger, time rules.
+//! Drives the core through a trace: arrivals, ends, departures, the ledger, time rules, adaptive weights.
 //!
-//! In one millisecond rules come first, then what ends, then what arrives; after each of them the core advances, as
+//! In one millisecond rules and weights come first, then what ends, then what arrives; after each of them the core advances, as
 //! it does in the service.
 
 use super::Setup;
@@ -8,6 +8,7 @@ use super::agenda::{Agenda, Task, What};
 use super::report::Report;
 use super::tally::Tally;
 use super::trace::{Arrival, Trace};
+use crate::adaptive::Adapting;
 use crate::admission::{Admission, Decision, Event};
 use crate::config::ChargeWeights;
 use crate::holder::LeaseTerms;
@@ -15,6 +16,7 @@ use crate::ledger::AccountLedger;
 use crate::schedule::UnixMillis;
 use crate::units::{AdmissionId, Millis, ModelName, PoolName, Priority, Tokens};
 use crate::wire::{AdmissionRequest, KeyProof, Outcome, Settlement, Usage, UsageSource, WIRE_VERSION};
+use std::collections::BTreeMap;
 
 /// With one replica a lease decides nothing, and renewing it seldom saves time.
 const TERMS: LeaseTerms = LeaseTerms { lease: Millis(60_000), longest_request: Millis(2 * 86_400_000) };
@@ -48,6 +50,9 @@ pub(super) struct World<'t> {
     calls: Vec<Call>,
     agenda: Agenda,
     next_rule: Option<Millis>,
+    adapting: Adapting,
+    /// When an adaptive window ends, or the first begins; `None` while they are off.
+    next_window: Option<Millis>,
     next_sync: Millis,
     /// When the core has something to do by itself.
     next_wake: Option<Millis>,
@@ -77,6 +82,8 @@ impl<'t> World<'t> {
             calls: Vec::with_capacity(trace.arrivals.len()),
             agenda: Agenda::default(),
             next_rule: Some(Millis::ZERO),
+            adapting: Adapting::default(),
+            next_window: config.adaptive.enabled.then_some(Millis::ZERO),
             next_sync: Millis::ZERO,
             next_wake: None,
             now: Millis::ZERO,
@@ -95,12 +102,14 @@ impl<'t> World<'t> {
             self.live();
         }
         let names: Vec<PoolName> = self.pools.into_iter().map(|(name, _)| name).collect();
-        self.tally.report(self.trace, &self.setup.config, &names, self.now)
+        let report = self.tally.report(self.trace, &self.setup.config, &names, self.now);
+        Report { adapted: adapted(&self.adapting), ..report }
     }
 
     /// Lets happen what happens at this moment.
     fn live(&mut self) {
         self.obey_rules();
+        self.adapt_if_due();
         self.sync_if_due();
         if self.next_wake.is_some_and(|wake| wake <= self.now) {
             self.advance();
@@ -120,9 +129,10 @@ impl<'t> World<'t> {
             return None;
         }
         self.next_wake = self.core.next_wake(self.now);
-        let news = [arrival, self.agenda.next(), self.next_wake, self.next_rule, Some(self.next_sync)];
+        let by_time = [self.next_wake, self.next_rule, self.next_window, Some(self.next_sync)];
+        let news = by_time.into_iter().chain([arrival, self.agenda.next()]);
         // What is due and could not be done now must not stop the clock.
-        news.into_iter().flatten().min().map(|next| next.max(self.now.plus(Millis(1))))
+        news.flatten().min().map(|next| next.max(self.now.plus(Millis(1))))
     }
 
     fn next_arrival(&self) -> Option<&'t Arrival> {
@@ -149,6 +159,17 @@ impl<'t> World<'t> {
         self.next_rule = next.map(Millis);
         self.next_wake = Some(self.now);
         self.note_sync();
+    }
+
+    fn adapt_if_due(&mut self) {
+        if self.next_window.is_none_or(|at| at > self.now) {
+            return;
+        }
+        let (adaptive, core) = (&self.setup.config.adaptive, &mut self.core);
+        if let Some(weights) = self.adapting.pass(adaptive, || core.served(), self.now) {
+            core.weigh_tenants(&weights);
+        }
+        self.next_window = self.adapting.next(adaptive);
     }
 
     fn arrive(&mut self) {
@@ -275,6 +296,12 @@ impl<'t> World<'t> {
             call.state = state;
         }
     }
+}
+
+/// By tenant, in percent of its configured weight.
+fn adapted(adapting: &Adapting) -> BTreeMap<String, u64> {
+    let adapted = adapting.adapted().into_iter().flatten();
+    adapted.map(|(id, adapted)| (id.to_string(), adapted.percent)).collect()
 }
 
 /// What a call has used that has run for `ran`: the prompt, and its part of the output.

@@ -59,10 +59,8 @@ impl Control {
     /// Adaptive weights with their reasons; `null` while they are off.
     pub fn adaptive_status(&self) -> Value {
         let state = self.lock();
-        if state.window_began.is_none() {
-            return Value::Null;
-        }
-        let tenants = state.adapted.iter().map(|(id, adapted)| {
+        let Some(adapted) = state.adapting.adapted() else { return Value::Null };
+        let tenants = adapted.iter().map(|(id, adapted)| {
             let reason = match adapted.used.cmp(&adapted.share) {
                 std::cmp::Ordering::Less => "used less than its share",
                 std::cmp::Ordering::Equal => "used its share",
