@@ -16,7 +16,7 @@ use crate::identity::{Identity, SharedIdentity};
 use crate::settings::Settings;
 use sluice_policy::adaptive::Adapting;
 use sluice_policy::config::Config;
-use sluice_policy::config::reader::{ConfigErrors, Section, read_document};
+use sluice_policy::config::reader::{ConfigError, ConfigErrors, Section, read_document};
 use sluice_policy::schedule::{Change, Settings as Effective, UnixMillis};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -103,8 +103,13 @@ impl Control {
     /// Reads an overlay from a request's body and puts it in force, in place of the one before.
     ///
     /// # Errors
-    /// All that is wrong with it; nothing has changed then.
+    /// All that is wrong with it; nothing has changed then. One that sets nothing is wrong: who sends it has forgotten
+    /// something, or wants the overlay deleted.
     pub fn set_overlay(&self, body: &serde_json::Value) -> Result<OverlayStatus, ConfigErrors> {
+        if body.as_object().is_some_and(|fields| fields.values().all(serde_json::Value::is_null)) {
+            let problem = "sets nothing: name weights or pools, or DELETE the overlay to be without one".to_owned();
+            return Err(ConfigErrors(vec![ConfigError { path: ".".to_owned(), problem }]));
+        }
         let change = self.read_change(body, Change::read)?;
         Ok(self.replace_overlay(|_| Some(change)))
     }

@@ -109,13 +109,15 @@ async fn a_bad_change_is_refused_with_every_error_and_its_path_and_changes_nothi
     let eleven = [1; 11];
     let pools =
         json!([{"name": "elsewhere", "concurrent": 2}, {"name": POOL, "concurrent": 0, "shares": {"nobody": 1}}]);
-    let refused: [(&str, Value, &[&str]); 7] = [
+    let refused: [(&str, Value, &[&str]); 9] = [
         (WEIGHTS, json!({"weights": [0, 1, 1, 1, -3, 1, 1, 1, 1, 1.5]}), &["weights[0]", "weights[4]", "weights[9]"]),
         (WEIGHTS, json!({"weights": eleven}), &["weights"]),
         (WEIGHTS, json!({"weights": "all"}), &["weights"]),
         (WEIGHTS, json!({}), &["weights"]),
         (WEIGHTS, json!({"wieghts": OWN_WEIGHTS}), &["weights", "wieghts"]),
         (OVERLAY, json!([1, 2]), &["."]),
+        (OVERLAY, json!({}), &["."]),
+        (OVERLAY, json!({"weights": null}), &["."]),
         (
             OVERLAY,
             json!({"weights": eleven, "pools": pools, "tenants": []}),
