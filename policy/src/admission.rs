@@ -10,12 +10,12 @@
 mod arrival;
 mod explain;
 mod live;
+mod pace;
 mod pool;
 mod refusals;
 mod routes;
 mod starts;
 mod tenants;
-mod wait;
 mod yields;
 
 pub use explain::{Explanation, Fate, Place};
@@ -398,7 +398,7 @@ impl Admission {
             for ticket in pool.queue.overdue(now) {
                 let Some(pool) = self.pools.get(index) else { break };
                 let Some(key) = pool.queue.get(ticket).map(|waiter| LiveKey::from_bits(waiter.key)) else { continue };
-                let refusal = refusals::timed_out(pool.drain_time());
+                let refusal = refusals::timed_out(pool.drain_time(now));
                 events.extend(self.give_up(key, &refusal, now));
             }
         }

@@ -103,6 +103,21 @@ impl Bucket {
         Millis(self.missing(amount, now).div_ceil(self.rate.amount.max(1)))
     }
 
+    /// How long until `amount` may be drawn behind others that draw `drawn` as soon as they can; at least, since the
+    /// bucket may stand full while they have other reasons to wait.
+    #[must_use]
+    pub fn wait_behind(&self, drawn: u64, amount: u64, now: Millis) -> Millis {
+        let needed = self.scale(drawn).saturating_add(self.scale(amount.min(self.rate.burst)));
+        let missing = u64::try_from(needed.saturating_sub(self.level_at(now))).unwrap_or(0);
+        Millis(missing.div_ceil(self.rate.amount.max(1)))
+    }
+
+    /// How long it takes to gain so many units.
+    #[must_use]
+    pub fn time_to_gain(&self, amount: u64) -> Millis {
+        Millis(u64::try_from(self.scale(amount)).unwrap_or(0).div_ceil(self.rate.amount.max(1)))
+    }
+
     /// Whole units left; negative is debt.
     pub fn level(&mut self, now: Millis) -> i64 {
         self.refill(now);
@@ -121,10 +136,14 @@ impl Bucket {
     }
 
     fn refill(&mut self, now: Millis) {
-        let elapsed = signed(now.since(self.refilled_at).0);
+        self.level = self.level_at(now);
         self.refilled_at = self.refilled_at.max(now);
+    }
+
+    fn level_at(&self, now: Millis) -> i64 {
+        let elapsed = signed(now.since(self.refilled_at).0);
         let gained = elapsed.saturating_mul(signed(self.rate.amount));
-        self.level = self.level.saturating_add(gained).min(self.scale(self.rate.burst));
+        self.level.saturating_add(gained).min(self.scale(self.rate.burst))
     }
 
     fn scale(&self, amount: u64) -> i64 {
@@ -193,6 +212,26 @@ mod tests {
             if wait.0 > 0 {
                 prop_assert!(!bucket.allows(size, Millis(wait.0 - 1)));
             }
+        }
+
+        /// A line before a bucket that is drawn from as soon as it allows: the wait of its last one, to the millisecond.
+        #[test]
+        fn the_wait_behind_others_is_what_it_takes_to_serve_them(
+            amount in 1_u64..1_000, burst in 1_u64..1_000, debt in 0_u64..5_000,
+            ahead in prop::collection::vec(1_u64..1_000, 0..20), size in 1_u64..2_000,
+        ) {
+            let mut bucket = Bucket::full(Rate::per_second(amount, burst), Millis(0));
+            bucket.draw(debt, Millis(0));
+            let told = bucket.wait_behind(ahead.iter().sum(), size, Millis(7));
+            let mut now = Millis(7);
+            for call in ahead {
+                now = now.plus(bucket.wait_for(call, now));
+                bucket.draw(call, now);
+            }
+            now = now.plus(bucket.wait_for(size, now));
+            prop_assert!(now.since(Millis(7)) >= told, "{now} of {told}");
+            // Whoever waits for a millisecond to end loses what is left of it.
+            prop_assert!(now.since(Millis(7)).0 <= told.0 + 20, "{now} of {told}");
         }
 
         #[test]

@@ -18,7 +18,7 @@ mod settings;
 mod tree;
 
 pub use settings::{GroupIndex, QueueSettings, SharePolicy, Shares, TenantIndex};
-pub use tree::{Branch, ChargedBy};
+pub use tree::{Ahead, Branch, ChargedBy};
 
 use crate::units::{Millis, Priority, Tokens};
 use deadlines::Deadlines;
@@ -177,6 +177,18 @@ impl FairQueue {
     pub fn flow_depth(&self, flow: Flow) -> usize {
         let line = self.tree.find(flow).and_then(|index| self.tree.line(index));
         line.map_or(0, |line| usize::try_from(line.len).unwrap_or(usize::MAX))
+    }
+
+    /// What starts before a newcomer of this flow, if nobody else comes or leaves: an estimate.
+    #[must_use]
+    pub fn ahead(&self, flow: Flow) -> Ahead {
+        self.tree.ahead(flow)
+    }
+
+    /// Everyone who waits.
+    #[must_use]
+    pub fn everyone(&self) -> Ahead {
+        Ahead { calls: u64::try_from(self.len()).unwrap_or(u64::MAX), charge: self.tree.waiting_charge() }
     }
 
     /// Waiting calls of one tenant, at all levels.

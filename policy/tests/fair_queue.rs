@@ -14,6 +14,9 @@ mod arrivals;
 #[path = "support/chance.rs"]
 mod chance;
 #[cfg(test)]
+#[path = "support/estimates.rs"]
+mod estimates;
+#[cfg(test)]
 #[path = "support/explanations.rs"]
 mod explanations;
 #[cfg(test)]

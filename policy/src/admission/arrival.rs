@@ -4,8 +4,8 @@ use super::explain::Fate;
 use super::live::{Live, PoolIndex, State};
 use super::refusals::{over_limit, queue_full, shutting_down, too_late};
 use super::tenants::{ModelIndex, Terms};
-use super::{Admission, Decision, grant, wait};
-use crate::queue::{ChargedBy, Flow, Full, GroupIndex, TenantIndex, Waiter};
+use super::{Admission, Decision, grant};
+use crate::queue::{Ahead, ChargedBy, Flow, Full, GroupIndex, TenantIndex, Waiter};
 use crate::units::{Millis, Priority, TenantId, Tokens};
 use crate::wire::{AdmissionRequest, Reason, Refusal};
 
@@ -18,8 +18,8 @@ struct Plan {
     /// The part of `reserved` that the prompt was estimated at.
     input: Tokens,
     charge: Tokens,
-    /// Calls of the same flow that would start before it.
-    ahead: usize,
+    /// What would start before it, if it had to wait.
+    ahead: Ahead,
     /// Request bytes that Envoy holds for the tenant's waiting calls.
     held: u64,
 }
@@ -106,7 +106,7 @@ impl Admission {
         let flow = Flow { group, tenant, level };
         // Both lie where no cache holds them, and are needed late. Asked for here, beside the tenant's terms, they arrive
         // with them.
-        let ahead = pool.queue.flow_depth(flow);
+        let ahead = pool.queue.ahead(flow);
         let held = self.tenants.get(tenant).map_or(0, |tenant| tenant.waiting_bytes);
         let of_pool = self.config.models.iter().filter(|(_, model)| model.pool == pool.name);
         let model = request.model.as_ref().and_then(|_| self.tenants.model(route.model));
@@ -167,7 +167,7 @@ impl Admission {
             return Err(refusal.retry_after(Millis(1_000)));
         }
         if let Err(limited) = tenant.account.charge(plan.reserved, now) {
-            let next_end = tenant.next_end(pool.typical_service(), pool.drain_time(), now);
+            let next_end = tenant.next_end(pool.pace.typical_service(), pool.drain_time(now), now);
             return Err(over_limit(tenant_id, limited, next_end));
         }
         if pool.can_start_past_queue(plan.charge, now) {
@@ -212,8 +212,8 @@ impl Admission {
         let Some(pool) = self.pools.get_mut(plan.pool.0) else { return Err(shutting_down()) };
         self.branches.clear();
         pool.queue.list_branches(&mut self.branches);
-        let (position, wait) = wait::place(pool, plan.flow, plan.ahead, &self.branches);
-        let ticket = if pool.knows_its_pace() && wait > deadline {
+        let (position, wait) = pool.place(plan.ahead, plan.charge, now);
+        let ticket = if pool.pace.is_known() && wait > deadline {
             Err(too_late(wait, deadline))
         } else if is_heavy || is_full {
             Err(queue_full(Full::Bytes, &pool.name, plan.flow.level))

@@ -1,12 +1,13 @@
 //! One pool: its slots, its rates, its queue and its lease.
 
 use super::live::Live;
+use super::pace::Pace;
 use super::tenants::ModelIndex;
 use crate::bucket::{Bucket, Rate};
 use crate::config::{ChargeWeights, Pool};
 use crate::holder::{Holder, LeaseTerms};
 use crate::ledger::{SyncReply, SyncRequest};
-use crate::queue::{ChargedBy, FairQueue, Flow, QueueSettings, Shares, TenantIndex, Ticket, Waiter};
+use crate::queue::{Ahead, ChargedBy, FairQueue, Flow, QueueSettings, Shares, TenantIndex, Ticket, Waiter};
 use crate::units::{HolderId, Millis, PoolName, Tokens};
 use std::collections::BTreeMap;
 
@@ -21,19 +22,15 @@ pub(super) struct PoolState {
     context_length: Option<Tokens>,
     /// What tokens of each model that was ever served here cost.
     charges: BTreeMap<ModelIndex, ChargeWeights>,
-    /// Moving average of how long a call holds its slot, × 8; `None` until one has ended.
-    service_ms_scaled: Option<u64>,
-    /// Moving average of the time between two starts while somebody waits, × 8; `None` before the second start.
-    start_gap_ms_scaled: Option<u64>,
-    last_start: Option<Millis>,
+    /// What the calls that have a slot were charged.
+    running_charge: Tokens,
+    pub(super) pace: Pace,
     /// Tokens charged since this process began.
     spent: u64,
 }
 
 /// The bucket's name in the ledger.
 const TOKENS: &str = "pool_tokens_per_second";
-/// Assumed until a call has ended.
-const UNKNOWN_SERVICE: Millis = Millis(2_000);
 
 impl PoolState {
     pub(super) fn new(
@@ -54,9 +51,8 @@ impl PoolState {
             tokens: pool.tokens_per_s.map(|rate| Bucket::full(rate, now)),
             context_length: pool.context_length,
             charges: BTreeMap::new(),
-            service_ms_scaled: None,
-            start_gap_ms_scaled: None,
-            last_start: None,
+            running_charge: Tokens::ZERO,
+            pace: Pace::default(),
             spent: 0,
         }
     }
@@ -112,13 +108,16 @@ impl PoolState {
             return None;
         }
         let (ticket, head) = self.queue.head().map(|(ticket, head)| (ticket, *head))?;
-        self.has_room(head.charge, now).then_some((ticket, head))
+        let has_room = self.has_room(head.charge, now);
+        if !has_room {
+            self.pace.was_short();
+        }
+        has_room.then_some((ticket, head))
     }
 
     /// Takes a waiter out of the queue and starts it.
     pub(super) fn start_waiter(&mut self, ticket: Ticket, now: Millis) -> Option<ChargedBy> {
         let waiter = self.queue.leave(ticket)?;
-        self.note_start(now);
         Some(self.start(waiter.flow, waiter.charge, now))
     }
 
@@ -130,22 +129,21 @@ impl PoolState {
             tokens.draw(charge.0, now);
         }
         self.running += 1;
-        self.last_start = Some(now);
+        self.running_charge = self.running_charge.plus(charge);
+        self.pace.has_started(!self.queue.is_empty(), now);
         self.queue.charge(flow, charge)
     }
 
     /// A running call that was charged by these weights has ended after `service`, having cost `actual`.
     pub(super) fn end(&mut self, live: &Live, by: ChargedBy, actual: Tokens, service: Millis, now: Millis) {
         self.running = self.running.saturating_sub(1);
+        self.running_charge = Tokens(self.running_charge.0.saturating_sub(live.charge.0));
         self.queue.correct(live.flow, by, live.charge, actual);
         if let Some(tokens) = &mut self.tokens {
             tokens.correct(live.charge.0, actual.0, now);
         }
         self.spent = self.spent.saturating_add(actual.0);
-        self.service_ms_scaled = Some(match self.service_ms_scaled {
-            None => service.0.saturating_mul(8),
-            Some(average) => average.saturating_sub(average / 8).saturating_add(service.0),
-        });
+        self.pace.has_ended(service, live.charge, actual);
     }
 
     pub(super) fn ask_ledger(&mut self, now: Millis) -> Option<SyncRequest> {
@@ -195,37 +193,27 @@ impl PoolState {
         self.queue.next_deadline().into_iter().chain(for_head).min()
     }
 
-    /// How long a call usually holds its slot; at least a millisecond.
-    pub(super) fn typical_service(&self) -> Millis {
-        self.service_ms_scaled.map_or(UNKNOWN_SERVICE, |average| Millis((average / 8).max(1)))
-    }
-
-    /// Whether its estimates rest on anything it has seen.
-    pub(super) fn knows_its_pace(&self) -> bool {
-        self.service_ms_scaled.is_some() || self.start_gap_ms_scaled.is_some()
-    }
-
-    /// About how long `starts` more starts take, at the pace of late; before there is one, at the pace of the slots.
-    pub(super) fn time_for(&self, starts: u64) -> Millis {
-        let by_slots = self.typical_service().0.div_ceil(u64::from(self.running.max(1)));
-        let gap_scaled = self.start_gap_ms_scaled.unwrap_or(by_slots.saturating_mul(8));
-        Millis(gap_scaled.saturating_mul(starts).div_ceil(8).max(1))
+    /// Where a newcomer behind these would stand, from 1, and about how long it would wait.
+    pub(super) fn place(&self, ahead: Ahead, charge: Tokens, now: Millis) -> (u64, Millis) {
+        (ahead.calls.saturating_add(1), self.wait_behind(ahead, charge, now))
     }
 
     /// About how long it takes until everyone who waits now has started.
-    pub(super) fn drain_time(&self) -> Millis {
-        self.time_for(u64::try_from(self.queue.len()).unwrap_or(u64::MAX).saturating_add(1))
+    pub(super) fn drain_time(&self, now: Millis) -> Millis {
+        self.wait_behind(self.queue.everyone(), Tokens::ZERO, now)
     }
 
-    /// Learns the pace of starts from the queue: those past an empty queue say nothing about it.
-    fn note_start(&mut self, now: Millis) {
-        if let (Some(last), false) = (self.last_start, self.queue.is_empty()) {
-            let gap = now.since(last).0;
-            self.start_gap_ms_scaled = Some(match self.start_gap_ms_scaled {
-                None => gap.saturating_mul(8),
-                Some(average) => average.saturating_sub(average / 8).saturating_add(gap),
-            });
-        }
+    /// The longest of three: until there is a slot, until the bucket of tokens has filled for those ahead and the call
+    /// itself, and until that of requests has. It supposes that nobody else comes or leaves, and that calls run as long
+    /// and cost as much of what they reserve as others have of late.
+    fn wait_behind(&self, ahead: Ahead, charge: Tokens, now: Millis) -> Millis {
+        let for_slot = self.pace.time_for(ahead.calls.saturating_add(1), self.running, self.holder.usable(now));
+        let for_requests = self.requests.as_ref().map(|requests| requests.wait_behind(ahead.calls, 1, now));
+        let for_tokens = self.tokens.as_ref().map(|tokens| {
+            let drawn = tokens.wait_behind(ahead.charge.0, charge.0, now);
+            self.pace.with_refunds(drawn, tokens.time_to_gain(self.running_charge.0))
+        });
+        for_requests.into_iter().chain(for_tokens).fold(for_slot, Millis::max)
     }
 
     fn has_slot(&self, now: Millis) -> bool {

@@ -2,6 +2,7 @@
 //! anywhere in constant time.
 
 use super::{Ticket, Waiter};
+use crate::units::Tokens;
 
 /// The end of a chain.
 const NOBODY: u32 = u32::MAX;
@@ -12,11 +13,13 @@ pub(super) struct Line {
     first: u32,
     last: u32,
     pub(super) len: u32,
+    /// What their starts will be charged.
+    pub(super) charge: Tokens,
 }
 
 impl Default for Line {
     fn default() -> Self {
-        Self { first: NOBODY, last: NOBODY, len: 0 }
+        Self { first: NOBODY, last: NOBODY, len: 0, charge: Tokens::ZERO }
     }
 }
 
@@ -65,14 +68,8 @@ impl Places {
 
     /// Puts a waiter at the end of a line; `None` when four billion wait already.
     pub(super) fn join(&mut self, waiter: Waiter, line: &mut Line) -> Option<Ticket> {
-        let fresh = |generation| Place {
-            waiter,
-            generation,
-            ahead: line.last,
-            behind: NOBODY,
-            earlier: NOBODY,
-            later: NOBODY,
-        };
+        let fresh =
+            |generation| Place { waiter, generation, ahead: line.last, behind: NOBODY, earlier: NOBODY, later: NOBODY };
         let index = match self.free.pop() {
             Some(index) => {
                 let old = self.slab.get_mut(at(index))?;
@@ -91,6 +88,7 @@ impl Places {
         }
         line.last = index;
         line.len += 1;
+        line.charge = line.charge.plus(waiter.charge);
         let generation = self.slab.get(at(index))?.generation;
         Some(Ticket { index, generation })
     }
@@ -109,6 +107,7 @@ impl Places {
             None => line.last = ahead,
         }
         line.len -= 1;
+        line.charge = Tokens(line.charge.0.saturating_sub(waiter.charge.0));
         self.free.push(ticket.index);
         Some(waiter)
     }

@@ -11,6 +11,10 @@
 //! Scaled by 2^20, a charge of one token still moves the counter of the largest weight, and 128 bits hold 10^12
 //! requests of 10^12 tokens at weight 1.
 
+mod ahead;
+
+pub use ahead::Ahead;
+
 use super::order::{Order, Seat};
 use super::places::Line;
 use super::{Flow, GroupIndex, SharePolicy, Shares, TenantIndex};
@@ -30,7 +34,7 @@ pub(super) struct FlowIndex(pub(super) u32);
 #[repr(align(64))]
 struct Leaf {
     counter: u128,
-    weight: u64,
+    weight: u32,
     flow: Flow,
     line: Line,
     seat: Seat,
@@ -44,6 +48,8 @@ struct Level {
     /// The virtual time of its flows.
     time: u128,
     waiting: u32,
+    /// Of those who wait.
+    charge: Tokens,
     /// Flows that have waiters, by counter.
     order: Order,
 }
@@ -54,10 +60,11 @@ struct Group {
     /// The virtual time of its levels.
     time: u128,
     waiting: u32,
+    charge: Tokens,
     levels: [Level; Priority::COUNT],
 }
 
-/// Invariants: `waiting` is the sum over the branches below; a leaf is in its level's `order` exactly when its line is
+/// Invariants: `waiting` and `charge` are the sums over the branches below; a leaf is in its level's `order` exactly when its line is
 /// not empty, under the counter it has.
 #[derive(Clone, Debug)]
 pub(super) struct Tree {
@@ -69,7 +76,7 @@ pub(super) struct Tree {
     /// Each tenant's newest leaf; its others follow as siblings. Tenants call at few levels.
     by_tenant: Vec<Option<FlowIndex>>,
     /// Tenants that have another weight than 1.
-    weights: BTreeMap<TenantIndex, u64>,
+    weights: BTreeMap<TenantIndex, u32>,
 }
 
 /// A level of a group that has waiters. Counters are charged tokens per weight, up to what 64 bits hold. Ten of these
@@ -118,12 +125,13 @@ impl Tree {
 
     /// A tenant's weight counts at every level it calls at.
     pub(super) fn set_weight(&mut self, tenant: TenantIndex, weight: u64) {
+        let weight = narrow(weight).max(1);
         if weight == self.weight(tenant) {
             return;
         }
-        self.weights.insert(tenant, weight.max(1));
+        self.weights.insert(tenant, weight);
         for leaf in self.leaves.iter_mut().filter(|leaf| leaf.flow.tenant == tenant) {
-            leaf.weight = weight.max(1);
+            leaf.weight = weight;
         }
     }
 
@@ -149,7 +157,7 @@ impl Tree {
         }
     }
 
-    fn weight(&self, tenant: TenantIndex) -> u64 {
+    fn weight(&self, tenant: TenantIndex) -> u32 {
         self.weights.get(&tenant).copied().unwrap_or(1)
     }
 
@@ -181,14 +189,14 @@ impl Tree {
     /// Changes a flow's line, and with it what is active.
     pub(super) fn change_line<R>(&mut self, index: FlowIndex, change: impl FnOnce(&mut Line) -> R) -> Option<R> {
         let leaf = self.leaf_mut(index)?;
-        let before = leaf.line.len;
+        let before = leaf.line;
         let result = change(&mut leaf.line);
-        let (flow, after) = (leaf.flow, leaf.line.len);
-        if before == 0 && after > 0 {
+        let (flow, after) = (leaf.flow, leaf.line);
+        if before.len == 0 && after.len > 0 {
             self.wake(index, flow);
         }
         self.count(flow, before, after);
-        if before > 0 && after == 0 {
+        if before.len > 0 && after.len == 0 {
             self.sleep(index, flow);
         }
         Some(result)
@@ -217,6 +225,11 @@ impl Tree {
     pub(super) fn next(&self) -> Option<FlowIndex> {
         let (group, level) = self.next_level()?;
         group.levels.get(level.index())?.order.first()
+    }
+
+    /// What everyone who waits will be charged.
+    pub(super) fn waiting_charge(&self) -> Tokens {
+        self.groups.iter().fold(Tokens::ZERO, |sum, group| sum.plus(group.charge))
     }
 
     /// Waiting calls of one level, over all groups.
@@ -296,23 +309,32 @@ impl Tree {
         }
     }
 
-    fn count(&mut self, flow: Flow, before: u32, after: u32) {
-        let change = |waiting: &mut u32| *waiting = waiting.saturating_add(after).saturating_sub(before);
+    fn count(&mut self, flow: Flow, before: Line, after: Line) {
+        let change = |waiting: &mut u32, charge: &mut Tokens| {
+            *waiting = waiting.saturating_add(after.len).saturating_sub(before.len);
+            *charge = Tokens(charge.plus(after.charge).0.saturating_sub(before.charge.0));
+        };
         if let Some(group) = self.groups.get_mut(usize::from(flow.group.0)) {
-            change(&mut group.waiting);
+            change(&mut group.waiting, &mut group.charge);
             if let Some(level) = group.levels.get_mut(flow.level.index()) {
-                change(&mut level.waiting);
+                change(&mut level.waiting, &mut level.charge);
             }
         }
     }
 
     /// The weights in force.
     fn charged_by(&self, index: FlowIndex) -> ChargedBy {
-        let leaf = self.leaf(index);
-        let of = |weights: &[u64], index: usize| narrow(weights.get(index).copied().unwrap_or(1));
-        let group = leaf.map_or(1, |leaf| of(&self.shares.groups, usize::from(leaf.flow.group.0)));
-        let level = leaf.map_or(1, |leaf| of(&self.shares.levels, leaf.flow.level.index()));
-        ChargedBy { group, level, tenant: leaf.map_or(1, |leaf| narrow(leaf.weight)) }
+        let Some(leaf) = self.leaf(index) else { return ChargedBy { group: 1, level: 1, tenant: 1 } };
+        let group = self.share(usize::from(leaf.flow.group.0));
+        ChargedBy { group, level: self.level_weight(leaf.flow.level), tenant: leaf.weight }
+    }
+
+    fn share(&self, group: usize) -> u32 {
+        narrow(self.shares.groups.get(group).copied().unwrap_or(1))
+    }
+
+    fn level_weight(&self, level: Priority) -> u32 {
+        narrow(self.shares.levels.get(level.index()).copied().unwrap_or(1))
     }
 
     fn adjust(&mut self, index: FlowIndex, by: ChargedBy, change: impl Fn(u128, u32) -> u128) {

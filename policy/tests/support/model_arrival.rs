@@ -166,11 +166,15 @@ impl Model {
         (own >= self.setup.depth_per_tenant).then_some("too many calls")
     }
 
-    /// From 1, and never behind more than wait; a P0 stands behind no lower level.
+    /// From 1, and never behind more than may start before: under `hybrid` nobody of a lower level before a P0, under
+    /// `strict` nobody of a lower level of the own group.
     fn check_position(&self, call: &Call, position: u64) -> Result<(), String> {
-        let urgent = self.setup.policy != SharePolicy::Wfq && call.flow.level == 0;
-        let here = self.waiting().filter(|other| other.flow.pool == call.flow.pool);
-        let before = here.filter(|other| !urgent || other.flow.level == 0).count() as u64;
+        let may_start_before = |other: &Flow| match self.setup.policy {
+            SharePolicy::Wfq => true,
+            SharePolicy::Hybrid => call.flow.level != 0 || other.level == 0,
+            SharePolicy::Strict => call.flow.group != other.group || other.level <= call.flow.level,
+        };
+        let before = self.flows(call.flow.pool).iter().filter(|other| may_start_before(other)).count() as u64;
         ensure!((1..=before + 1).contains(&position), "position {position} behind {before}");
         Ok(())
     }
