@@ -51,6 +51,18 @@ pub enum Event {
     Refused(AdmissionId, Refusal),
 }
 
+impl Event {
+    /// A refusal with the place that the call would have if it came again, and when that may help.
+    fn at(self, place: Option<(u64, Millis)>) -> Self {
+        match (self, place) {
+            (Event::Refused(id, refusal), Some((position, wait))) => {
+                Event::Refused(id, refusal.at(position, wait).retry_after(wait))
+            }
+            (event, _) => event,
+        }
+    }
+}
+
 /// What a settlement did, for the meters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settled {
@@ -396,10 +408,13 @@ impl Admission {
                 continue;
             }
             for ticket in pool.queue.overdue(now) {
-                let Some(pool) = self.pools.get(index) else { break };
-                let Some(key) = pool.queue.get(ticket).map(|waiter| LiveKey::from_bits(waiter.key)) else { continue };
-                let refusal = refusals::timed_out(pool.drain_time(now));
-                events.extend(self.give_up(key, &refusal, now));
+                let waiter = self.pools.get(index).and_then(|pool| pool.queue.get(ticket)).copied();
+                let Some(waiter) = waiter else { continue };
+                let told = self.give_up(LiveKey::from_bits(waiter.key), &refusals::timed_out(), now);
+                // Told in turn, so that those who give up together come back one after the other, as places come free.
+                let place =
+                    self.pools.get(index).map(|pool| pool.place(pool.queue.ahead(waiter.flow), waiter.charge, now));
+                events.extend(told.map(|event| event.at(place)));
             }
         }
         // A call that outlived the longest stream Envoy allows has ended, though nobody told us how.

@@ -104,7 +104,7 @@ pub struct Refusal {
     /// When trying again may help; absent when it will not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after_ms: Option<Millis>,
-    /// The place in the queue that the call would have taken, from 1.
+    /// The place in the queue that the call would have taken, or would take if it came again, from 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub position: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -106,11 +106,10 @@ async fn who_waited_until_the_deadline_is_told_when_to_come_back() {
     let (by_header, by_config) = tokio::join!(with_deadline(&client, "250"), with_deadline(&client, "60000"));
     let (short, long) = (Duration::from_millis(250), Duration::from_millis(700));
     for (reply, bounds) in [(by_header.unwrap(), short..long), (by_config.unwrap(), long..SLACK)] {
-        assert_eq!((reply.status, reply.reason()), (503, Some("queue_timeout")), "{}", reply.summary());
+        assert_told_the_wait(&reply, "queue_timeout");
         let waited = reply.waited().unwrap();
         assert!(bounds.contains(&waited), "{waited:?} is not in {bounds:?}");
         assert!(reply.retry_after().unwrap() >= Duration::from_secs(1));
-        reply.check_openai_error().unwrap();
     }
     assert_eq!(calls.count(), 1);
     calls.release();
@@ -314,7 +313,7 @@ async fn with_deadline(client: &Client, millis: &str) -> anyhow::Result<Reply> {
     send(client.chat_request(Chat::to(MODEL).text()).header(DEADLINE, millis)).await
 }
 
-/// A refusal on arrival: which place it would have been, how long it would have taken, and when to try again.
+/// Which place it would have been, on arrival or now, how long it would have taken, and when to try again.
 fn assert_told_the_wait(reply: &Reply, reason: &str) {
     assert_eq!((reply.status, reply.reason()), (503, Some(reason)), "{}", reply.summary());
     reply.check_openai_error().unwrap();

@@ -41,9 +41,8 @@ pub(super) fn too_late(wait: Millis, deadline: Millis) -> Refusal {
     Refusal::new(Reason::DeadlineUnreachable, message)
 }
 
-pub(super) fn timed_out(drain: Millis) -> Refusal {
+pub(super) fn timed_out() -> Refusal {
     Refusal::new(Reason::QueueTimeout, "the call waited in the queue until its deadline without a free slot")
-        .retry_after(drain)
 }
 
 pub(super) fn shutting_down() -> Refusal {

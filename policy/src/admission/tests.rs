@@ -174,7 +174,9 @@ fn who_waits_too_long_is_told_and_gets_everything_back() {
     let events = world.wait(60_200);
     let [Event::Refused(refused, refusal)] = events.as_slice() else { panic!("{events:?}") };
     assert_eq!((refused, refusal.reason, refusal.status), (&id, Reason::QueueTimeout, 503));
-    assert!(refusal.retry_after_ms.is_some());
+    // With nobody left in the queue it would be the first.
+    assert_eq!((refusal.position, refusal.estimated_wait_ms), (Some(1), refusal.retry_after_ms));
+    assert!(refusal.retry_after_ms.is_some_and(|wait| wait > Millis::ZERO));
     assert_eq!(world.core.in_flight(&"a".into()), 0);
     assert_eq!(world.end(&id, Outcome::Cancelled, 0), None);
 }

@@ -168,7 +168,7 @@ impl Model {
 
     /// From 1, and never behind more than may start before: under `hybrid` nobody of a lower level before a P0, under
     /// `strict` nobody of a lower level of the own group.
-    fn check_position(&self, call: &Call, position: u64) -> Result<(), String> {
+    pub(super) fn check_position(&self, call: &Call, position: u64) -> Result<(), String> {
         let may_start_before = |other: &Flow| match self.setup.policy {
             SharePolicy::Wfq => true,
             SharePolicy::Hybrid => call.flow.level != 0 || other.level == 0,
