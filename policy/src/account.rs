@@ -22,6 +22,8 @@ pub struct Limits {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limited {
     pub reason: Reason,
+    /// Calls, or units per window.
+    pub most: u64,
     pub wait: Option<Millis>,
 }
 
@@ -73,14 +75,14 @@ impl TenantAccount {
     /// # Errors
     /// The first limit that is hit.
     pub fn charge(&mut self, tokens: Tokens, now: Millis) -> Result<(), Limited> {
-        if self.concurrent.is_some_and(|limit| self.in_flight >= limit) {
-            return Err(Limited { reason: Reason::TenantConcurrency, wait: None });
+        if let Some(limit) = self.concurrent.filter(|limit| self.in_flight >= *limit) {
+            return Err(Limited { reason: Reason::TenantConcurrency, most: u64::from(limit), wait: None });
         }
         for metered in &mut self.buckets {
             let amount = metered.amount(tokens);
             if !metered.bucket.allows(amount, now) {
                 let wait = Some(metered.bucket.wait_for(amount, now));
-                return Err(Limited { reason: metered.reason, wait });
+                return Err(Limited { reason: metered.reason, most: metered.bucket.rate().amount, wait });
             }
         }
         for metered in &mut self.buckets {
@@ -203,7 +205,7 @@ mod tests {
             account.charge(Tokens(10), Millis(0)).unwrap();
         }
         let refused = account.charge(Tokens(10), Millis(0));
-        assert_eq!(refused, Err(Limited { reason: Reason::TenantConcurrency, wait: None }));
+        assert_eq!(refused, Err(Limited { reason: Reason::TenantConcurrency, most: 3, wait: None }));
         account.settle(Tokens(10), Tokens(10), Millis(1));
         assert_eq!(account.charge(Tokens(10), Millis(1)), Ok(()));
     }

@@ -19,6 +19,7 @@ mod tenants;
 mod yields;
 
 pub use explain::{Explanation, Fate, Place};
+pub use refusals::{Limit, LimitName};
 
 use crate::adaptive::Served;
 use crate::config::Config;
@@ -55,9 +56,7 @@ impl Event {
     /// A refusal with the place that the call would have if it came again, and when that may help.
     fn at(self, place: Option<(u64, Millis)>) -> Self {
         match (self, place) {
-            (Event::Refused(id, refusal), Some((position, wait))) => {
-                Event::Refused(id, refusal.at(position, wait).retry_after(wait))
-            }
+            (Event::Refused(id, refusal), Some((position, wait))) => Event::Refused(id, refusal.at(position, wait)),
             (event, _) => event,
         }
     }
@@ -261,7 +260,7 @@ impl Admission {
         let (tenant, model, pool) = match record.parties.clone() {
             Parties::Named { tenant, model, pool } => (tenant, model, pool),
             Parties::Known { tenant, model, pool } => (
-                self.tenants.get(tenant)?.id.clone(),
+                Some(self.tenants.get(tenant)?.id.clone()),
                 self.tenants.model(model).cloned(),
                 self.pools.get(pool.0).map(|pool| pool.name.clone()),
             ),
@@ -444,7 +443,7 @@ impl Admission {
         account.release(live.reserved, now);
         let refusal = Refusal { waited_ms: now.since(live.arrived), rates: account.rates(now), ..refusal.clone() };
         let (reason, message) = (refusal.reason, refusal.message.clone());
-        self.explanations.turn(live.explained, Fate::Refused { at: now, reason, message });
+        self.explanations.turn(live.explained, Fate::Refused { at: now, reason, message, limit: None });
         Some(Event::Refused(live.id, refusal))
     }
 }

@@ -172,13 +172,6 @@ impl FairQueue {
         self.tree.list_branches(list);
     }
 
-    /// Waiting calls of one flow.
-    #[must_use]
-    pub fn flow_depth(&self, flow: Flow) -> usize {
-        let line = self.tree.find(flow).and_then(|index| self.tree.line(index));
-        line.map_or(0, |line| usize::try_from(line.len).unwrap_or(usize::MAX))
-    }
-
     /// What starts before a newcomer of this flow, if nobody else comes or leaves: an estimate.
     #[must_use]
     pub fn ahead(&self, flow: Flow) -> Ahead {

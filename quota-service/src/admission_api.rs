@@ -52,8 +52,9 @@ async fn admit(
     check_version(request.version)?;
     let identity = gate.identity.current();
     let Some((tenant, key)) = identity.verify(&request.key) else {
-        gate.engine.count_unknown_key();
-        return Ok(decided(AdmissionReply::Rejected(unknown_key())));
+        let refusal = unknown_key();
+        gate.engine.refused_stranger(&request, &refusal);
+        return Ok(decided(AdmissionReply::Rejected(refusal)));
     };
     let Some(reply) = gate.engine.admit(tenant, key.priority, &request).await else {
         return Err(ApiError::Cancelled);

@@ -14,7 +14,7 @@ use crate::metrics::Metrics;
 use sluice_policy::admission::{Admission, Decision, Event};
 use sluice_policy::config::Config;
 use sluice_policy::units::{AdmissionId, HolderId, Millis, ModelName, PoolName, Priority, TenantId};
-use sluice_policy::wire::{AdmissionReply, AdmissionRequest, Outcome, Reason, Settlement, Usage};
+use sluice_policy::wire::{AdmissionReply, AdmissionRequest, Outcome, Refusal, Settlement, Usage};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, oneshot, watch};
@@ -138,10 +138,12 @@ impl Engine {
         Millis(u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX))
     }
 
-    /// Counts a call whose key nobody knows; there is no tenant to decide for.
-    pub fn count_unknown_key(&self) {
-        self.lock().totals.rejected += 1;
-        self.metrics.rejected(None, None, Reason::UnknownKey);
+    /// Counts a call whose key nobody knows, and keeps why it was refused; there is no tenant to decide for.
+    pub fn refused_stranger(&self, request: &AdmissionRequest, refusal: &Refusal) {
+        let mut state = self.lock();
+        state.totals.rejected += 1;
+        state.core.refused_stranger(request, refusal, self.now());
+        self.metrics.rejected(None, None, refusal.reason);
     }
 
     /// Ends calls. Each entry is idempotent.

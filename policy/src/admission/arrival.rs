@@ -1,11 +1,11 @@
 //! A call arrives: whose it is, where it goes, what it may cost, and whether it starts, waits or is refused.
 
-use super::explain::Fate;
+use super::explain::{Fate, Seen};
 use super::live::{Live, PoolIndex, State};
-use super::refusals::{over_limit, queue_full, shutting_down, too_late};
+use super::refusals::{LimitName, Refused, full_of_bytes, over_limit, queue_full, shutting_down, too_late};
 use super::tenants::{ModelIndex, Terms};
 use super::{Admission, Decision, grant};
-use crate::queue::{Ahead, ChargedBy, Flow, Full, GroupIndex, TenantIndex, Waiter};
+use crate::queue::{Ahead, ChargedBy, Flow, GroupIndex, QueueSettings, TenantIndex, Waiter};
 use crate::units::{Millis, Priority, TenantId, Tokens};
 use crate::wire::{AdmissionRequest, Reason, Refusal};
 
@@ -34,20 +34,27 @@ impl Admission {
         request: &AdmissionRequest,
         now: Millis,
     ) -> Decision {
-        match self.try_request(tenant, granted, request, now) {
+        let mut seen = Seen::default();
+        match self.try_request(tenant, granted, request, &mut seen, now) {
             Ok(decision) => decision,
-            Err(mut refusal) => {
+            Err(mut refused) => {
                 let state = self.tenants.index(tenant).and_then(|index| self.tenants.get_mut(index));
                 if let Some(state) = state {
-                    refusal.rates = state.account.rates(now);
+                    refused.refusal.rates = state.account.rates(now);
                 }
                 // A repeated id must not overwrite why the first call of that id was decided as it was.
-                if refusal.reason != Reason::DuplicateAdmission {
-                    self.explanations.rejected(request, tenant, &refusal, now);
+                if refused.refusal.reason != Reason::DuplicateAdmission {
+                    let queued_at = refused.place().map(|(position, wait)| (position, wait, &*self.branches));
+                    self.explanations.refused(request, tenant, &seen, &refused, queued_at, now);
                 }
-                Decision::Rejected(refusal)
+                Decision::Rejected(refused.refusal)
             }
         }
+    }
+
+    /// Keeps why a call was refused whose key nobody knows: there was no tenant to decide for.
+    pub fn refused_stranger(&mut self, request: &AdmissionRequest, refusal: &Refusal, now: Millis) {
+        self.explanations.refused_stranger(request, refusal, now);
     }
 
     fn try_request(
@@ -55,20 +62,23 @@ impl Admission {
         tenant_id: &TenantId,
         granted: Option<Priority>,
         request: &AdmissionRequest,
+        seen: &mut Seen,
         now: Millis,
-    ) -> Result<Decision, Refusal> {
+    ) -> Result<Decision, Refused> {
         if self.draining {
-            return Err(shutting_down());
+            return Err(shutting_down().into());
         }
         if self.live.knows(&request.id, now) {
-            return Err(Refusal::new(Reason::DuplicateAdmission, "this admission was asked for before"));
+            return Err(Refusal::new(Reason::DuplicateAdmission, "this admission was asked for before").into());
         }
         let (index, terms) = self.tenant(tenant_id)?;
         let level = request.priority.or(granted).unwrap_or(terms.default_priority);
         // A key's own level is its ceiling too: a rule that puts a key at P7 keeps it there.
         let level = level.at_most(granted.unwrap_or(terms.ceiling));
-        let plan = self.plan(index, terms, level, request)?;
-        self.decide(tenant_id, plan, request, now)
+        seen.level = Some(level);
+        let plan = self.plan(index, terms, level, request, seen)?;
+        (seen.reserved, seen.charge) = (plan.reserved, plan.charge);
+        self.decide(tenant_id, &plan, request, now)
     }
 
     fn tenant(&self, id: &TenantId) -> Result<(TenantIndex, &Terms), Refusal> {
@@ -90,18 +100,22 @@ impl Admission {
         terms: &Terms,
         level: Priority,
         request: &AdmissionRequest,
-    ) -> Result<Plan, Refusal> {
+        seen: &mut Seen,
+    ) -> Result<Plan, Refused> {
         let route = match (&request.model, &request.pool) {
             (Some(model), _) => self.routes.to_model(model),
             (None, Some(pool)) => self.routes.to_pool(pool),
             (None, None) => None,
         };
         let Some((route, pool)) = route.and_then(|route| Some((route, self.pools.get(route.pool.0)?))) else {
-            return Err(not_found(request));
+            return Err(not_found(request).into());
         };
         if request.pool.as_ref().is_some_and(|named| *named != pool.name) {
-            return Err(Refusal::new(Reason::ModelNotFound, "this route does not serve that model").about("model"));
+            return Err(Refusal::new(Reason::ModelNotFound, "this route does not serve that model")
+                .about("model")
+                .into());
         }
+        seen.known = Some((tenant, route.model, route.pool));
         let group = if pool.has_shares() { terms.group } else { GroupIndex::default() };
         let flow = Flow { group, tenant, level };
         // Both lie where no cache holds them, and are needed late. Asked for here, beside the tenant's terms, they arrive
@@ -113,7 +127,7 @@ impl Admission {
         if !terms.allow(model, of_pool) {
             let what = request.model.as_deref().unwrap_or("every model of this route");
             let message = format!("this API key may not use {what}");
-            return Err(Refusal::new(Reason::ModelNotAllowed, message).about("model"));
+            return Err(Refusal::new(Reason::ModelNotAllowed, message).about("model").into());
         }
         let (input, output) = self.reservation(tenant, route.model, pool.context_length(), request)?;
         Ok(Plan {
@@ -134,13 +148,14 @@ impl Admission {
         model: ModelIndex,
         context: Option<Tokens>,
         request: &AdmissionRequest,
-    ) -> Result<(Tokens, Tokens), Refusal> {
+    ) -> Result<(Tokens, Tokens), Refused> {
         // The prompt is an estimate, so only what is certain is refused here; the model server counts exactly.
         let certain = Tokens(request.input_tokens.0 / 4).plus(request.max_tokens.unwrap_or(Tokens(1)));
         if let Some(context) = context.filter(|context| certain > *context) {
             let message =
                 format!("this model's context is {context}; the prompt and max_tokens ask for more than that");
-            return Err(Refusal::new(Reason::ContextLengthExceeded, message).about("messages"));
+            let refusal = Refusal::new(Reason::ContextLengthExceeded, message).about("messages");
+            return Err(refusal.by(LimitName::ContextLength, context.0));
         }
         let input = request.input_tokens.min(context.unwrap_or(request.input_tokens));
         let left = context.map_or(Tokens(u64::MAX), |context| Tokens(context.0.saturating_sub(input.0).max(1)));
@@ -154,17 +169,17 @@ impl Admission {
     fn decide(
         &mut self,
         tenant_id: &TenantId,
-        plan: Plan,
+        plan: &Plan,
         request: &AdmissionRequest,
         now: Millis,
-    ) -> Result<Decision, Refusal> {
+    ) -> Result<Decision, Refused> {
         let (Some(pool), Some(tenant)) = (self.pools.get_mut(plan.pool.0), self.tenants.get_mut(plan.flow.tenant))
         else {
-            return Err(Refusal::new(Reason::ModelNotFound, "no pool serves this model").about("model"));
+            return Err(Refusal::new(Reason::ModelNotFound, "no pool serves this model").about("model").into());
         };
         if !pool.holder.is_leased(now) {
             let refusal = Refusal::new(Reason::LedgerUnavailable, "the quota ledger does not answer");
-            return Err(refusal.retry_after(Millis(1_000)));
+            return Err(refusal.retry_after(Millis(1_000)).into());
         }
         if let Err(limited) = tenant.account.charge(plan.reserved, now) {
             let next_end = tenant.next_end(pool.pace.typical_service(), pool.drain_time(now), now);
@@ -172,14 +187,13 @@ impl Admission {
         }
         if pool.can_start_past_queue(plan.charge, now) {
             let by = pool.start(plan.flow, plan.charge, now);
-            return self.admit(&plan, by, request, now).ok_or_else(shutting_down);
+            return self.admit(plan, by, request, now).ok_or_else(|| shutting_down().into());
         }
-        let reserved = plan.reserved;
-        let joined = self.join(&plan, request, now);
+        let joined = self.join(plan, request, now);
         if joined.is_err()
             && let Some(tenant) = self.tenants.get_mut(plan.flow.tenant)
         {
-            tenant.account.release(reserved, now);
+            tenant.account.release(plan.reserved, now);
         }
         joined
     }
@@ -197,7 +211,7 @@ impl Admission {
         Some(Decision::Admitted(granted))
     }
 
-    fn join(&mut self, plan: &Plan, request: &AdmissionRequest, now: Millis) -> Result<Decision, Refusal> {
+    fn join(&mut self, plan: &Plan, request: &AdmissionRequest, now: Millis) -> Result<Decision, Refused> {
         let queue = &self.config.queue;
         let deadline = request.deadline_ms.or(queue.deadline).unwrap_or(queue.timeout).min(queue.timeout);
         let waiter = Waiter {
@@ -209,18 +223,20 @@ impl Admission {
         };
         let is_heavy = plan.held.saturating_add(waiter.bytes) > queue.bytes_per_tenant;
         let is_full = self.waiting_bytes.saturating_add(waiter.bytes) > queue.bytes;
-        let Some(pool) = self.pools.get_mut(plan.pool.0) else { return Err(shutting_down()) };
+        let Some(pool) = self.pools.get_mut(plan.pool.0) else { return Err(shutting_down().into()) };
         self.branches.clear();
         pool.queue.list_branches(&mut self.branches);
         let (position, wait) = pool.place(plan.ahead, plan.charge, now);
         let ticket = if pool.pace.is_known() && wait > deadline {
-            Err(too_late(wait, deadline))
-        } else if is_heavy || is_full {
-            Err(queue_full(Full::Bytes, &pool.name, plan.flow.level))
+            Err(too_late(wait, deadline, deadline_set_by(deadline, request, queue)))
+        } else if is_heavy {
+            Err(full_of_bytes(&pool.name).by(LimitName::QueueBytesPerTenant, queue.bytes_per_tenant))
+        } else if is_full {
+            Err(full_of_bytes(&pool.name).by(LimitName::QueueBytes, queue.bytes))
         } else {
-            pool.queue.join(waiter).map_err(|full| queue_full(full, &pool.name, plan.flow.level))
+            pool.queue.join(waiter).map_err(|full| queue_full(full, &pool.name, plan.flow.level, queue))
         };
-        let ticket = ticket.map_err(|refusal| refusal.at(position, wait).retry_after(wait))?;
+        let ticket = ticket.map_err(|refused| refused.at(position, wait))?;
         self.count_waiting(plan.flow.tenant, waiter.bytes, 0);
         let mut live = live_of(plan, request, State::Queued(ticket), now);
         live.explained = self.explanations.add(&live, Some((position, wait, &self.branches)), Fate::Waiting);
@@ -250,6 +266,14 @@ fn live_of(plan: &Plan, request: &AdmissionRequest, state: State, now: Millis) -
         arrived: now,
         explained: 0,
         state,
+    }
+}
+
+fn deadline_set_by(deadline: Millis, request: &AdmissionRequest, queue: &QueueSettings) -> LimitName {
+    match request.deadline_ms {
+        _ if deadline == queue.timeout => LimitName::QueueTimeout,
+        Some(_) => LimitName::Deadline,
+        None => LimitName::QueueDeadline,
     }
 }
 

@@ -1,6 +1,7 @@
 //! Why a recent call was admitted, queued or refused: what the core knew when it decided.
 
 use super::live::{Live, PoolIndex};
+use super::refusals::{Limit, Refused};
 use super::tenants::ModelIndex;
 use crate::queue::{Branch, TenantIndex};
 use crate::units::{AdmissionId, Millis, ModelName, PoolName, Priority, TenantId, Tokens};
@@ -9,6 +10,8 @@ use std::collections::VecDeque;
 
 /// Bounds memory (I7): about 5 MB.
 const KEPT: u64 = 10_000;
+/// Those of nobody whom we know: half a megabyte more.
+const STRANGERS_KEPT: usize = 1_000;
 
 /// Where a newcomer would stand, or stood.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,7 +26,8 @@ pub struct Place {
 /// One call as it was decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Explanation {
-    pub tenant: TenantId,
+    /// Absent when nobody knows the key.
+    pub tenant: Option<TenantId>,
     pub model: Option<ModelName>,
     /// Known once a pool was found.
     pub pool: Option<PoolName>,
@@ -31,7 +35,7 @@ pub struct Explanation {
     pub reserved: Tokens,
     pub charge: Tokens,
     pub arrived: Millis,
-    /// For a call that had to wait.
+    /// For a call that came to the queue, let in or not.
     pub queued_at: Option<Place>,
     pub fate: Fate,
 }
@@ -40,9 +44,21 @@ pub struct Explanation {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fate {
     Waiting,
-    Running { since: Millis },
-    Refused { at: Millis, reason: Reason, message: String },
-    Ended { at: Millis, outcome: Outcome, usage: Usage },
+    Running {
+        since: Millis,
+    },
+    /// `limit`: the one that it was over, where it was one.
+    Refused {
+        at: Millis,
+        reason: Reason,
+        message: String,
+        limit: Option<Limit>,
+    },
+    Ended {
+        at: Millis,
+        outcome: Outcome,
+        usage: Usage,
+    },
 }
 
 /// Where the explanation of a call is kept, while it is; never reused.
@@ -52,7 +68,7 @@ pub(super) type ExplanationKey = u64;
 #[derive(Clone, Debug)]
 pub(super) enum Parties {
     Known { tenant: TenantIndex, model: ModelIndex, pool: PoolIndex },
-    Named { tenant: TenantId, model: Option<ModelName>, pool: Option<PoolName> },
+    Named { tenant: Option<TenantId>, model: Option<ModelName>, pool: Option<PoolName> },
 }
 
 /// One call as it is kept; the fields are those of [`Explanation`].
@@ -64,10 +80,22 @@ pub(super) struct Record {
     pub(super) reserved: Tokens,
     pub(super) charge: Tokens,
     pub(super) arrived: Millis,
-    /// Position and estimated wait of a call that had to wait, and how many of the kept branches are its.
+    /// Position and estimated wait of a call that came to the queue, and how many of the kept branches are its.
     queued_at: Option<(u64, Millis, usize)>,
     pub(super) fate: Fate,
 }
+
+/// How far the decision about a call has come, for the explanation of a refusal.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    pub(super) known: Option<(TenantIndex, ModelIndex, PoolIndex)>,
+    pub(super) level: Option<Priority>,
+    pub(super) reserved: Tokens,
+    pub(super) charge: Tokens,
+}
+
+/// A position, an estimated wait, and what waited then.
+type PlaceSeen<'a> = (u64, Millis, &'a [Branch]);
 
 /// The most recent calls, found by key while they live, and by a walk through all when somebody asks.
 ///
@@ -80,6 +108,8 @@ pub(super) struct Explanations {
     branches: VecDeque<Branch>,
     /// The key of the next record.
     next: ExplanationKey,
+    /// Calls of nobody whom we know, apart: a flood of them must not push out what is kept of others.
+    strangers: VecDeque<Record>,
 }
 
 impl Explanations {
@@ -87,7 +117,10 @@ impl Explanations {
     pub(super) fn get(&self, id: &AdmissionId) -> Option<(&Record, Option<Place>)> {
         let (newer, older) = self.records.split_at_checked(at(self.next)).unwrap_or((&self.records, &[]));
         let in_order = older.iter().chain(newer);
-        let (index, record) = in_order.clone().enumerate().filter(|(_, record)| record.id == *id).last()?;
+        let known = in_order.clone().enumerate().filter(|(_, record)| record.id == *id).last();
+        let Some((index, record)) = known else {
+            return self.strangers.iter().rfind(|record| record.id == *id).map(|record| (record, None));
+        };
         let before = in_order.take(index).map(Record::branches).sum();
         let place = record.queued_at.map(|(position, estimated_wait, count)| {
             let branches = self.branches.iter().skip(before).take(count).copied().collect();
@@ -96,36 +129,47 @@ impl Explanations {
         Some((record, place))
     }
 
-    /// Keeps a call that was admitted, or that waits at a position, about so long, before these branches.
-    pub(super) fn add(&mut self, live: &Live, place: Option<(u64, Millis, &[Branch])>, fate: Fate) -> ExplanationKey {
-        let key = self.push(Record {
+    /// Keeps a call that was admitted, or that waits at this place.
+    pub(super) fn add(&mut self, live: &Live, place: Option<PlaceSeen<'_>>, fate: Fate) -> ExplanationKey {
+        let record = Record {
             id: live.id.clone(),
             parties: Parties::Known { tenant: live.flow.tenant, model: live.model, pool: live.pool },
             level: Some(live.flow.level),
             reserved: live.reserved,
             charge: live.charge,
             arrived: live.arrived,
-            queued_at: place.map(|(position, wait, branches)| (position, wait, branches.len())),
+            queued_at: None,
             fate,
-        });
-        if let Some((_, _, branches)) = place {
-            self.branches.extend(branches);
-        }
-        key
+        };
+        self.push(record, place)
     }
 
-    pub(super) fn rejected(&mut self, request: &AdmissionRequest, tenant: &TenantId, refusal: &Refusal, now: Millis) {
-        let model = request.model.as_deref().map(ModelName::from);
-        self.push(Record {
-            id: request.id.clone(),
-            parties: Parties::Named { tenant: tenant.clone(), model, pool: request.pool.clone() },
-            level: request.priority,
-            reserved: Tokens::ZERO,
-            charge: Tokens::ZERO,
-            arrived: now,
-            queued_at: None,
-            fate: Fate::Refused { at: now, reason: refusal.reason, message: refusal.message.clone() },
-        });
+    /// Keeps a call that was refused on arrival, with as much as was found out about it.
+    pub(super) fn refused(
+        &mut self,
+        request: &AdmissionRequest,
+        tenant: &TenantId,
+        seen: &Seen,
+        refused: &Refused,
+        place: Option<PlaceSeen<'_>>,
+        now: Millis,
+    ) {
+        let parties = match seen.known {
+            Some((tenant, model, pool)) => Parties::Known { tenant, model, pool },
+            None => named(request, Some(tenant.clone())),
+        };
+        let level = seen.level.or(request.priority);
+        let (reserved, charge) = (seen.reserved, seen.charge);
+        let record = record(request, &refused.refusal, refused.limit, now);
+        self.push(Record { parties, level, reserved, charge, ..record }, place);
+    }
+
+    /// Keeps a call whose key nobody knows.
+    pub(super) fn refused_stranger(&mut self, request: &AdmissionRequest, refusal: &Refusal, now: Millis) {
+        if self.strangers.len() >= STRANGERS_KEPT {
+            self.strangers.pop_front();
+        }
+        self.strangers.push_back(record(request, refusal, None, now));
     }
 
     /// What has become of a call since.
@@ -136,7 +180,8 @@ impl Explanations {
         }
     }
 
-    fn push(&mut self, record: Record) -> ExplanationKey {
+    fn push(&mut self, mut record: Record, place: Option<PlaceSeen<'_>>) -> ExplanationKey {
+        record.queued_at = place.map(|(position, wait, branches)| (position, wait, branches.len()));
         match self.records.get_mut(at(self.next)) {
             Some(oldest) => {
                 let gone = oldest.branches().min(self.branches.len());
@@ -145,8 +190,29 @@ impl Explanations {
             }
             None => self.records.push(record),
         }
+        if let Some((_, _, branches)) = place {
+            self.branches.extend(branches);
+        }
         self.next += 1;
         self.next - 1
+    }
+}
+
+fn named(request: &AdmissionRequest, tenant: Option<TenantId>) -> Parties {
+    Parties::Named { tenant, model: request.model.as_deref().map(ModelName::from), pool: request.pool.clone() }
+}
+
+/// A call that was refused before anything was found out about it.
+fn record(request: &AdmissionRequest, refusal: &Refusal, limit: Option<Limit>, now: Millis) -> Record {
+    Record {
+        id: request.id.clone(),
+        parties: named(request, None),
+        level: request.priority,
+        reserved: Tokens::ZERO,
+        charge: Tokens::ZERO,
+        arrived: now,
+        queued_at: None,
+        fate: Fate::Refused { at: now, reason: refusal.reason, message: refusal.message.clone(), limit },
     }
 }
 

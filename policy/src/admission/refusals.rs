@@ -1,44 +1,127 @@
-//! The words of every refusal.
+//! The words of every refusal, and the limit behind it.
 
 use crate::account::Limited;
-use crate::queue::Full;
+use crate::queue::{Full, QueueSettings};
 use crate::units::{Millis, PoolName, Priority, TenantId};
 use crate::wire::{Reason, Refusal};
+
+/// A limit that a call was refused for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit {
+    pub name: LimitName,
+    /// In its own unit: calls, requests, tokens, bytes or milliseconds.
+    pub most: u64,
+}
+
+/// Where a limit is set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LimitName {
+    ContextLength,
+    TenantConcurrent,
+    TenantRequestsPerSecond,
+    TenantRequestsPerMinute,
+    TenantTokensPerMinute,
+    /// The call's own.
+    Deadline,
+    QueueDeadline,
+    QueueTimeout,
+    QueueDepthPerLevel,
+    QueueDepthPerTenant,
+    QueueBytes,
+    QueueBytesPerTenant,
+}
+
+impl LimitName {
+    /// Its path in the configuration, or the header that brought it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            LimitName::ContextLength => "pools[].context_length",
+            LimitName::TenantConcurrent => "tenants[].limits.concurrent",
+            LimitName::TenantRequestsPerSecond => "tenants[].limits.requests_per_s",
+            LimitName::TenantRequestsPerMinute => "tenants[].limits.requests_per_min",
+            LimitName::TenantTokensPerMinute => "tenants[].limits.tokens_per_min",
+            LimitName::Deadline => "x-sluice-deadline-ms",
+            LimitName::QueueDeadline => "queue.deadline_ms",
+            LimitName::QueueTimeout => "queue.timeout_ms",
+            LimitName::QueueDepthPerLevel => "queue.depth_per_level",
+            LimitName::QueueDepthPerTenant => "queue.depth_per_tenant",
+            LimitName::QueueBytes => "queue.bytes",
+            LimitName::QueueBytesPerTenant => "queue.bytes_per_tenant",
+        }
+    }
+}
+
+/// A refusal, with what only operators are told.
+#[derive(Debug)]
+pub(super) struct Refused {
+    pub(super) refusal: Refusal,
+    pub(super) limit: Option<Limit>,
+}
+
+impl From<Refusal> for Refused {
+    fn from(refusal: Refusal) -> Self {
+        Self { refusal, limit: None }
+    }
+}
+
+impl Refused {
+    pub(super) fn at(self, position: u64, wait: Millis) -> Self {
+        Self { refusal: self.refusal.at(position, wait), ..self }
+    }
+
+    /// Where the call would have stood in the queue, and how long; absent when it did not come so far.
+    pub(super) fn place(&self) -> Option<(u64, Millis)> {
+        self.refusal.position.zip(self.refusal.estimated_wait_ms)
+    }
+}
 
 impl Refusal {
     pub(super) fn about(self, param: &str) -> Self {
         Self { param: Some(param.to_owned()), ..self }
     }
 
+    /// With the place it would have in the queue; to come again helps when those before it have started.
     pub(super) fn at(self, position: u64, wait: Millis) -> Self {
-        Self { position: Some(position), estimated_wait_ms: Some(wait), ..self }
+        Self { position: Some(position), estimated_wait_ms: Some(wait), ..self }.retry_after(wait)
+    }
+
+    pub(super) fn by(self, name: LimitName, most: u64) -> Refused {
+        Refused { refusal: self, limit: Some(Limit { name, most }) }
     }
 }
 
 /// `typical` is how long a call of this pool usually runs: after about that, one of the tenant's own has ended.
-pub(super) fn over_limit(tenant: &TenantId, limited: Limited, typical: Millis) -> Refusal {
-    let what = match limited.reason {
-        Reason::TenantConcurrency => "concurrent calls",
-        Reason::TenantRequestsPerSecond => "requests per second",
-        Reason::TenantRequestsPerMinute => "requests per minute",
-        _ => "tokens per minute",
+pub(super) fn over_limit(tenant: &TenantId, limited: Limited, typical: Millis) -> Refused {
+    let (what, name) = match limited.reason {
+        Reason::TenantConcurrency => ("concurrent calls", LimitName::TenantConcurrent),
+        Reason::TenantRequestsPerSecond => ("requests per second", LimitName::TenantRequestsPerSecond),
+        Reason::TenantRequestsPerMinute => ("requests per minute", LimitName::TenantRequestsPerMinute),
+        _ => ("tokens per minute", LimitName::TenantTokensPerMinute),
     };
     Refusal::new(limited.reason, format!("the tenant {tenant} has reached its limit of {what}"))
         .retry_after(limited.wait.unwrap_or(typical))
+        .by(name, limited.most)
 }
 
-pub(super) fn queue_full(full: Full, pool: &PoolName, priority: Priority) -> Refusal {
-    let what = match full {
-        Full::Level => format!("the queue of {pool} is full at {priority}"),
-        Full::Tenant => format!("this tenant has too many calls waiting for {pool}"),
-        Full::Bytes => format!("the queue of {pool} holds as many request bytes as it may"),
-    };
-    Refusal::new(Reason::QueueFull, what)
+pub(super) fn queue_full(full: Full, pool: &PoolName, priority: Priority, queue: &QueueSettings) -> Refused {
+    let most = |depth: usize| u64::try_from(depth).unwrap_or(u64::MAX);
+    match full {
+        Full::Level => Refusal::new(Reason::QueueFull, format!("the queue of {pool} is full at {priority}"))
+            .by(LimitName::QueueDepthPerLevel, most(queue.depth_per_level)),
+        Full::Tenant => Refusal::new(Reason::QueueFull, format!("this tenant has too many calls waiting for {pool}"))
+            .by(LimitName::QueueDepthPerTenant, most(queue.depth_per_tenant)),
+        Full::Bytes => full_of_bytes(pool).by(LimitName::QueueBytes, queue.bytes),
+    }
 }
 
-pub(super) fn too_late(wait: Millis, deadline: Millis) -> Refusal {
+pub(super) fn full_of_bytes(pool: &PoolName) -> Refusal {
+    Refusal::new(Reason::QueueFull, format!("the queue of {pool} holds as many request bytes as it may"))
+}
+
+pub(super) fn too_late(wait: Millis, deadline: Millis, set_by: LimitName) -> Refused {
     let message = format!("the call would wait about {wait}, longer than its deadline of {deadline}");
-    Refusal::new(Reason::DeadlineUnreachable, message)
+    Refusal::new(Reason::DeadlineUnreachable, message).by(set_by, deadline.0)
 }
 
 pub(super) fn timed_out() -> Refusal {

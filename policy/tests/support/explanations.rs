@@ -2,11 +2,11 @@
 
 use crate::chance::cases;
 use crate::setup::{Setup, TenantSetup};
-use crate::world::{Ask, LONGEST_MS, World, id};
+use crate::world::{Ask, LONGEST_MS, World, id, level, request};
 use proptest::prelude::*;
 use sluice_policy::admission::{Decision, Fate};
-use sluice_policy::units::Millis;
-use sluice_policy::wire::Reason;
+use sluice_policy::units::{Millis, Tokens};
+use sluice_policy::wire::{Reason, Refusal};
 
 const KEPT: usize = 10_000;
 
@@ -63,6 +63,56 @@ fn the_most_recent_ten_thousand_are_explained_and_no_older_one() {
     assert!((KEPT + 7..2 * KEPT + 7).all(explained));
     let told = world.core.explain(&id(2 * KEPT)).unwrap();
     assert!(matches!(told.fate, Fate::Refused { reason: Reason::QueueFull, .. }));
+}
+
+/// With the branches that stood before it and the bound that was reached, so that whoever is called at night knows which.
+#[test]
+fn a_call_that_the_queue_refuses_is_told_its_place_its_cost_and_the_bound() {
+    let mut setup = Setup::plain(1, vec![TenantSetup::plain(5), TenantSetup::plain(7)]);
+    setup.depth_per_tenant = 2;
+    let mut world = World::new(&setup);
+    for number in 0..3 {
+        world.ask(number, &Ask::of(0, 100));
+    }
+    world.ask(3, &Ask::of(1, 300));
+    assert!(matches!(world.ask(4, &Ask::of(0, 700)), Decision::Rejected(_)));
+    let told = world.core.explain(&id(4)).unwrap();
+    assert_eq!((told.pool, told.level, told.charge), (Some("p0".into()), Some(level(5)), Tokens(700)));
+    let Fate::Refused { reason, limit: Some(limit), .. } = told.fate else { panic!("{:?}", told.fate) };
+    assert_eq!((reason, limit.name.as_str(), limit.most), (Reason::QueueFull, "queue.depth_per_tenant", 2));
+    let place = told.queued_at.unwrap();
+    let waiting: Vec<_> = place.branches.iter().map(|branch| (u8::from(branch.level), branch.waiting)).collect();
+    assert_eq!(waiting, [(5, 2), (7, 1)]);
+    assert!(place.estimated_wait > Millis(0) && place.position > 2);
+}
+
+#[test]
+fn a_tenant_that_is_over_a_limit_is_told_which_and_what_it_asked_for() {
+    let limited = TenantSetup { tokens_per_min: Some(1_000), ..TenantSetup::plain(5) };
+    let mut world = World::new(&Setup::plain(1, vec![limited]));
+    world.ask(0, &Ask::of(0, 900));
+    world.ask(1, &Ask::of(0, 200));
+    let told = world.core.explain(&id(1)).unwrap();
+    assert_eq!((told.pool, told.charge, told.queued_at), (Some("p0".into()), Tokens(200), None));
+    let Fate::Refused { limit: Some(limit), .. } = told.fate else { panic!("{:?}", told.fate) };
+    assert_eq!((limit.name.as_str(), limit.most), ("tenants[].limits.tokens_per_min", 1_000));
+}
+
+/// As many as are kept of them, and at the cost of nobody else.
+#[test]
+fn calls_of_strangers_are_explained_and_push_out_nobody() {
+    let mut world = World::new(&Setup::plain(1, vec![TenantSetup::plain(5)]));
+    world.ask(0, &Ask::of(0, 100));
+    let refusal = Refusal::new(Reason::UnknownKey, "nobody has this key");
+    for number in 1..=2 * KEPT {
+        world.core.refused_stranger(&request(number, &Ask::of(0, 100)), &refusal, Millis(7));
+    }
+    assert!(matches!(world.core.explain(&id(0)).unwrap().fate, Fate::Running { .. }));
+    let explained = |number: &usize| world.core.explain(&id(*number)).is_some();
+    assert_eq!((1..=2 * KEPT).filter(explained).count(), 1_000);
+    let told = world.core.explain(&id(2 * KEPT)).unwrap();
+    assert_eq!((told.tenant, told.arrived, told.model), (None, Millis(7), Some("m0".into())));
+    assert!(matches!(told.fate, Fate::Refused { reason: Reason::UnknownKey, .. }));
 }
 
 #[test]

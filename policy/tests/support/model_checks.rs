@@ -2,9 +2,9 @@
 
 use super::{Call, LIMITS, Model, State};
 use crate::world::{World, id};
-use sluice_policy::admission::Fate;
+use sluice_policy::admission::{Explanation, Fate};
 use sluice_policy::units::{Millis, Priority, Tokens};
-use sluice_policy::wire::Outcome;
+use sluice_policy::wire::{Outcome, Reason};
 
 impl Model {
     /// It is the first of its flow, and its flow's turn.
@@ -91,13 +91,32 @@ impl Model {
             _ => false,
         };
         ensure!(agrees, "{call:?} is told as {:?}", told.fate);
-        ensure!(told.tenant.as_str() == format!("t{}", call.flow.tenant), "{call:?} is told of {}", told.tenant);
+        let tenant = told.tenant.as_ref().map(|tenant| tenant.as_str());
+        ensure!(tenant == Some(&*format!("t{}", call.flow.tenant)), "{call:?} is told of {tenant:?}");
+        self.check_refused(call, &told)?;
         ensure!(told.arrived == Millis(call.arrived), "{call:?} is told to have come at {}", told.arrived);
         if told.pool.is_some() {
             ensure!(told.level.map(u8::from) == Some(call.flow.level), "{call:?} is told at {:?}", told.level);
-            ensure!(told.reserved == Tokens(call.reserved), "{call:?} is told to reserve {}", told.reserved);
-            ensure!(told.charge == Tokens(call.charge), "{call:?} is told to cost {}", told.charge);
+            // Refused before its size was looked at.
+            let early = [Reason::ModelNotAllowed, Reason::ContextLengthExceeded].map(State::Refused);
+            let (reserved, charge) = if early.contains(&call.state) { (0, 0) } else { (call.reserved, call.charge) };
+            ensure!(told.reserved == Tokens(reserved), "{call:?} is told to reserve {}", told.reserved);
+            ensure!(told.charge == Tokens(charge), "{call:?} is told to cost {}", told.charge);
         }
+        Ok(())
+    }
+
+    /// A call that was refused after its pool was found is told in full: the limit that it was over, and its place where
+    /// the queue refused it.
+    fn check_refused(&self, call: &Call, told: &Explanation) -> Result<(), String> {
+        let Fate::Refused { reason, limit, .. } = &told.fate else { return Ok(()) };
+        let by_queue = matches!(reason, Reason::QueueFull | Reason::DeadlineUnreachable);
+        let limited = by_queue || LIMITS.contains(reason) || *reason == Reason::TenantConcurrency;
+        let planned = limited || matches!(reason, Reason::LedgerUnavailable | Reason::QueueTimeout);
+        ensure!(!planned || told.pool.is_some(), "{call:?} is told of no pool: {told:?}");
+        ensure!(!by_queue || told.queued_at.is_some(), "{call:?} is told of no place: {told:?}");
+        let has_limit = limited || *reason == Reason::ContextLengthExceeded;
+        ensure!(limit.is_some() == has_limit, "{call:?} is told of {limit:?}");
         Ok(())
     }
 

@@ -73,6 +73,23 @@ pub(crate) fn level(level: u8) -> Priority {
     Priority::try_from(level).unwrap()
 }
 
+pub(crate) fn request(number: usize, ask: &Ask) -> AdmissionRequest {
+    AdmissionRequest {
+        version: WIRE_VERSION,
+        id: id(number),
+        key: KeyProof { id: None, digest: String::new() },
+        model: Some(format!("m{}", ask.pool)),
+        pool: None,
+        input_tokens: Tokens(ask.input),
+        max_tokens: ask.max.map(Tokens),
+        sequences: ask.sequences,
+        stream: false,
+        body_bytes: ask.bytes,
+        priority: ask.level.map(level),
+        deadline_ms: ask.deadline.map(Millis),
+    }
+}
+
 impl World {
     pub(crate) fn new(setup: &Setup) -> Self {
         let terms = LeaseTerms { lease: Millis(LEASE_MS), longest_request: Millis(LONGEST_MS) };
@@ -135,21 +152,8 @@ impl World {
     }
 
     pub(crate) fn ask(&mut self, number: usize, ask: &Ask) -> Decision {
-        let request = AdmissionRequest {
-            version: WIRE_VERSION,
-            id: id(number),
-            key: KeyProof { id: None, digest: String::new() },
-            model: Some(format!("m{}", ask.pool)),
-            pool: None,
-            input_tokens: Tokens(ask.input),
-            max_tokens: ask.max.map(Tokens),
-            sequences: ask.sequences,
-            stream: false,
-            body_bytes: ask.bytes,
-            priority: ask.level.map(level),
-            deadline_ms: ask.deadline.map(Millis),
-        };
-        self.core.request(&self.tenants[ask.tenant], ask.granted.map(level), &request, Millis(self.now))
+        let (tenant, granted) = (&self.tenants[ask.tenant], ask.granted.map(level));
+        self.core.request(tenant, granted, &request(number, ask), Millis(self.now))
     }
 
     pub(crate) fn settle(&mut self, number: usize, outcome: Outcome, usage: Usage) -> Option<Settled> {

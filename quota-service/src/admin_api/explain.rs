@@ -12,14 +12,15 @@ pub(super) struct Explained {
     id: String,
     /// One sentence.
     why: String,
-    tenant: String,
+    /// `null`: nobody knows the key.
+    tenant: Option<String>,
     model: Option<String>,
     pool: Option<String>,
     priority: Option<u8>,
     reserved_tokens: Tokens,
     charge: Tokens,
     arrived_ms_ago: Millis,
-    /// What stood before it, and the counters that decided; `null` for a call that did not wait.
+    /// What stood before it, and the counters that decided; `null` for a call that did not come to the queue.
     queue: Option<Value>,
     fate: Value,
 }
@@ -30,8 +31,9 @@ impl Explained {
         let fate = match &explanation.fate {
             Fate::Waiting => json!({"state": "waiting"}),
             Fate::Running { since } => json!({"state": "running", "since_ms_ago": ago(*since)}),
-            Fate::Refused { at, reason, message } => {
-                json!({"state": "refused", "reason": reason, "message": message, "ms_ago": ago(*at)})
+            Fate::Refused { at, reason, message, limit } => {
+                let limit = limit.map(|limit| json!({"name": limit.name.as_str(), "most": limit.most}));
+                json!({"state": "refused", "reason": reason, "message": message, "limit": limit, "ms_ago": ago(*at)})
             }
             Fate::Ended { at, outcome, usage } => {
                 json!({"state": "ended", "outcome": outcome, "usage": usage, "ms_ago": ago(*at)})
@@ -40,7 +42,7 @@ impl Explained {
         Self {
             id,
             why: why(explanation),
-            tenant: explanation.tenant.to_string(),
+            tenant: explanation.tenant.as_ref().map(ToString::to_string),
             model: explanation.model.as_ref().map(ToString::to_string),
             pool: explanation.pool.as_ref().map(ToString::to_string),
             priority: explanation.level.map(u8::from),

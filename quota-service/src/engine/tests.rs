@@ -4,7 +4,7 @@ use sluice_policy::config::Config;
 use sluice_policy::config::reader::read_document;
 use sluice_policy::holder::LeaseTerms;
 use sluice_policy::units::Tokens;
-use sluice_policy::wire::{KeyProof, UsageSource, WIRE_VERSION};
+use sluice_policy::wire::{KeyProof, Reason, UsageSource, WIRE_VERSION};
 
 /// An engine with one slot, its embedded ledger, and a queue that gives up after `timeout_ms`.
 struct Bench {
