@@ -16,10 +16,12 @@ mod refusals;
 mod routes;
 mod starts;
 mod tenants;
+mod waiting;
 mod yields;
 
 pub use explain::{Explanation, Fate, Place};
 pub use refusals::{Limit, LimitName};
+pub use waiting::Waiting;
 
 use crate::adaptive::Served;
 use crate::config::Config;

@@ -232,6 +232,12 @@ impl FairQueue {
         self.tree.shares()
     }
 
+    /// At most `most` of those who wait at a level, in the order in which they start if nobody else comes.
+    #[must_use]
+    pub fn first(&self, level: Priority, most: usize) -> Vec<Waiter> {
+        self.tree.first(level, most, &self.places)
+    }
+
     /// Everyone who waits, in no particular order.
     pub fn waiters(&self) -> impl Iterator<Item = (Ticket, &Waiter)> {
         self.places.iter()

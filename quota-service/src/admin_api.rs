@@ -88,7 +88,7 @@ async fn queues(
     top: Result<Query<Top>, QueryRejection>,
 ) -> Result<Json<stats::BusiestQueues>, ApiError> {
     let Query(Top { top }) = top.map_err(|rejection| ApiError::BadRequest(rejection.body_text()))?;
-    Ok(Json(stats::BusiestQueues::of(&desk.engine.totals(), top.unwrap_or(10))))
+    Ok(Json(stats::BusiestQueues::of(&desk.engine, top.unwrap_or(10))))
 }
 
 async fn set_weights(State(desk): State<Desk>, change: Change) -> Result<Json<OverlayStatus>, ApiError> {

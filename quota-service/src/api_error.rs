@@ -18,7 +18,9 @@ pub enum ApiError {
     Cancelled,
     #[error("refused:\n{0}")]
     Refused(#[from] ConfigErrors),
-    #[error("nothing is known of this admission id: it is older than the last 10,000, or was never asked for")]
+    #[error(
+        "nothing is known of this admission id: it is older than the last 10,000 (1,000 of unknown keys), or was never asked for"
+    )]
     UnknownAdmission,
     #[error("the filter speaks version {theirs} of the wire format, this service {ours}; upgrade the older one")]
     Version { theirs: u32, ours: u32 },

@@ -62,6 +62,17 @@ async fn the_statistics_bear_the_names_that_operators_of_schedulers_know() {
     let busiest = queues["busiest_queues"].as_array().expect("busiest_queues");
     assert!((1..=3).contains(&busiest.len()), "{queues}");
     assert_eq!(busiest[0]["priority"], 3, "{queues}");
+    // From the queue to the reason: both who wait are named, and each is explained.
+    let next = busiest[0]["next_to_start"].as_array().unwrap();
+    assert_eq!(next.len(), 2, "{queues}");
+    for call in next {
+        assert_eq!(call["tenant"], "only", "{call}");
+        assert!(call["waited_ms"].is_u64() && call["charge"].as_u64().is_some_and(|charge| charge > 0), "{call}");
+        let told = format!("/admin/explain/{}", call["id"].as_str().unwrap());
+        assert_eq!(stack.operators().get(&told).await.unwrap()["fate"]["state"], "waiting");
+    }
+    let one = stack.operators().get("/admin/scheduler/queues?top=1").await.unwrap();
+    assert_eq!(one["busiest_queues"][0]["next_to_start"].as_array().unwrap().len(), 1, "{one}");
 
     stack.upstream.calls().release();
     for status in callers {

@@ -338,6 +338,7 @@ async fn a_refusal_is_explained_by_the_id_in_its_reply_and_an_unknown_id_is_404(
         ("queue_full", client.chat(&Chat::to(MODEL)).await.unwrap()),
         ("model_not_found", client.chat(&Chat::to("nobody-serves-this")).await.unwrap()),
         ("tenant_disabled", stack.client("gone").unwrap().chat(&Chat::to(MODEL)).await.unwrap()),
+        ("unknown_key", stack.anonymous().unwrap().with_key("nobodys-key").chat(&Chat::to(MODEL)).await.unwrap()),
     ];
     for (reason, reply) in &refused {
         assert_eq!(reply.reason(), Some(*reason), "{}", reply.summary());
@@ -345,6 +346,13 @@ async fn a_refusal_is_explained_by_the_id_in_its_reply_and_an_unknown_id_is_404(
         assert_eq!((&told["fate"]["state"], &told["fate"]["reason"]), (&json!("refused"), &json!(reason)), "{told}");
         assert!(told["why"].as_str().is_some_and(|why| why.starts_with("refused: ")), "{told}");
     }
+    let full = explain(operators, id_of(&refused[0].1)).await;
+    assert_eq!(full["fate"]["limit"], json!({"name": "queue.depth_per_level", "most": 1}), "{full}");
+    assert_eq!((&full["tenant"], &full["pool"]), (&json!("only"), &json!(POOL)), "{full}");
+    assert!(full["charge"].as_u64().is_some_and(|charge| charge > 0), "{full}");
+    assert_eq!(full["queue"]["branches_then"][0]["waiting"], 1, "{full}");
+    let stranger = explain(operators, id_of(&refused[3].1)).await;
+    assert_eq!((&stranger["tenant"], &stranger["model"]), (&Value::Null, &json!(MODEL)), "{stranger}");
     calls.release();
     callers.all_served().await.unwrap();
     let unknown = change(operators, Method::GET, "/admin/explain/no-such-call", None).await.unwrap();

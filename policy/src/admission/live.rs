@@ -98,6 +98,10 @@ impl LiveTable {
         self.names.find(id, &self.places).is_some()
     }
 
+    pub(super) fn get(&self, key: LiveKey) -> Option<&Live> {
+        self.places.get(at(key.place)).filter(|place| place.generation == key.generation)?.live.as_ref()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.places.len() == self.free.len()
     }

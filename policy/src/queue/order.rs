@@ -4,12 +4,13 @@
 //! log₂(seats) comparisons in two small arrays, where a balanced tree would move entries between nodes all over memory.
 
 use super::tree::FlowIndex;
+use std::collections::BTreeSet;
 
 /// The counter of a flow that has no waiters: greater than any there is.
 const ABSENT: u128 = u128::MAX;
 
 /// A flow's place in the tournament of its level; it keeps it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Seat(u32);
 
 /// Invariants: `counters` and `games` are as long as a power of two; game 1 is the final, and game `n` is between the
@@ -49,6 +50,30 @@ impl Order {
     pub(super) fn first(&self) -> Option<FlowIndex> {
         let [_, champion] = self.games.first().filter(|_| self.present > 0)?;
         self.flows.get(at(*champion)).copied()
+    }
+
+    /// At most `most` flows that have waiters, the one with the lowest counter first. Whoever would have won but for
+    /// those before is among the losers of their games.
+    pub(super) fn lowest_first(&self, most: usize) -> Vec<FlowIndex> {
+        let mut lowest = Vec::new();
+        let mut winners = BTreeSet::from_iter(self.games.first().map(|[_, champion]| self.winner_from(*champion, 1)));
+        while let Some((counter, seat, mut game)) = winners.pop_first().filter(|_| lowest.len() < most) {
+            if counter == ABSENT {
+                break;
+            }
+            lowest.extend(self.flows.get(at(seat)));
+            while let Some([left, right]) = self.games.get(game).copied() {
+                let (loser, side) = if left == seat { (right, 1) } else { (left, 0) };
+                winners.insert(self.winner_from(loser, 2 * game + side));
+                game = 2 * game + 1 - side;
+            }
+        }
+        lowest
+    }
+
+    /// The counter and the seat of who came out of a game.
+    fn winner_from(&self, seat: Seat, game: usize) -> (u128, Seat, usize) {
+        (self.counter(seat), seat, game)
     }
 
     /// The lowest counter of a flow that has waiters; the greatest number when none has.
@@ -111,7 +136,6 @@ fn at(seat: Seat) -> usize {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::collections::BTreeSet;
 
     proptest! {
         /// Against a sorted set of counters and flows.
@@ -138,6 +162,8 @@ mod tests {
                 prop_assert_eq!(order.first(), naive.first().map(|(_, flow)| *flow));
                 prop_assert_eq!(order.lowest(), naive.first().map_or(u128::MAX, |(counter, _)| *counter));
                 prop_assert_eq!(order.len() as usize, naive.len());
+                let lowest: Vec<FlowIndex> = naive.iter().map(|(_, flow)| *flow).take(7).collect();
+                prop_assert_eq!(order.lowest_first(7), lowest);
             }
         }
     }

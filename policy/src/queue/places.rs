@@ -60,6 +60,13 @@ impl Places {
         Some((Ticket { index: line.first, generation: place.generation }, &place.waiter))
     }
 
+    /// Who stands behind a waiter in its line.
+    pub(super) fn behind(&self, ticket: Ticket) -> Option<(Ticket, &Waiter)> {
+        let index = self.slab.get(at(ticket.index)).filter(|place| place.generation == ticket.generation)?.behind;
+        let place = self.slab.get(at(index))?;
+        Some((Ticket { index, generation: place.generation }, &place.waiter))
+    }
+
     /// Everyone who waits, in no particular order.
     pub(super) fn iter(&self) -> impl Iterator<Item = (Ticket, &Waiter)> {
         let taken = self.slab.iter().zip(0..).filter(|(place, _)| place.generation % 2 == 1);

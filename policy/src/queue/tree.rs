@@ -12,6 +12,7 @@
 //! requests of 10^12 tokens at weight 1.
 
 mod ahead;
+mod first;
 
 pub use ahead::Ahead;
 

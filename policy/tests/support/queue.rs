@@ -165,6 +165,30 @@ proptest! {
         }
     }
 
+    /// Whom an operator is shown as next are those who start next, in that order.
+    #[test]
+    fn the_first_of_a_level_are_those_who_start_first(
+        joins in prop::collection::vec((0_u16..3, 0_u32..5, 1_u64..50_000), 1..80), most in 0_usize..40,
+        groups in prop::collection::vec(1_u64..100, 0..4), weights in prop::collection::vec(1_u64..9, 5),
+    ) {
+        let mut queue = FairQueue::new(roomy(Shares { groups, ..Shares::default() }));
+        for (tenant, weight) in (0..).zip(weights) {
+            queue.set_weight(TenantIndex(tenant), weight);
+        }
+        for (key, (group, tenant, charge)) in (0..).zip(joins) {
+            queue.join(waiter(key, flow(group, tenant, 5), charge)).unwrap();
+            // Some have had something before.
+            if key % 3 == 0 {
+                start_next(&mut queue);
+            }
+        }
+        let level = Priority::try_from(5).unwrap();
+        let told: Vec<u64> = queue.first(level, most).iter().map(|waiter| waiter.key).collect();
+        let started: Vec<u64> = std::iter::from_fn(|| start_next(&mut queue)).map(|waiter| waiter.key).collect();
+        prop_assert_eq!(&told, &started[..most.min(started.len())]);
+        prop_assert!(queue.first(level, most).is_empty());
+    }
+
     /// I7: no bound is ever exceeded, whoever is refused is told the bound that is reached, and a refusal changes
     /// nothing.
     #[test]

@@ -1,10 +1,14 @@
 //! The stats pages, with the field names that operators of such schedulers know.
 
 use crate::control::Control;
-use crate::engine::{PoolStats, Totals};
+use crate::engine::{Engine, PoolStats, Totals};
 use serde::Serialize;
 use serde_json::Value;
-use sluice_policy::units::Priority;
+use sluice_policy::admission::Waiting;
+use sluice_policy::units::{Millis, Priority, Tokens};
+
+/// Queues of one answer, and waiting calls of each: decisions wait while they are looked up.
+const MOST_TOP: usize = 100;
 
 #[derive(Serialize)]
 pub(super) struct Stats {
@@ -57,6 +61,17 @@ struct BusyQueue {
     pool: String,
     #[serde(flatten)]
     stats: QueueStats,
+    /// In the order in which they start if nobody else comes.
+    next_to_start: Vec<NextToStart>,
+}
+
+/// A waiting call; `/admin/explain/{id}` tells why it waits.
+#[derive(Serialize)]
+struct NextToStart {
+    id: String,
+    tenant: String,
+    waited_ms: Millis,
+    charge: Tokens,
 }
 
 impl Stats {
@@ -90,18 +105,35 @@ impl Stats {
 }
 
 impl BusiestQueues {
-    /// The `top` deepest queues, one entry a pool and level; empty ones are left out.
-    pub(super) fn of(totals: &Totals, top: usize) -> Self {
-        let queues = totals.pools.iter().flat_map(|pool| {
-            Priority::all().map(|level| BusyQueue {
+    /// The `top` deepest queues, one entry a pool and level, each with its first `top` waiters; empty ones are left out.
+    pub(super) fn of(engine: &Engine, top: usize) -> Self {
+        let top = top.min(MOST_TOP);
+        let totals = engine.totals();
+        let queues = totals.pools.iter().flat_map(|pool| Priority::all().map(move |level| (pool, level)));
+        let mut busiest: Vec<_> = queues.filter(|(pool, level)| depth(pool, *level) > 0).collect();
+        busiest.sort_by_key(|(pool, level)| std::cmp::Reverse(depth(pool, *level)));
+        busiest.truncate(top);
+        let now = engine.now();
+        let queue = |(pool, level): (&PoolStats, Priority)| {
+            let waiting = engine.read(|core| core.first_waiting(&pool.name, level, top));
+            BusyQueue {
                 pool: pool.name.to_string(),
                 stats: QueueStats::new(level, depth(pool, level), pool.max_depth),
-            })
-        });
-        let mut busiest: Vec<BusyQueue> = queues.filter(|queue| queue.stats.current_depth > 0).collect();
-        busiest.sort_by_key(|queue| std::cmp::Reverse(queue.stats.current_depth));
-        busiest.truncate(top);
-        Self { busiest_queues: busiest }
+                next_to_start: waiting.into_iter().map(|waiting| NextToStart::of(&waiting, now)).collect(),
+            }
+        };
+        Self { busiest_queues: busiest.into_iter().map(queue).collect() }
+    }
+}
+
+impl NextToStart {
+    fn of(waiting: &Waiting, now: Millis) -> Self {
+        Self {
+            id: waiting.id.to_string(),
+            tenant: waiting.tenant.to_string(),
+            waited_ms: now.since(waiting.arrived),
+            charge: waiting.charge,
+        }
     }
 }
 
