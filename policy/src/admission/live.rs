@@ -5,7 +5,7 @@ mod names;
 use super::tenants::ModelIndex;
 use crate::queue::{ChargedBy, Flow, Ticket};
 use crate::units::{AdmissionId, Millis, Tokens};
-use names::{Name, Names};
+use names::{Names, Stands};
 use std::collections::VecDeque;
 
 /// Names a live admission inside one core: its place in the table, and how many had that place before it. Never
@@ -113,7 +113,7 @@ impl LiveTable {
         if self.free.pop().is_none() {
             self.places.push(Place::default());
         }
-        self.names.add(&live.id, key.place, &self.places);
+        self.names.add(&live.id, key.place);
         if let Some(place) = self.places.get_mut(at(key.place)) {
             place.live = Some(live);
         }
@@ -134,10 +134,10 @@ impl LiveTable {
     pub(super) fn remove(&mut self, id: &AdmissionId, now: Millis) -> Removed {
         self.names.forget(now);
         match self.names.find(id, &self.places) {
-            Some(Name::Ended(_)) => Removed::Before,
-            Some(Name::Live(place)) => self.vacate(place, now).map_or(Removed::Unknown, Removed::Live),
+            Some(Stands::Ended) => Removed::Before,
+            Some(Stands::Live(place)) => self.vacate(place, now).map_or(Removed::Unknown, Removed::Live),
             None => {
-                self.names.end_unknown(id, now, &self.places);
+                self.names.end_unknown(id, now);
                 Removed::Unknown
             }
         }

@@ -10,18 +10,25 @@ use std::hash::BuildHasher;
 
 /// Where an id stands that is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Name {
-    /// In a place of the table of live admissions.
+pub(super) enum Stands {
+    /// In this place of the table of live admissions.
     Live(u32),
-    /// Among those that have ended, by how many ended before it (modulo 2^32).
-    Ended(u32),
+    Ended,
 }
+
+/// An id by its hash and by where it stands. Eight bytes instead of the id's thirty-two, so that most looks find it near
+/// the processor; and the table can grow without a look at the ids.
+#[derive(Clone, Copy, Debug)]
+struct Name {
+    hash: u32,
+    /// The place of a live one; or, with the top bit, how many had ended before it, modulo 2^31.
+    stands: u32,
+}
+
+const ENDED: u32 = 1 << 31;
 
 /// Invariants: `known` has one name for every id that is in a place or in `ended`, and `stale` others, about as many as
 /// those at most; `ended` is in the order of time.
-///
-/// The names are a table of places and not of ids: eight bytes instead of fifty for each of a hundred thousand, so that
-/// most looks find it near the processor, and no id is kept twice.
 #[derive(Debug, Default)]
 pub(super) struct Names {
     known: HashTable<Name>,
@@ -40,29 +47,30 @@ impl Names {
     /// So that few names are not swept again and again.
     const SPARE: usize = 64;
 
-    pub(super) fn find(&self, id: &AdmissionId, places: &[Place]) -> Option<Name> {
-        self.known.find(hash(id), |name| self.id(*name, places) == Some(id)).copied()
+    pub(super) fn find(&self, id: &AdmissionId, places: &[Place]) -> Option<Stands> {
+        let hash = hash(id);
+        let name = self.known.find(spread(hash), |name| name.hash == hash && self.id(*name, places) == Some(id))?;
+        Some(if name.stands < ENDED { Stands::Live(name.stands) } else { Stands::Ended })
     }
 
     /// A new id is in a place now.
-    pub(super) fn add(&mut self, id: &AdmissionId, place: u32, places: &[Place]) {
-        self.insert(id, Name::Live(place), places);
+    pub(super) fn add(&mut self, id: &AdmissionId, place: u32) {
+        self.insert(Name { hash: hash(id), stands: place });
     }
 
     /// The id in a place has ended, and leaves it.
     pub(super) fn end(&mut self, id: AdmissionId, place: u32, now: Millis) {
-        let name = self.known.find_mut(hash(&id), |name| *name == Name::Live(place));
-        if let Some(name) = name {
-            *name = Name::Ended(self.forgotten.wrapping_add(count(self.ended.len())));
+        let next = self.next_ended();
+        if let Some(name) = self.known.find_mut(spread(hash(&id)), |name| name.stands == place) {
+            name.stands = next;
             self.ended.push_back((now, id));
         }
     }
 
     /// An id has ended that was not known.
-    pub(super) fn end_unknown(&mut self, id: &AdmissionId, now: Millis, places: &[Place]) {
-        let name = Name::Ended(self.forgotten.wrapping_add(count(self.ended.len())));
+    pub(super) fn end_unknown(&mut self, id: &AdmissionId, now: Millis) {
+        self.insert(Name { hash: hash(id), stands: self.next_ended() });
         self.ended.push_back((now, id.clone()));
-        self.insert(id, name, places);
     }
 
     /// Forgets ids whose end is long ago, or too many. Their names stay for a while: a sweep through all names takes less
@@ -78,41 +86,77 @@ impl Names {
         }
         if self.stale > self.known.len() / 2 + Self::SPARE {
             let (forgotten, kept) = (self.forgotten, self.ended.len());
-            self.known.retain(|name| match name {
-                Name::Live(_) => true,
-                Name::Ended(nth) => at(nth.wrapping_sub(forgotten)) < kept,
-            });
+            self.known.retain(|name| name.stands < ENDED || nth_of(name.stands, forgotten) < kept);
             self.stale = 0;
         }
     }
 
-    fn insert(&mut self, id: &AdmissionId, name: Name, places: &[Place]) {
-        let Self { known, ended, forgotten, .. } = self;
-        known.insert_unique(hash(id), name, |name| id_of(*name, ended, *forgotten, places).map_or(0, hash));
+    fn insert(&mut self, name: Name) {
+        self.known.insert_unique(spread(name.hash), name, |name| spread(name.hash));
     }
 
     fn id<'a>(&'a self, name: Name, places: &'a [Place]) -> Option<&'a AdmissionId> {
-        id_of(name, &self.ended, self.forgotten, places)
+        if name.stands < ENDED {
+            return Some(&places.get(at(name.stands))?.live.as_ref()?.id);
+        }
+        self.ended.get(nth_of(name.stands, self.forgotten)).map(|(_, id)| id)
+    }
+
+    fn next_ended(&self) -> u32 {
+        let count = u32::try_from(self.ended.len()).unwrap_or(0);
+        self.forgotten.wrapping_add(count) | ENDED
     }
 }
 
-fn id_of<'a>(
-    name: Name,
-    ended: &'a VecDeque<(Millis, AdmissionId)>,
-    forgotten: u32,
-    places: &'a [Place],
-) -> Option<&'a AdmissionId> {
-    match name {
-        Name::Live(place) => Some(&places.get(at(place))?.live.as_ref()?.id),
-        Name::Ended(nth) => ended.get(at(nth.wrapping_sub(forgotten))).map(|(_, id)| id),
-    }
+/// Which of those in `ended` stands so; beyond all of them when it was forgotten.
+fn nth_of(stands: u32, forgotten: u32) -> usize {
+    at(stands.wrapping_sub(forgotten) % ENDED)
 }
 
 /// No secret seed: ids are made up by our own filter.
-fn hash(id: &AdmissionId) -> u64 {
-    FxBuildHasher.hash_one(id)
+fn hash(id: &AdmissionId) -> u32 {
+    u32::try_from(FxBuildHasher.hash_one(id) >> 32).unwrap_or(0)
 }
 
-fn count(ended: usize) -> u32 {
-    u32::try_from(ended).unwrap_or(u32::MAX)
+/// Over the 64 bits that the table looks at: the lowest choose the place, the topmost tell neighbours apart.
+fn spread(hash: u32) -> u64 {
+    u64::from(hash).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(number: usize) -> AdmissionId {
+        AdmissionId::from(format!("worker-{number}"))
+    }
+
+    #[test]
+    fn an_end_is_known_for_two_minutes_and_its_name_does_not_outlive_it_for_long() {
+        let mut names = Names::default();
+        // The count of ends passes the end of its bits on the way.
+        names.forgotten = ENDED - 5_000;
+        for number in 0..300_000 {
+            let now = Millis(u64::try_from(number).unwrap() * 12);
+            names.forget(now);
+            assert_eq!(names.find(&id(number), &[]), None);
+            names.end_unknown(&id(number), now);
+            assert_eq!(names.find(&id(number.saturating_sub(9_999)), &[]), Some(Stands::Ended));
+            assert_eq!(names.find(&id(number.wrapping_sub(10_001)), &[]), None);
+            assert!(names.known.len() <= 2 * names.ended.len() + 2 * Names::SPARE + 1);
+        }
+        assert_eq!(names.ended.len(), 10_000);
+    }
+
+    #[test]
+    fn no_more_ends_are_known_than_memory_is_for() {
+        let mut names = Names::default();
+        for number in 0..2 * Names::MOST {
+            names.forget(Millis(0));
+            names.end_unknown(&id(number), Millis(0));
+        }
+        assert_eq!(names.ended.len(), Names::MOST);
+        assert!((Names::MOST..2 * Names::MOST).all(|number| names.find(&id(number), &[]).is_some()));
+        assert!((0..Names::MOST).all(|number| names.find(&id(number), &[]).is_none()));
+    }
 }
