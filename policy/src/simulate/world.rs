@@ -28,11 +28,10 @@ enum State {
     Over,
 }
 
-/// What the core's answers are about: a call of the trace that has arrived.
+/// What the core's answers are about: a call of the trace that has arrived. Its id is made from its place when it is
+/// needed, for a million of them would not stay near the processor.
 #[derive(Clone, Debug)]
 struct Call {
-    /// Until it is over.
-    id: Option<AdmissionId>,
     level: Priority,
     state: State,
 }
@@ -181,10 +180,9 @@ impl<'t> World<'t> {
         };
         let (default, ceiling) = self.levels.get(call.tenant).copied().unwrap_or((Priority::LAST, Priority::LAST));
         let level = call.level.unwrap_or(default).at_most(ceiling);
-        let id = id_of(index);
-        self.calls.push(Call { id: Some(id.clone()), level, state: State::Over });
+        self.calls.push(Call { level, state: State::Over });
         self.tally.asked(call, level);
-        self.request.id = id;
+        self.request.id = id_of(index);
         let named = self.request.model.get_or_insert_default();
         named.clear();
         named.push_str(model);
@@ -199,7 +197,6 @@ impl<'t> World<'t> {
             Decision::Admitted(_) => self.start(index, Millis::ZERO),
             Decision::Rejected(refusal) => {
                 self.tally.refused(call, level, refusal.reason, refusal.retry_after_ms);
-                self.end(index);
             }
             Decision::Queued => {
                 self.set(index, State::Queued);
@@ -227,7 +224,7 @@ impl<'t> World<'t> {
                 Event::Refused(id, refusal) => {
                     let Some((index, call, level)) = index_of(&id).and_then(|index| self.call(index)) else { continue };
                     self.tally.refused(call, level, refusal.reason, refusal.retry_after_ms);
-                    self.end(index);
+                    self.set(index, State::Over);
                 }
             }
         }
@@ -250,8 +247,8 @@ impl<'t> World<'t> {
             (State::Running { .. }, What::Ends) => (Outcome::Completed, used(call, call.service)),
             (State::Running { since }, What::Leaves) => (Outcome::Aborted, used(call, self.now.since(since))),
         };
-        let Some(id) = self.end(index) else { return };
-        let settlement = Settlement { id, outcome, usage, charge_to: None };
+        self.set(index, State::Over);
+        let settlement = Settlement { id: id_of(index), outcome, usage, charge_to: None };
         let settled = self.core.settle(&settlement, self.now);
         let usage = settled.map_or(usage, |settled| settled.usage);
         let charge = self.charges.get(call.model).copied().unwrap_or_default().of(&usage);
@@ -283,12 +280,6 @@ impl<'t> World<'t> {
 
     fn call(&self, index: usize) -> Option<(usize, &'t Arrival, Priority)> {
         Some((index, self.trace.arrivals.get(index)?, self.calls.get(index)?.level))
-    }
-
-    fn end(&mut self, index: usize) -> Option<AdmissionId> {
-        let call = self.calls.get_mut(index)?;
-        call.state = State::Over;
-        call.id.take()
     }
 
     fn set(&mut self, index: usize, state: State) {
