@@ -12,6 +12,8 @@ use std::collections::VecDeque;
 const KEPT: u64 = 10_000;
 /// Those of nobody whom we know: half a megabyte more.
 const STRANGERS_KEPT: usize = 1_000;
+/// What a call usually finds waiting, at most: one branch a level.
+const USUAL_BRANCHES: usize = Priority::COUNT;
 
 /// Where a newcomer would stand, or stood.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,8 +103,8 @@ type PlaceSeen<'a> = (u64, Millis, &'a [Branch]);
 ///
 /// Invariant: the record of a key is at key % [`KEPT`], and `branches` are those of the records, in the records' order.
 /// Both are written in a circle, which costs the memory behind the processor far less than a list of its own for each
-/// call.
-#[derive(Debug, Default)]
+/// call, and is there from the start: one that grew would copy megabytes inside a decision.
+#[derive(Debug)]
 pub(super) struct Explanations {
     records: Vec<Record>,
     branches: VecDeque<Branch>,
@@ -110,6 +112,14 @@ pub(super) struct Explanations {
     next: ExplanationKey,
     /// Calls of nobody whom we know, apart: a flood of them must not push out what is kept of others.
     strangers: VecDeque<Record>,
+}
+
+impl Default for Explanations {
+    fn default() -> Self {
+        let kept = usize::try_from(KEPT).unwrap_or(usize::MAX);
+        let branches = VecDeque::with_capacity(kept * USUAL_BRANCHES);
+        Self { records: Vec::with_capacity(kept), branches, next: 0, strangers: VecDeque::new() }
+    }
 }
 
 impl Explanations {
