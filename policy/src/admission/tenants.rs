@@ -20,7 +20,8 @@ pub(super) struct ModelIndex(u32);
 pub(super) struct Terms {
     pub(super) namespace: Arc<str>,
     pub(super) tier: Arc<str>,
-    /// Boxed, for few tenants have it.
+    /// A pointer and no more in the state of a tenant: few have such a list.
+    #[allow(clippy::box_collection)]
     models: Option<Box<BTreeSet<ModelName>>>,
     pub(super) weight: u64,
     pub(super) group: GroupIndex,

@@ -4,36 +4,28 @@ use super::tenants::ModelIndex;
 use crate::estimate::Yield;
 use crate::units::Tokens;
 
-/// The first model is kept in place, for most tenants use no other; further ones are few, and looked through faster than
-/// searched.
+/// A chain whose first link is in place, for most tenants use one model only.
 #[derive(Debug, Default)]
 pub(super) struct Yields {
     first: Option<(ModelIndex, Yield)>,
-    others: Option<Box<Vec<(ModelIndex, Yield)>>>,
+    others: Option<Box<Yields>>,
 }
 
 impl Yields {
     /// What to reserve for the output of one sequence.
     pub(super) fn reservation(&self, model: ModelIndex, max_tokens: Option<Tokens>, left: Tokens) -> Tokens {
-        let mut known = self.first.iter().chain(self.others.iter().flat_map(|others| others.iter()));
+        let mut known = std::iter::successors(Some(self), |link| link.others.as_deref()).filter_map(|link| link.first);
         let known = known.find(|(known, _)| *known == model);
-        known.map_or_else(Yield::default, |(_, known)| *known).reservation(max_tokens, left)
+        known.map_or_else(Yield::default, |(_, known)| known).reservation(max_tokens, left)
     }
 
     /// Learns from a call that ended by itself. `output` is per sequence.
     pub(super) fn learn(&mut self, model: ModelIndex, output: Tokens) {
         let (first, known) = self.first.get_or_insert((model, Yield::default()));
         if *first == model {
-            return known.learn(output);
-        }
-        let others = self.others.get_or_insert_default();
-        match others.iter_mut().find(|(known, _)| *known == model) {
-            Some((_, known)) => known.learn(output),
-            None => {
-                let mut fresh = Yield::default();
-                fresh.learn(output);
-                others.push((model, fresh));
-            }
+            known.learn(output);
+        } else {
+            self.others.get_or_insert_default().learn(model, output);
         }
     }
 }

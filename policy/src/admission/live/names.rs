@@ -133,9 +133,8 @@ mod tests {
 
     #[test]
     fn an_end_is_known_for_two_minutes_and_its_name_does_not_outlive_it_for_long() {
-        let mut names = Names::default();
         // The count of ends passes the end of its bits on the way.
-        names.forgotten = ENDED - 5_000;
+        let mut names = Names { forgotten: ENDED - 5_000, ..Names::default() };
         for number in 0..300_000 {
             let now = Millis(u64::try_from(number).unwrap() * 12);
             names.forget(now);
