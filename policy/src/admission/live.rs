@@ -75,6 +75,8 @@ struct Place {
     live: Option<Live>,
 }
 
+const _: () = assert!(size_of::<Place>() <= 128);
+
 /// Invariants: a place is in `free` exactly when nothing has it; `names` knows where everything stands that has a place.
 #[derive(Debug, Default)]
 pub(super) struct LiveTable {

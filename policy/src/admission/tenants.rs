@@ -82,6 +82,8 @@ pub(super) struct TenantState {
     pub(super) yields: Yields,
 }
 
+const _: () = assert!(size_of::<TenantState>() <= 192);
+
 /// Indices are given once and stay: a reload adds tenants and models, and takes none out of the tables.
 #[derive(Debug, Default)]
 pub(super) struct Tenants {

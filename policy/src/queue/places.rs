@@ -38,6 +38,8 @@ struct Place {
     later: u32,
 }
 
+const _: () = assert!(size_of::<Place>() == 64);
+
 /// Invariants: a place is in `free` exactly when nobody stands there; a line and a chain lead to places where somebody
 /// does.
 #[derive(Clone, Debug, Default)]

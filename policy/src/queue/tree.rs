@@ -43,6 +43,8 @@ struct Leaf {
     sibling: Option<FlowIndex>,
 }
 
+const _: () = assert!(size_of::<Leaf>() == 64);
+
 #[derive(Clone, Debug, Default)]
 struct Level {
     counter: u128,
