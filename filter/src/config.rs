@@ -1,10 +1,11 @@
 //! The plugin's configuration: parsed once, into types that cannot hold nonsense.
 
-use crate::dialect::Dialect;
+use crate::dialect::{Dialect, Reads};
 use crate::headers;
-use crate::path;
+use crate::route::{OnUnavailable, Pattern, Route};
+use crate::usage::Shape;
 use sluice_policy::config::reader::{ConfigError, ConfigErrors, Section, read_document};
-use sluice_policy::units::{Millis, PoolName};
+use sluice_policy::units::{Millis, PoolName, Tokens};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -13,7 +14,11 @@ const CONFIG_VERSION: u64 = 1;
 /// Longer than the service's default queue timeout (60 s), so that the service's own answer comes first.
 const SERVICE_TIMEOUT_DEFAULT_MS: u64 = 65_000;
 const SERVICE_TIMEOUT_MAX_MS: u64 = 3_600_000;
-const BODY_DEFAULT_BYTES: u64 = 1 << 20;
+/// A few pictures as base64, or the longest prompts there are.
+const BODY_DEFAULT_BYTES: u64 = 16 << 20;
+/// Of one worker, over all bodies that wait for their end or for an answer.
+const PAUSED_DEFAULT_BYTES: u64 = 256 << 20;
+const PAUSED_MAX_BYTES: u64 = 1 << 40;
 /// From the head of a request to the end of its body. Whoever is slower holds memory that nobody has admitted yet.
 const BODY_TIMEOUT_DEFAULT_MS: u64 = 30_000;
 const BODY_TIMEOUT_MAX_MS: u64 = 600_000;
@@ -23,6 +28,8 @@ const SEQUENCES_DEFAULT: u64 = 16;
 const SEQUENCES_MAX: u64 = 1024;
 const VERIFIED_TTL_DEFAULT_MS: u64 = 300_000;
 const VERIFIED_TTL_MAX_MS: u64 = 86_400_000;
+/// Tokens that one request may cost where tokens are not counted.
+const CHARGE_MAX: u64 = 1_000_000;
 const KEY_HEADERS_DEFAULT: [&str; 3] = ["authorization", "x-api-key", "api-key"];
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +38,8 @@ pub(crate) struct Config {
     pub(crate) service: Service,
     /// Larger bodies are refused. Envoy's own buffer limit must be larger than this.
     pub(crate) body_max_bytes: u64,
+    /// What all bodies that this worker holds may have together; a call over it is refused.
+    pub(crate) paused_max_bytes: u64,
     /// How long a body may take to come in full, in mode body. Time in the queue comes after it and does not count.
     pub(crate) body_timeout: Millis,
     /// The most sequences that one call may generate.
@@ -40,6 +49,14 @@ pub(crate) struct Config {
     /// How long a key that the service admitted may pass an open route while the service is away.
     pub(crate) verified_ttl: Millis,
     pub(crate) routes: Vec<Rc<Route>>,
+}
+
+/// The route of a path.
+pub(crate) struct Found<'config, 'path> {
+    pub(crate) route: &'config Rc<Route>,
+    pub(crate) pattern: &'config Pattern,
+    /// Where the path names one.
+    pub(crate) model: Option<&'path str>,
 }
 
 /// How far a request is read before it is decided. Envoy must be configured to match, and cannot tell us whether
@@ -59,24 +76,6 @@ pub(crate) struct Service {
     /// How long one call may be held in the queue before the service counts as away.
     pub(crate) timeout: Duration,
     pub(crate) secret: Option<String>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Route {
-    pub(crate) path: String,
-    pub(crate) dialect: Dialect,
-    pub(crate) on_unavailable: OnUnavailable,
-    /// Always present in [`Mode::Headers`].
-    pub(crate) pool: Option<PoolName>,
-}
-
-/// What happens to a call while the quota service is away.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum OnUnavailable {
-    /// It is refused.
-    Closed,
-    /// It passes if this worker lately saw its key admitted.
-    Open,
 }
 
 impl std::fmt::Debug for Service {
@@ -105,8 +104,15 @@ impl Config {
         read_document(&document, read)
     }
 
-    pub(crate) fn route(&self, path: &str) -> Option<Rc<Route>> {
-        self.routes.iter().find(|route| route.path == path).cloned()
+    /// The route of a path, and the model in it. A route that names the very path comes before all patterns.
+    pub(crate) fn route<'a>(&self, path: &'a str) -> Option<Found<'_, 'a>> {
+        let each = || self.routes.iter().flat_map(|route| route.patterns.iter().map(move |pattern| (route, pattern)));
+        let of_kind = |is_literal: bool| {
+            each()
+                .filter(move |(_, pattern)| pattern.is_literal() == is_literal)
+                .find_map(|(route, pattern)| Some(Found { route, pattern, model: pattern.matches(path)? }))
+        };
+        of_kind(true).or_else(|| of_kind(false))
     }
 }
 
@@ -122,6 +128,11 @@ fn read(root: &Section<'_>) -> Option<Config> {
     let body_max_bytes = body.integer("max_bytes", 1..=BODY_MAX_BYTES).unwrap_or(BODY_DEFAULT_BYTES);
     let body_timeout = body.integer("timeout_ms", 1..=BODY_TIMEOUT_MAX_MS).unwrap_or(BODY_TIMEOUT_DEFAULT_MS);
     let sequences = body.integer("max_sequences", 1..=SEQUENCES_MAX).unwrap_or(SEQUENCES_DEFAULT);
+    let paused = body.integer("paused_max_bytes", 1..=PAUSED_MAX_BYTES);
+    let paused_max_bytes = paused.unwrap_or(PAUSED_DEFAULT_BYTES.max(body_max_bytes));
+    if paused_max_bytes < body_max_bytes {
+        body.error("paused_max_bytes", "must not be less than max_bytes, or no body of that length could pass");
+    }
     body.finish();
     let verified_ttl = root.integer("verified_ttl_ms", 0..=VERIFIED_TTL_MAX_MS).unwrap_or(VERIFIED_TTL_DEFAULT_MS);
     Some(Config {
@@ -130,6 +141,7 @@ fn read(root: &Section<'_>) -> Option<Config> {
         routes,
         service: service?,
         body_max_bytes,
+        paused_max_bytes,
         body_timeout: Millis(body_timeout),
         sequences_max: u32::try_from(sequences).unwrap_or(1),
         verified_ttl: Millis(verified_ttl),
@@ -182,30 +194,72 @@ fn read_routes(root: &Section<'_>, mode: Mode) -> Vec<Rc<Route>> {
     if !lists_some {
         root.error("routes", "must list at least one route, or every call would be refused");
     }
-    for (index, route) in routes.iter().enumerate() {
-        if routes.iter().take(index).any(|earlier| earlier.path == route.path) {
-            root.error("routes", format!("{:?} is listed twice", route.path));
+    let mut patterns: Vec<&Pattern> = routes.iter().flat_map(|route| &route.patterns).collect();
+    patterns.sort_by_key(|pattern| pattern.text());
+    for (one, next) in patterns.iter().zip(patterns.iter().skip(1)) {
+        if one == next {
+            root.error("routes", format!("{:?} is listed twice", one.text()));
         }
     }
     routes.into_iter().map(Rc::new).collect()
 }
 
 fn read_route(section: &Section<'_>, mode: Mode) -> Option<Route> {
-    let path = section.required("path", section.text("path"));
-    if let Some(Err(problem)) = path.map(path::normal) {
-        section.error("path", problem);
-    } else if path.is_some_and(|path| path.contains('?')) {
-        section.error("path", "must have no query");
-    }
-    let dialect = section.required("dialect", section.choice("dialect", &[("openai_chat", Dialect::OpenAiChat)]));
+    let dialect = section.required("dialect", section.choice("dialect", &Dialect::all()));
+    let patterns = read_patterns(section, dialect);
     let on_unavailable = section
         .choice("on_unavailable", &[("closed", OnUnavailable::Closed), ("open", OnUnavailable::Open)])
         .unwrap_or(OnUnavailable::Closed);
     let pool = section.name("pool");
-    if mode == Mode::Headers && !section.has("pool") {
-        section.error("pool", "is required in mode headers, where no body names a model");
+    let charge = section.integer("charge", 0..=CHARGE_MAX);
+    let method = section.text("method");
+    if method.is_some_and(|method| !method.bytes().all(|letter| letter.is_ascii_uppercase())) {
+        section.error("method", "must be upper-case letters, as GET");
     }
-    Some(Route { path: path?.to_owned(), dialect: dialect?, on_unavailable, pool: pool.map(PoolName::from) })
+    let (dialect, patterns) = (dialect?, patterns?);
+    if method.is_some() && dialect.method().is_some() {
+        section.error("method", "is the dialect's own here; only `request` leaves it to the route");
+    }
+    if charge.is_some() && dialect.reply() != Shape::Fixed {
+        section.error("charge", "is for dialects that are charged by the request; here tokens are counted");
+    }
+    let knows_model = patterns.iter().all(Pattern::names_model);
+    match dialect.reads() {
+        Reads::Models if pool.is_some() => section.error("pool", "has no meaning here: the list is of all pools"),
+        Reads::Models => {}
+        Reads::Length if pool.is_none() && !knows_model => {
+            section.error("pool", "is required: neither the path nor a body that is read names a model");
+        }
+        _ if mode == Mode::Headers && pool.is_none() && !knows_model => {
+            section.error("pool", "is required in mode headers, where no body names a model");
+        }
+        Reads::Length | Reads::Json(_) | Reads::Messages { .. } => {}
+    }
+    Some(Route {
+        patterns,
+        dialect,
+        method: dialect.method().or(method).map(str::to_owned),
+        on_unavailable,
+        pool: pool.map(PoolName::from),
+        charge: Tokens(charge.unwrap_or(1)),
+    })
+}
+
+/// The route's own path, or all that servers of its dialect listen on.
+fn read_patterns(section: &Section<'_>, dialect: Option<Dialect>) -> Option<Vec<Pattern>> {
+    let own = section.text("path");
+    let paths = match (own, dialect) {
+        (Some(path), _) => vec![path],
+        (None, Some(dialect)) if !section.has("path") => dialect.paths().to_vec(),
+        (None, _) => return None,
+    };
+    if paths.is_empty() {
+        section.error("path", "is required: this dialect has no path of its own");
+        return None;
+    }
+    let pattern = |path: &&str| Pattern::parse(path).map_err(|problem| section.error("path", problem)).ok();
+    let patterns: Vec<Pattern> = paths.iter().filter_map(pattern).collect();
+    (patterns.len() == paths.len()).then_some(patterns)
 }
 
 #[cfg(test)]

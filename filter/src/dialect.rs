@@ -1,24 +1,85 @@
-//! Dialects: how a kind of client writes its calls and expects its errors.
+//! Dialects: how a kind of client writes its calls, expects its errors, and is told what was used.
+//!
+//! [`TABLE`] is all there is: a path that no dialect's route lists is 404. A dialect is one module and one line here.
 
-mod openai_chat;
+mod anthropic;
+mod edit;
+mod fields;
+pub(crate) mod grpc;
+mod kserve;
+mod openai;
 mod raw;
+mod request;
 mod weigh;
 
+use crate::refusal::Style;
+use crate::usage::Shape;
+pub(crate) use edit::{BodyEdit, Limits, apply, length_after};
+pub(crate) use openai::models::body as models_body;
 use sluice_policy::units::Tokens;
-use sluice_policy::wire::Refusal;
+use std::fmt;
 use std::ops::Range;
 
-/// What a route's clients speak.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Dialect {
-    /// OpenAI's `/v1/chat/completions`.
-    OpenAiChat,
+/// Every dialect, by its name in the configuration.
+const TABLE: &[&Spec] = &[
+    &openai::chat::SPEC,
+    &openai::completions::SPEC,
+    &openai::responses::SPEC,
+    &openai::embeddings::SPEC,
+    &openai::models::SPEC,
+    &openai::media::SPEC,
+    &openai::media::UPLOADS,
+    &anthropic::MESSAGES,
+    &anthropic::COUNT_TOKENS,
+    &kserve::INFER,
+    &kserve::GENERATE,
+    &kserve::GENERATE_STREAM,
+    &grpc::INFER,
+    &grpc::STREAM_INFER,
+    &request::SPEC,
+];
+
+/// What a route's clients speak: an entry of [`TABLE`].
+#[derive(Clone, Copy)]
+pub(crate) struct Dialect(&'static Spec);
+
+/// All that is particular to a dialect.
+pub(crate) struct Spec {
+    /// In the configuration.
+    name: &'static str,
+    /// Where its servers listen, for routes that name no path. `{model}` and `{version}` stand for one segment.
+    paths: &'static [&'static str],
+    /// `None`: any.
+    method: Option<&'static str>,
+    reads: Reads,
+    style: Style,
+    reply: Shape,
 }
 
+/// What is read of a request before the service is asked about it.
+#[derive(Clone, Copy)]
+pub(crate) enum Reads {
+    /// The whole body, as JSON.
+    Json(Parse),
+    /// Nothing, but the body must be there: a slot must not be taken by a slow upload.
+    Length,
+    /// Messages of a gRPC call: up to the end of the body, or of the first message where the call is a stream.
+    Messages { is_stream: bool },
+    /// Nothing: the service itself answers which models there are.
+    Models,
+}
+
+/// Reads a whole body. What is read here must be what the upstream reads, so nothing ambiguous passes.
+///
+/// # Errors
+/// The first thing wrong with it.
+pub(crate) type Parse = fn(body: &[u8], sequences_max: u32) -> Result<Call, Fault>;
+
 /// What a request's body says about the call.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Call {
-    pub(crate) model: String,
+    /// `None` where the path names it.
+    pub(crate) model: Option<String>,
     pub(crate) stream: bool,
     /// Per sequence.
     pub(crate) max_tokens: Option<Tokens>,
@@ -27,24 +88,9 @@ pub(crate) struct Call {
     pub(crate) input_tokens: Tokens,
     /// How to make a stream report its usage, when the client did not ask for that itself.
     pub(crate) usage_request: Option<BodyEdit>,
-}
-
-/// The replacement of some bytes of a body; the rest stays as the client wrote it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct BodyEdit {
-    pub(crate) range: Range<usize>,
-    pub(crate) text: &'static str,
-}
-
-impl BodyEdit {
-    /// The edited body; `None` when the edit does not fit it.
-    pub(crate) fn apply(&self, body: &[u8]) -> Option<Vec<u8>> {
-        let mut edited = Vec::with_capacity(body.len().saturating_add(self.text.len()));
-        edited.extend_from_slice(body.get(..self.range.start)?);
-        edited.extend_from_slice(self.text.as_bytes());
-        edited.extend_from_slice(body.get(self.range.end..)?);
-        Some(edited)
-    }
+    /// Where the model's name stands, its quotes included.
+    pub(crate) model_place: Option<Range<usize>>,
+    pub(crate) limits: Limits,
 }
 
 /// What is wrong with a body: a sentence, and the field at fault when there is one.
@@ -55,30 +101,72 @@ pub(crate) struct Fault {
 }
 
 impl Fault {
-    fn body(problem: impl std::fmt::Display) -> Self {
+    fn body(problem: impl fmt::Display) -> Self {
         Self { message: format!("The request body {problem}."), param: None }
     }
 
-    fn field(name: &'static str, problem: impl std::fmt::Display) -> Self {
+    fn field(name: &'static str, problem: impl fmt::Display) -> Self {
         Self { message: format!("'{name}' {problem}."), param: Some(name) }
     }
 }
 
 impl Dialect {
-    /// Reads a whole body. What is read here must be what the upstream reads, so nothing ambiguous passes.
-    ///
-    /// # Errors
-    /// The first thing wrong with it.
-    pub(crate) fn parse(self, body: &[u8], sequences_max: u32) -> Result<Call, Fault> {
-        match self {
-            Dialect::OpenAiChat => openai_chat::parse(body, sequences_max),
-        }
+    /// Every dialect beside its name, for the configuration's reader.
+    pub(crate) fn all() -> Vec<(&'static str, Dialect)> {
+        TABLE.iter().map(|spec| (spec.name, Dialect(spec))).collect()
     }
 
-    /// The body of an error reply.
-    pub(crate) fn error_body(self, refusal: &Refusal) -> Vec<u8> {
-        match self {
-            Dialect::OpenAiChat => openai_chat::error_body(refusal),
-        }
+    pub(crate) fn paths(self) -> &'static [&'static str] {
+        self.0.paths
+    }
+
+    /// The method of its calls; `None`: any.
+    pub(crate) fn method(self) -> Option<&'static str> {
+        self.0.method
+    }
+
+    pub(crate) fn reads(self) -> Reads {
+        self.0.reads
+    }
+
+    /// How its errors and rate headers are written.
+    pub(crate) fn style(self) -> Style {
+        self.0.style
+    }
+
+    /// How its replies tell what was used.
+    pub(crate) fn reply(self) -> Shape {
+        self.0.reply
+    }
+}
+
+impl PartialEq for Dialect {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.name == other.0.name
+    }
+}
+
+impl Eq for Dialect {}
+
+impl fmt::Debug for Dialect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_dialect_has_a_name_and_well_known_paths_of_its_own() {
+        let mut names: Vec<&str> = TABLE.iter().map(|spec| spec.name).collect();
+        let mut paths: Vec<&str> = TABLE.iter().flat_map(|spec| spec.paths).copied().collect();
+        let (named, listed) = (names.len(), paths.len());
+        names.sort_unstable();
+        names.dedup();
+        paths.sort_unstable();
+        paths.dedup();
+        assert_eq!((names.len(), paths.len()), (named, listed));
     }
 }

@@ -3,28 +3,36 @@
 //!
 //! The stages of a call that goes well: its headers are accepted ([`Stage::Reading`]), its body is read and the
 //! service is asked ([`Stage::Asking`]), it goes upstream and its reply is metered ([`Stage::Passed`]), it is
-//! settled ([`Stage::Over`]).
+//! settled ([`Stage::Over`]). A list of models is asked for and answered ([`Stage::Listing`]), and nothing goes upstream.
 //!
 //! **Invariant**: from the moment an admission was asked for until the service rejects it, exactly one settlement
 //! is owed for its id, and every way out of [`Stage::Asking`] and [`Stage::Passed`] but a rejection goes through
 //! [`Exchange::settle`], which leaves the stage.
+//!
+//! **Invariant**: `held_bytes` are counted in the worker exactly while Envoy holds them for this call.
 
 mod accept;
 mod answer;
+mod ask;
+mod body;
 mod passed;
 
 use crate::caller::CallerKey;
-use crate::config::{Config, Mode, Route};
-use crate::dialect::{Call, Dialect};
+use crate::config::{Config, Mode};
+use crate::dialect::{BodyEdit, Limits, Reads, grpc};
 use crate::headers::{HeaderEdit, Headers};
-use crate::refusal::{self, LocalReply};
+use crate::refusal::{self, LocalReply, Style};
+use crate::route::{Pattern, Route};
 use crate::verified::Tags;
 use crate::worker::Worker;
+use accept::Refused;
 pub(crate) use answer::Answer;
+pub(crate) use body::Wants;
 pub(crate) use passed::Ended;
 use passed::Passed;
 use sluice_policy::units::{AdmissionId, Millis, Priority, Tokens};
-use sluice_policy::wire::{AdmissionRequest, Outcome, Reason, Refusal, Settlement, Usage, WIRE_VERSION};
+use sluice_policy::wire::{AdmissionRequest, ModelsRequest, Outcome, Refusal, Settlement, Timing, Usage};
+use std::ops::Range;
 use std::rc::Rc;
 
 /// What to do now.
@@ -32,10 +40,15 @@ use std::rc::Rc;
 pub(crate) enum Step {
     /// Hold the request; there is more to come.
     Hold,
-    /// Hold the request and ask the service. Before that, replace the body if there is a new one.
-    Ask { request: Box<AdmissionRequest>, body: Option<Vec<u8>>, tags: LogTags },
-    /// Let the request go upstream, changed and tagged like this.
-    Forward { edits: Vec<HeaderEdit>, tags: LogTags },
+    /// Hold the request and ask the service.
+    Ask { request: Box<AdmissionRequest>, tags: LogTags },
+    /// Hold the request and ask the service what there is.
+    List { request: Box<ModelsRequest> },
+    /// Let the request go upstream, changed and tagged like this. If its body cannot be changed,
+    /// [`Exchange::body_was_not_changed`] tells what to do instead.
+    Forward { edits: Vec<HeaderEdit>, body: Vec<BodyEdit>, tags: LogTags },
+    /// Nothing: what came may go on.
+    Continue,
     /// Answer the client.
     Reply { reply: LocalReply, tags: LogTags },
 }
@@ -57,12 +70,17 @@ mod tag {
 pub(crate) struct Exchange {
     config: Rc<Config>,
     stage: Stage,
+    /// The messages of a gRPC call, which go on coming after it was admitted.
+    frames: Option<grpc::Frames>,
+    /// Bytes of the body that Envoy holds for this call.
+    held_bytes: u64,
 }
 
 #[derive(Debug)]
 enum Stage {
     New,
     Reading(Caller),
+    Listing(Caller),
     Asking(Asked),
     Passed(Passed),
     /// Refused, or settled: nothing is owed any more.
@@ -73,6 +91,9 @@ enum Stage {
 #[derive(Debug)]
 struct Caller {
     route: Rc<Route>,
+    /// How its errors and rate headers are written.
+    style: Style,
+    path_model: Option<PathModel>,
     key: CallerKey,
     priority: Option<Priority>,
     /// How long the client is willing to wait in the queue.
@@ -83,6 +104,15 @@ struct Caller {
     removals: Vec<HeaderEdit>,
 }
 
+/// A model that the path names, and how to name another one there.
+#[derive(Debug)]
+struct PathModel {
+    pattern: Pattern,
+    /// With its query.
+    path: String,
+    model: String,
+}
+
 /// A call that the service has been asked about.
 #[derive(Debug)]
 struct Asked {
@@ -90,106 +120,65 @@ struct Asked {
     id: AdmissionId,
     model: Option<String>,
     input_tokens: Tokens,
-    /// The length of the body after it was changed to ask for a usage event; `None`: it was not.
-    injected_bytes: Option<usize>,
+    /// In dialects that do not count tokens: what each message costs.
+    fixed: Option<Tokens>,
+    body_bytes: usize,
+    usage_request: Option<BodyEdit>,
+    model_place: Option<Range<usize>>,
+    limits: Limits,
 }
 
 impl Exchange {
     pub(crate) fn new(config: Rc<Config>) -> Self {
-        Self { config, stage: Stage::New }
+        Self { config, stage: Stage::New, frames: None, held_bytes: 0 }
     }
 
     /// The request's headers, all of them.
-    pub(crate) fn request_headers(&mut self, headers: &Headers, is_end: bool, worker: &mut Worker) -> Step {
-        let accepted = accept::accept(&self.config, headers, is_end);
-        match accepted {
-            Err((refusal, dialect)) => self.refuse(&refusal, dialect, None),
-            Ok((caller, content_length)) => match self.config.mode {
-                Mode::Body => {
-                    self.stage = Stage::Reading(caller);
-                    Step::Hold
+    pub(crate) fn request_headers(
+        &mut self,
+        headers: &Headers,
+        is_end: bool,
+        worker: &mut Worker,
+        now: Millis,
+    ) -> Step {
+        let (caller, content_length) = match accept::accept(&self.config, headers, is_end) {
+            Ok(accepted) => accepted,
+            Err(refused) => {
+                let Refused { refusal, style, allow } = *refused;
+                let mut step = self.refuse(&refusal, style, None, worker, now);
+                if let (Step::Reply { reply, .. }, Some(allow)) = (&mut step, allow) {
+                    reply.headers.push(("allow", allow));
                 }
-                Mode::Headers => {
-                    let bytes = content_length.unwrap_or(accept::UNKNOWN_LENGTH_BYTES);
-                    self.ask(caller, None, bytes, worker)
+                return step;
+            }
+        };
+        match (caller.route.dialect.reads(), self.config.mode) {
+            (Reads::Models, _) => self.list(caller),
+            (_, Mode::Headers) => {
+                let bytes = content_length.unwrap_or(accept::UNKNOWN_LENGTH_BYTES);
+                self.ask(caller, None, if is_end { 0 } else { bytes }, worker)
+            }
+            (_, Mode::Body) if is_end => self.ask(caller, None, 0, worker),
+            (reads, Mode::Body) => {
+                if let Reads::Messages { .. } = reads {
+                    self.frames = Some(grpc::Frames::new(self.config.body_max_bytes));
                 }
-            },
+                self.stage = Stage::Reading(caller);
+                Step::Hold
+            }
         }
     }
 
     /// Whether the request must stay where it is.
     pub(crate) fn holds_request(&self) -> bool {
-        matches!(self.stage, Stage::Reading(_) | Stage::Asking(_))
+        matches!(self.stage, Stage::Reading(_) | Stage::Listing(_) | Stage::Asking(_))
     }
 
-    /// Whether the body is still being read.
-    pub(crate) fn reads_body(&self) -> bool {
-        matches!(self.stage, Stage::Reading(_))
-    }
-
-    /// So many bytes of the body have come by now, and more may follow.
-    pub(crate) fn request_body_grew(&mut self, total_bytes: u64) -> Step {
-        let dialect = self.dialect();
-        match accept::check_length(total_bytes, self.config.body_max_bytes) {
-            Err(refusal) if self.reads_body() => self.refuse(&refusal, dialect, None),
-            _ => Step::Hold,
-        }
-    }
-
-    /// The body is complete.
-    pub(crate) fn request_body_ended(&mut self, body: &[u8], worker: &mut Worker) -> Step {
-        let Some(caller) = self.take_reading() else { return Step::Hold };
-        let dialect = caller.route.dialect;
-        if let Err(refusal) = accept::check_length(body.len() as u64, self.config.body_max_bytes) {
-            return self.refuse(&refusal, dialect, None);
-        }
-        match dialect.parse(body, self.config.sequences_max) {
-            Ok(call) => self.ask(caller, Some((call, body)), body.len() as u64, worker),
-            Err(fault) => {
-                let mut refusal = refusal::own(Reason::InvalidBody, fault.message);
-                refusal.param = fault.param.map(str::to_owned);
-                self.refuse(&refusal, dialect, None)
-            }
-        }
-    }
-
-    fn ask(&mut self, caller: Caller, call: Option<(Call, &[u8])>, body_bytes: u64, worker: &mut Worker) -> Step {
-        let (call, original) = call.unzip();
-        let guess = Tokens(body_bytes.div_ceil(4));
-        let body = call
-            .as_ref()
-            .zip(original)
-            .and_then(|(call, original)| call.usage_request.as_ref().and_then(|edit| edit.apply(original)));
-        let id = worker.ids.mint();
-        let tags = vec![(tag::ADMISSION, id.to_string())];
-        let request = AdmissionRequest {
-            version: WIRE_VERSION,
-            id: id.clone(),
-            key: caller.key.proof(),
-            model: call.as_ref().map(|call| call.model.clone()),
-            pool: caller.route.pool.clone(),
-            input_tokens: call.as_ref().map_or(guess, |call| call.input_tokens),
-            max_tokens: call.as_ref().and_then(|call| call.max_tokens),
-            sequences: call.as_ref().map_or(1, |call| call.sequences),
-            stream: call.as_ref().is_some_and(|call| call.stream),
-            body_bytes,
-            priority: caller.priority,
-            deadline_ms: caller.deadline,
-        };
-        self.stage = Stage::Asking(Asked {
-            caller,
-            id,
-            model: request.model.clone(),
-            input_tokens: request.input_tokens,
-            injected_bytes: body.as_ref().map(Vec::len),
-        });
-        Step::Ask { request: Box::new(request), body, tags }
-    }
-
-    /// The body could not be replaced, so the reply will be what the client asked for.
-    pub(crate) fn body_was_not_replaced(&mut self) {
-        if let Stage::Asking(asked) = &mut self.stage {
-            asked.injected_bytes = None;
+    /// How errors are to be written for this caller, while its body is read.
+    pub(crate) fn style_while_reading(&self) -> Option<Style> {
+        match &self.stage {
+            Stage::Reading(caller) => Some(caller.style),
+            Stage::New | Stage::Listing(_) | Stage::Asking(_) | Stage::Passed(_) | Stage::Over => None,
         }
     }
 
@@ -199,15 +188,22 @@ impl Exchange {
     }
 
     /// The client left, or the stream ended in some other way than by the end of its reply.
-    pub(crate) fn abandoned(&mut self, ended: Ended, worker: &mut Worker) {
+    pub(crate) fn abandoned(&mut self, ended: Ended, worker: &mut Worker, now: Millis) {
+        self.release(worker);
         match &self.stage {
-            Stage::New | Stage::Reading(_) | Stage::Over => {}
-            Stage::Asking(_) => self.settle(Outcome::Cancelled, Usage::default(), worker),
+            Stage::New | Stage::Reading(_) | Stage::Listing(_) | Stage::Over => {}
+            Stage::Asking(_) => self.settle(Outcome::Cancelled, Usage::default(), None, worker),
             Stage::Passed(passed) => {
-                let (outcome, usage) = passed.account_broken(ended);
-                self.settle(outcome, usage, worker);
+                let (outcome, usage) = passed.account_broken(ended, self.messages());
+                let timing = passed.timing(now);
+                self.settle(outcome, usage, timing, worker);
             }
         }
+    }
+
+    /// How many messages the call had, for charges by the message.
+    fn messages(&self) -> u64 {
+        self.frames.as_ref().map_or(1, |frames| frames.complete().max(1))
     }
 
     /// Leaves [`Stage::Reading`]; any other stage stays, whatever arrives out of turn.
@@ -232,34 +228,50 @@ impl Exchange {
         }
     }
 
+    /// Leaves [`Stage::Listing`]; any other stage stays.
+    fn take_listing(&mut self) -> Option<Caller> {
+        match std::mem::replace(&mut self.stage, Stage::Over) {
+            Stage::Listing(caller) => Some(caller),
+            other => {
+                self.stage = other;
+                None
+            }
+        }
+    }
+
     /// Reports the end of an admission, once: it leaves the stage that owes the settlement.
-    fn settle(&mut self, outcome: Outcome, usage: Usage, worker: &mut Worker) {
+    fn settle(&mut self, outcome: Outcome, usage: Usage, timing: Option<Timing>, worker: &mut Worker) {
         let (id, charge_to) = match std::mem::replace(&mut self.stage, Stage::Over) {
             Stage::Asking(asked) => (asked.id, None),
             Stage::Passed(passed) => (passed.id, Some(passed.charge_to)),
-            Stage::New | Stage::Reading(_) | Stage::Over => return,
+            Stage::New | Stage::Reading(_) | Stage::Listing(_) | Stage::Over => return,
         };
-        worker.settle(Settlement { id, outcome, usage, charge_to });
+        worker.settle(Settlement { id, outcome, usage, charge_to, timing });
     }
 
-    fn refuse(&mut self, refusal: &Refusal, dialect: Dialect, id: Option<&AdmissionId>) -> Step {
+    fn refuse(
+        &mut self,
+        refusal: &Refusal,
+        style: Style,
+        id: Option<&AdmissionId>,
+        worker: &mut Worker,
+        now: Millis,
+    ) -> Step {
+        self.release(worker);
         self.stage = Stage::Over;
-        Step::Reply { reply: refusal::reply(refusal, dialect, id), tags: tags_of_refusal(refusal) }
+        Step::Reply { reply: refusal::reply(refusal, style, id, now), tags: tags_of_refusal(refusal) }
     }
 
-    fn dialect(&self) -> Dialect {
-        match &self.stage {
-            Stage::Reading(caller) => caller.route.dialect,
-            Stage::Asking(asked) => asked.caller.route.dialect,
-            Stage::New | Stage::Passed(_) | Stage::Over => Dialect::OpenAiChat,
-        }
+    /// Envoy holds nothing for this call any more.
+    fn release(&mut self, worker: &mut Worker) {
+        worker.paused_bytes = worker.paused_bytes.saturating_sub(std::mem::take(&mut self.held_bytes));
     }
 }
 
 /// The reply and the tags of a call that is refused from outside of its exchange, while its body is read: nothing is
 /// owed for it.
-pub(crate) fn refused_while_reading(refusal: &Refusal) -> (LocalReply, LogTags) {
-    (refusal::reply(refusal, Dialect::OpenAiChat, None), tags_of_refusal(refusal))
+pub(crate) fn refused_while_reading(refusal: &Refusal, style: Style, now: Millis) -> (LocalReply, LogTags) {
+    (refusal::reply(refusal, style, None, now), tags_of_refusal(refusal))
 }
 
 fn tags_of_refusal(refusal: &Refusal) -> LogTags {

@@ -20,6 +20,7 @@ use std::time::Duration;
 pub(crate) enum Map {
     Request = 0,
     Response = 2,
+    ResponseTrailers = 3,
     CalloutReply = 6,
 }
 
@@ -70,9 +71,9 @@ pub(crate) fn edit_headers(map: Map, edits: &[HeaderEdit]) {
     }
 }
 
-/// Up to `size` bytes from the start of a buffer.
-pub(crate) fn bytes(buffer: Buffer, size: usize) -> Vec<u8> {
-    noted("a buffer", abi::buffer(buffer as u32, size)).unwrap_or_default()
+/// Up to `size` bytes of a buffer, from `start` on.
+pub(crate) fn bytes(buffer: Buffer, start: usize, size: usize) -> Vec<u8> {
+    noted("a buffer", abi::buffer(buffer as u32, start, size)).unwrap_or_default()
 }
 
 /// Replaces a whole buffer, and tells whether that worked.
@@ -90,7 +91,7 @@ pub(crate) fn resume_request() {
 pub(crate) fn reply(reply: &LocalReply) {
     let headers = pairs::encode(reply.headers.iter().map(|(name, value)| (*name, value.as_str())));
     let status = u32::from(reply.status);
-    let sent = abi::send_local_response(status, reply.reason.as_str(), &headers, &reply.body);
+    let sent = abi::send_local_response(status, reply.details, &headers, &reply.body, reply.grpc_status);
     noted("answering", sent);
 }
 

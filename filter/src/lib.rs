@@ -33,6 +33,7 @@ mod dialect;
 mod headers;
 mod ids;
 mod path;
+mod route;
 
 // From the service's answer to the end of the reply.
 mod rates;

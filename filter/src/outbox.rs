@@ -76,6 +76,7 @@ mod tests {
             outcome: Outcome::Completed,
             usage: Usage::default(),
             charge_to: None,
+            timing: None,
         }
     }
 

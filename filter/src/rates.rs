@@ -1,32 +1,52 @@
-//! The rate headers that OpenAI's clients know.
+//! The rate headers that OpenAI's clients know, and Anthropic's.
+
+mod moment;
 
 use crate::headers::HeaderEdit;
+use crate::refusal::Style;
+use moment::rfc3339;
 use sluice_policy::units::Millis;
 use sluice_policy::wire::{RateKind, RateStatus};
 
-/// Headers for the limits that the service tells: of each kind the one that a client meets first.
-pub(crate) fn headers(rates: &[RateStatus]) -> Vec<(&'static str, String)> {
+/// Headers for the limits that the service tells: of each kind the one that a client meets first. `now` is the wall
+/// clock: Anthropic tells when a limit resets, where OpenAI tells after how long.
+pub(crate) fn headers(rates: &[RateStatus], style: Style, now: Millis) -> Vec<(&'static str, String)> {
     let each = rates.iter().map(|rate| {
-        let [limit, remaining, reset] = names(rate.kind);
-        let values = (rate.limit.to_string(), rate.remaining.to_string(), go_duration(rate.reset_ms));
-        [(limit, values.0), (remaining, values.1), (reset, values.2)]
+        let [limit, remaining, reset] = names(rate.kind, style);
+        let resets = match style {
+            Style::Anthropic => rfc3339(now.plus(rate.reset_ms)),
+            Style::OpenAi | Style::KServe | Style::Grpc | Style::Plain => go_duration(rate.reset_ms),
+        };
+        [(limit, rate.limit.to_string()), (remaining, rate.remaining.to_string()), (reset, resets)]
     });
     each.flatten().collect()
 }
 
 /// The headers for limit, remaining and reset.
-fn names(kind: RateKind) -> [&'static str; 3] {
-    match kind {
-        RateKind::Requests => {
+fn names(kind: RateKind, style: Style) -> [&'static str; 3] {
+    match (kind, style) {
+        (RateKind::Requests, Style::Anthropic) => [
+            "anthropic-ratelimit-requests-limit",
+            "anthropic-ratelimit-requests-remaining",
+            "anthropic-ratelimit-requests-reset",
+        ],
+        (RateKind::Tokens, Style::Anthropic) => [
+            "anthropic-ratelimit-tokens-limit",
+            "anthropic-ratelimit-tokens-remaining",
+            "anthropic-ratelimit-tokens-reset",
+        ],
+        (RateKind::Requests, _) => {
             ["x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"]
         }
-        RateKind::Tokens => ["x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"],
+        (RateKind::Tokens, _) => {
+            ["x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"]
+        }
     }
 }
 
 /// The same as edits of a reply.
-pub(crate) fn edits(rates: &[RateStatus]) -> impl Iterator<Item = HeaderEdit> {
-    headers(rates).into_iter().map(|(name, value)| HeaderEdit::Set(name, value))
+pub(crate) fn edits(rates: &[RateStatus], style: Style, now: Millis) -> impl Iterator<Item = HeaderEdit> {
+    headers(rates, style, now).into_iter().map(|(name, value)| HeaderEdit::Set(name, value))
 }
 
 /// A duration as Go prints it: `0s`, `250ms`, `1m3.5s`, `1h0m0s`.
@@ -103,7 +123,8 @@ mod tests {
     #[test]
     fn every_limit_that_the_service_tells_shows_under_its_kind() {
         let rate = |kind, limit, remaining| RateStatus { kind, limit, remaining, reset_ms: Millis(1500) };
-        let shown = headers(&[rate(RateKind::Requests, 50, 3), rate(RateKind::Tokens, 6000, 0)]);
+        let rates = [rate(RateKind::Requests, 50, 3), rate(RateKind::Tokens, 6000, 0)];
+        let shown = headers(&rates, Style::OpenAi, Millis::ZERO);
         assert_eq!(
             shown,
             [
@@ -115,6 +136,18 @@ mod tests {
                 ("x-ratelimit-reset-tokens", "1.5s".to_owned()),
             ]
         );
-        assert!(headers(&[]).is_empty());
+        assert!(headers(&[], Style::OpenAi, Millis::ZERO).is_empty());
+        let shown = headers(&rates, Style::Anthropic, Millis(1_000_000_000_000));
+        assert_eq!(
+            shown.get(..3),
+            Some(
+                &[
+                    ("anthropic-ratelimit-requests-limit", "50".to_owned()),
+                    ("anthropic-ratelimit-requests-remaining", "3".to_owned()),
+                    ("anthropic-ratelimit-requests-reset", "2001-09-09T01:46:41Z".to_owned()),
+                ][..]
+            )
+        );
+        assert_eq!(shown.len(), 6);
     }
 }

@@ -1,5 +1,15 @@
 //! Metering: reads the usage out of a reply as it passes, and never holds the reply back for it.
+//!
+//! Where a reply reports no usage, or none to be believed, its output is estimated:
+//!
+//! | reply | estimate |
+//! |---|---|
+//! | stream of events | one token for each piece of text, or one for every 8 bytes of a longer one |
+//! | JSON | one for every 4 bytes of text in it: content, reasoning, arguments |
+//! | compressed against our wish | one for every byte |
+//! | anything else | one for every 4 bytes |
 
+mod events;
 mod json;
 mod report;
 mod sse;
@@ -7,14 +17,34 @@ mod sse;
 pub(crate) use report::Counts;
 use sluice_policy::units::Tokens;
 
+/// How the replies of a dialect tell what was used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shape {
+    /// Not at all: each request has a fixed charge.
+    Fixed,
+    /// `usage` with `prompt_tokens` and `completion_tokens`.
+    OpenAi,
+    /// The same without output.
+    Embeddings,
+    /// `usage` with `input_tokens` and `output_tokens`, in streams inside of `response`.
+    Responses,
+    /// The same with the cache beside the input; in streams spread over two kinds of events.
+    Anthropic,
+    /// Text without any usage.
+    Text,
+}
+
 /// The reader of one reply.
 #[derive(Debug)]
 pub(crate) enum Meter {
+    /// Nothing is read.
+    Fixed,
     Json(json::JsonMeter),
-    Sse(sse::SseMeter),
+    Sse(Box<sse::SseMeter>),
     /// A reply that cannot be read (compressed against our wish, or of another kind): only its length is known.
     Opaque {
         bytes: u64,
+        is_compressed: bool,
     },
 }
 
@@ -32,22 +62,30 @@ pub(crate) enum Passage {
 pub(crate) struct Reading {
     /// The upstream's own numbers, if it gave any that can be believed.
     pub(crate) reported: Option<Counts>,
-    /// Our count of the output.
+    /// Our count of the output that has come since it gave them, or of all output when it gave none.
     pub(crate) counted: Tokens,
 }
 
 impl Meter {
     /// The meter for a reply with these headers. `drop_usage`: we asked for a usage event that the client did not
     /// ask for, so it is taken out again.
-    pub(crate) fn for_reply(content_type: Option<&str>, content_encoding: Option<&str>, drop_usage: bool) -> Self {
+    pub(crate) fn for_reply(
+        shape: Shape,
+        content_type: Option<&str>,
+        content_encoding: Option<&str>,
+        drop_usage: bool,
+    ) -> Self {
+        if shape == Shape::Fixed {
+            return Meter::Fixed;
+        }
         let is_plain = content_encoding.is_none_or(|encoding| encoding.eq_ignore_ascii_case("identity"));
         let media = content_type.and_then(|text| text.split(';').next()).map(str::trim);
         match media.map(str::to_ascii_lowercase).as_deref() {
-            Some("text/event-stream") if is_plain => Meter::Sse(sse::SseMeter::new(drop_usage)),
+            Some("text/event-stream") if is_plain => Meter::Sse(Box::new(sse::SseMeter::new(shape, drop_usage))),
             Some(kind) if is_plain && (kind == "application/json" || kind.ends_with("+json")) => {
-                Meter::Json(json::JsonMeter::default())
+                Meter::Json(json::JsonMeter::new(shape))
             }
-            _ => Meter::Opaque { bytes: 0 },
+            _ => Meter::Opaque { bytes: 0, is_compressed: !is_plain },
         }
     }
 
@@ -56,12 +94,25 @@ impl Meter {
         matches!(self, Meter::Sse(sse) if sse.drops_usage())
     }
 
+    pub(crate) fn is_stream(&self) -> bool {
+        matches!(self, Meter::Sse(_))
+    }
+
+    /// Whether anything that the model wrote has come.
+    pub(crate) fn has_output(&self) -> bool {
+        match self {
+            Meter::Sse(sse) => sse.has_output(),
+            Meter::Fixed | Meter::Json(_) | Meter::Opaque { .. } => true,
+        }
+    }
+
     /// Reads the next piece, cut wherever the network cut it.
     pub(crate) fn read(&mut self, piece: &[u8]) -> Passage {
         match self {
+            Meter::Fixed => {}
             Meter::Json(json) => json.read(piece),
             Meter::Sse(sse) => return sse.read(piece),
-            Meter::Opaque { bytes } => *bytes = bytes.saturating_add(piece.len() as u64),
+            Meter::Opaque { bytes, .. } => *bytes = bytes.saturating_add(piece.len() as u64),
         }
         Passage::Unchanged
     }
@@ -70,15 +121,18 @@ impl Meter {
     pub(crate) fn finish(&mut self) -> Vec<u8> {
         match self {
             Meter::Sse(sse) => sse.finish(),
-            Meter::Json(_) | Meter::Opaque { .. } => Vec::new(),
+            Meter::Fixed | Meter::Json(_) | Meter::Opaque { .. } => Vec::new(),
         }
     }
 
     pub(crate) fn reading(&self) -> Reading {
         match self {
+            Meter::Fixed => Reading::default(),
             Meter::Json(json) => json.reading(),
             Meter::Sse(sse) => sse.reading(),
-            Meter::Opaque { bytes } => Reading { reported: None, counted: tokens_of(*bytes) },
+            Meter::Opaque { bytes, is_compressed: false } => Reading { reported: None, counted: tokens_of(*bytes) },
+            // Text shrinks to about a quarter.
+            Meter::Opaque { bytes, is_compressed: true } => Reading { reported: None, counted: Tokens(*bytes) },
         }
     }
 }
@@ -95,19 +149,24 @@ mod tests {
 
     #[test]
     fn the_reply_s_own_headers_choose_the_meter() {
-        let meter = |kind, encoding| Meter::for_reply(kind, encoding, true);
+        let meter = |kind, encoding| Meter::for_reply(Shape::OpenAi, kind, encoding, true);
         assert!(matches!(meter(Some("Text/Event-Stream; charset=utf-8"), None), Meter::Sse(_)));
         assert!(matches!(meter(Some("application/json"), Some("identity")), Meter::Json(_)));
         assert!(matches!(meter(Some("application/problem+json"), None), Meter::Json(_)));
-        assert!(matches!(meter(Some("application/json"), Some("gzip")), Meter::Opaque { .. }));
-        assert!(matches!(meter(Some("text/html"), None), Meter::Opaque { .. }));
+        assert!(matches!(meter(Some("application/json"), Some("gzip")), Meter::Opaque { is_compressed: true, .. }));
+        assert!(matches!(meter(Some("text/html"), None), Meter::Opaque { is_compressed: false, .. }));
         assert!(matches!(meter(None, None), Meter::Opaque { .. }));
+        let fixed = Meter::for_reply(Shape::Fixed, Some("application/json"), None, false);
+        assert!(matches!(fixed, Meter::Fixed));
     }
 
     #[test]
     fn an_unreadable_reply_is_estimated_by_its_length() {
-        let mut meter = Meter::for_reply(None, None, false);
+        let mut meter = Meter::for_reply(Shape::OpenAi, None, None, false);
         assert_eq!(meter.read(b"12345"), Passage::Unchanged);
         assert_eq!(meter.reading(), Reading { reported: None, counted: Tokens(2) });
+        let mut meter = Meter::for_reply(Shape::OpenAi, None, Some("br"), false);
+        assert_eq!(meter.read(b"12345"), Passage::Unchanged);
+        assert_eq!(meter.reading(), Reading { reported: None, counted: Tokens(5) });
     }
 }

@@ -3,7 +3,7 @@
 //! An entry holds for a key *and* what it asked for, since the service decides on both.
 
 use crate::caller::Digest;
-use sluice_policy::units::{Millis, PoolName, Priority, TenantId};
+use sluice_policy::units::{Millis, ModelName, PoolName, Priority, TenantId, Tokens};
 use sluice_policy::wire::Grant;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ const GENERATION_KEYS: usize = 8192;
 /// Different targets that are remembered for one key.
 const TARGETS_MAX: usize = 16;
 
-/// How a call was tagged when it was last admitted.
+/// How a call was tagged, and rewritten, when it was last admitted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Tags {
     pub(crate) tenant: TenantId,
@@ -21,6 +21,10 @@ pub(crate) struct Tags {
     pub(crate) tier: Arc<str>,
     pub(crate) priority: Priority,
     pub(crate) pool: PoolName,
+    /// The name to write into the call in place of the client's.
+    pub(crate) upstream_model: Option<ModelName>,
+    /// The most that one sequence may yield, where the call asks for more.
+    pub(crate) max_tokens: Option<Tokens>,
 }
 
 impl From<&Grant> for Tags {
@@ -31,6 +35,8 @@ impl From<&Grant> for Tags {
             tier: grant.tier.clone(),
             priority: grant.priority,
             pool: grant.pool.clone(),
+            upstream_model: grant.upstream_model.clone(),
+            max_tokens: grant.max_tokens,
         }
     }
 }
@@ -97,6 +103,8 @@ mod tests {
             tier: "gold".into(),
             priority: Priority::FIRST,
             pool: "p".into(),
+            upstream_model: None,
+            max_tokens: None,
         }
     }
 

@@ -15,6 +15,8 @@ pub(crate) struct Worker {
     pub(crate) ids: IdMint,
     pub(crate) verified: Verified,
     pub(crate) counters: Counters,
+    /// Bytes of bodies that Envoy holds for this worker's calls. Every call takes its own off again.
+    pub(crate) paused_bytes: u64,
     /// Admissions and settlements fail apart from each other (one may time out while the other is answered), so
     /// each has its own word in the log.
     pub(crate) admissions: Health,
@@ -42,6 +44,7 @@ impl Worker {
             ids: IdMint::new(),
             verified: Verified::default(),
             counters: Counters::default(),
+            paused_bytes: 0,
             admissions: Health::new(
                 "the quota service does not admit: closed routes refuse, open ones pass keys verified lately",
                 "the quota service admits again",

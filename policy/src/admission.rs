@@ -209,7 +209,11 @@ impl Admission {
                 }
             }
         }
-        if let (Outcome::Completed, Some(tenant)) = (settlement.outcome, self.tenants.get_mut(live.flow.tenant)) {
+        // A fixed charge tells nothing of what a model yields.
+        let is_counted = usage.source != UsageSource::Fixed;
+        if is_counted
+            && let (Outcome::Completed, Some(tenant)) = (settlement.outcome, self.tenants.get_mut(live.flow.tenant))
+        {
             tenant.yields.learn(live.model, Tokens(usage.output.0 / u64::from(live.sequences)));
         }
         let fate = Fate::Ended { at: now, outcome: settlement.outcome, usage };
@@ -477,6 +481,8 @@ fn grant(live: &Live, tenant: &tenants::TenantState, pool: &PoolName, rates: Vec
         reserved: live.reserved,
         waited_ms: now.since(live.arrived),
         rates,
+        upstream_model: None,
+        max_tokens: None,
     }
 }
 
@@ -485,6 +491,10 @@ const MOST_SEQUENCES: u32 = 16;
 
 /// Usage that the model's context allows; what exceeds it cannot be true.
 fn believable(usage: Usage, context: Option<Tokens>, sequences: u32) -> Option<Usage> {
+    if usage.source == UsageSource::Fixed {
+        // A fixed charge is configured and not a count of anything that a context could hold.
+        return Some(usage);
+    }
     let fits = |context: Tokens| usage.input <= context && usage.output <= context.times(u64::from(sequences));
     context.is_none_or(fits).then_some(usage)
 }
@@ -492,7 +502,7 @@ fn believable(usage: Usage, context: Option<Tokens>, sequences: u32) -> Option<U
 /// In place of usage that cannot be true: what was reserved.
 fn estimated(live: &Live) -> Usage {
     let output = Tokens(live.reserved.0.saturating_sub(live.input.0));
-    Usage { source: UsageSource::Estimated, input: live.input, output, cached: Tokens::ZERO }
+    Usage { source: UsageSource::Estimated, input: live.input, output, cached: Tokens::ZERO, reasoning: Tokens::ZERO }
 }
 
 #[cfg(test)]

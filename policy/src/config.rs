@@ -5,9 +5,11 @@
 
 pub mod reader;
 mod pools;
+mod models;
 mod tenants;
 pub(crate) mod weights;
 
+pub use models::{Price, Rewrite};
 pub use pools::{ChargeWeights, Model, Pool};
 pub use tenants::{KeyRecord, KeyRule, Pattern, Tenant, parse_digest};
 
@@ -26,6 +28,8 @@ pub struct Config {
     pub tenants: BTreeMap<TenantId, Tenant>,
     /// Every model is served by exactly one pool, which exists.
     pub models: BTreeMap<ModelName, Model>,
+    /// Other names, each for a model that exists; none is a model's own name.
+    pub aliases: BTreeMap<ModelName, ModelName>,
     /// Groups by their name; index 0 is everyone who is in none.
     pub groups: BTreeMap<GroupName, GroupIndex>,
     pub queue: QueueSettings,
@@ -40,15 +44,17 @@ pub(crate) const MOST_PER_WINDOW: u64 = 1_000_000_000_000;
 pub(crate) const MOST_WEIGHT: u64 = 1_000_000;
 
 impl Config {
-    /// Reads `queue`, `groups`, `pools`, `tenants`, `keys` and `key_rules` from the document's root.
+    /// Reads `queue`, `groups`, `pools`, `models`, `tenants`, `keys` and `key_rules` from the document's root.
     pub fn read(root: &Section<'_>) -> Option<Self> {
         let queue = read_queue(&root.section("queue"));
         let mut groups = tenants::Groups::read(root);
-        let (pools, models) = pools::read(root, &groups);
+        let (pools, mut models) = pools::read(root, &groups);
+        let aliases = models::read(root, &mut models);
         let tenants = tenants::read(root, &models, &mut groups);
         let adaptive = Adaptive::read(&root.section("adaptive"));
         let time_rules = TimeRules::default();
-        let mut config = Self { pools, tenants, models, groups: groups.by_name, queue, time_rules, adaptive };
+        let groups = groups.by_name;
+        let mut config = Self { pools, tenants, models, aliases, groups, queue, time_rules, adaptive };
         config.time_rules = TimeRules::read(root, &config.settings(), &config.group_names());
         Some(config)
     }
@@ -61,6 +67,7 @@ impl Config {
             pools: BTreeMap::new(),
             tenants: BTreeMap::new(),
             models: BTreeMap::new(),
+            aliases: BTreeMap::new(),
             groups: BTreeMap::new(),
             queue: QueueSettings::default(),
             time_rules: TimeRules::default(),

@@ -1,13 +1,14 @@
 //! What the filter and the quota service say to each other: JSON over HTTP/2.
 //!
 //! `POST /v1/admissions` carries an [`AdmissionRequest`] and is *held* while the call is queued; the answer is an
-//! [`AdmissionReply`]. `POST /v1/settlements` carries a [`SettlementBatch`]; every entry is idempotent, so the
+//! [`AdmissionReply`]. `POST /v1/models` asks what a key may use: a [`ModelsRequest`], answered by a [`ModelsReply`] at
+//! once and free of charge. `POST /v1/settlements` carries a [`SettlementBatch`]; every entry is idempotent, so the
 //! filter repeats it until it is acknowledged.
 //!
 //! Every reply of the service bears [`DECIDED_HEADER`], which nothing else on the way sets: that is how the filter
 //! tells an answer from a dead sidecar's 503.
 
-use crate::units::{AdmissionId, Millis, PoolName, Priority, TenantId, Tokens};
+use crate::units::{AdmissionId, Millis, ModelName, PoolName, Priority, TenantId, Tokens};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 pub const WIRE_VERSION: u32 = 1;
 
 pub const ADMISSIONS_PATH: &str = "/v1/admissions";
+pub const MODELS_PATH: &str = "/v1/models";
 pub const SETTLEMENTS_PATH: &str = "/v1/settlements";
 /// Present on every reply of the service.
 pub const DECIDED_HEADER: &str = "x-sluice-decided";
@@ -88,6 +90,29 @@ pub struct Grant {
     /// How long the call stood in the queue.
     pub waited_ms: Millis,
     pub rates: Vec<RateStatus>,
+    /// The name that the model server knows the model by, where the client's is another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upstream_model: Option<ModelName>,
+    /// The most tokens that one sequence may yield, where the client asked for more or for no limit at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_tokens: Option<Tokens>,
+}
+
+/// Which models may this key use?
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelsRequest {
+    pub version: u32,
+    pub key: KeyProof,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "decision", rename_all = "snake_case")]
+pub enum ModelsReply {
+    /// Every name that a call of this key may use, aliases too, in alphabetical order.
+    Listed {
+        models: Vec<ModelName>,
+    },
+    Rejected(Refusal),
 }
 
 /// The call may not go on.
@@ -173,12 +198,13 @@ pub enum Reason {
     UnsupportedEncoding,
     BodyTooLarge,
     RequestTimeout,
+    WorkerFull,
     ServiceUnavailable,
 }
 
 impl Reason {
     /// Every reason, for documentation and metrics.
-    pub const ALL: [Reason; 29] = [
+    pub const ALL: [Reason; 30] = [
         Reason::UnknownKey,
         Reason::TenantDisabled,
         Reason::ModelNotAllowed,
@@ -207,8 +233,47 @@ impl Reason {
         Reason::UnsupportedEncoding,
         Reason::BodyTooLarge,
         Reason::RequestTimeout,
+        Reason::WorkerFull,
         Reason::ServiceUnavailable,
     ];
+
+    /// Whether the same call, sent again a little later, may do better. Clients obey it as `x-should-retry`.
+    #[must_use]
+    pub fn is_worth_a_retry(self) -> bool {
+        match self {
+            Reason::TenantConcurrency
+            | Reason::TenantRequestsPerSecond
+            | Reason::TenantRequestsPerMinute
+            | Reason::TenantTokensPerMinute
+            | Reason::QueueFull
+            | Reason::QueueTimeout
+            | Reason::LedgerUnavailable
+            | Reason::ShuttingDown
+            | Reason::DuplicateAdmission
+            | Reason::RequestTimeout
+            | Reason::WorkerFull
+            | Reason::ServiceUnavailable => true,
+            // The client's own deadline is the same next time.
+            Reason::DeadlineUnreachable
+            | Reason::UnknownKey
+            | Reason::TenantDisabled
+            | Reason::ModelNotAllowed
+            | Reason::ModelNotFound
+            | Reason::ContextLengthExceeded
+            | Reason::MissingKey
+            | Reason::ConflictingKeys
+            | Reason::MalformedKey
+            | Reason::InvalidPriority
+            | Reason::InvalidDeadline
+            | Reason::PathNotListed
+            | Reason::PathNotNormalized
+            | Reason::MethodNotAllowed
+            | Reason::UpgradeNotAllowed
+            | Reason::InvalidBody
+            | Reason::UnsupportedEncoding
+            | Reason::BodyTooLarge => false,
+        }
+    }
 
     /// The HTTP status that goes with it.
     #[must_use]
@@ -236,6 +301,7 @@ impl Reason {
             | Reason::LedgerUnavailable
             | Reason::ShuttingDown
             | Reason::DuplicateAdmission
+            | Reason::WorkerFull
             | Reason::ServiceUnavailable => 503,
         }
     }
@@ -272,6 +338,7 @@ impl Reason {
             Reason::UnsupportedEncoding => "unsupported_encoding",
             Reason::BodyTooLarge => "body_too_large",
             Reason::RequestTimeout => "request_timeout",
+            Reason::WorkerFull => "worker_full",
             Reason::ServiceUnavailable => "service_unavailable",
         }
     }
@@ -314,6 +381,20 @@ pub struct Settlement {
     /// open while it was away. Absent when the call never got as far as a tenant.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub charge_to: Option<ChargeTo>,
+    /// How long the upstream took. Absent when it never answered, and from filters of the release before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timing: Option<Timing>,
+}
+
+/// Time as the filter measured it, from the moment at which the call left for the upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Timing {
+    /// To the first byte of the reply's body that bore output.
+    pub first_token_ms: Millis,
+    /// To the end of the reply.
+    pub duration_ms: Millis,
+    /// The reply came as a stream, so that `first_token_ms` is the first token's and not the whole reply's.
+    pub streamed: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -347,6 +428,9 @@ pub struct Usage {
     /// The part of `input` that the upstream took from its prefix cache.
     #[serde(default)]
     pub cached: Tokens,
+    /// The part of `output` that the model thought and did not say.
+    #[serde(default)]
+    pub reasoning: Tokens,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -359,6 +443,8 @@ pub enum UsageSource {
     Reported,
     /// Counted or guessed by the filter, because the reply bore none (or none to be believed).
     Estimated,
+    /// The fixed charge of a request that is not counted in tokens, all of it as `input`.
+    Fixed,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -13,8 +13,8 @@ use axum::routing::post;
 use axum::{Json, Router};
 use sluice_policy::units::Millis;
 use sluice_policy::wire::{
-    ADMISSIONS_PATH, AdmissionReply, AdmissionRequest, DECIDED_HEADER, Reason, Refusal, SECRET_HEADER,
-    SETTLEMENTS_PATH, SettlementBatch, SettlementReply, WIRE_VERSION,
+    ADMISSIONS_PATH, AdmissionReply, AdmissionRequest, DECIDED_HEADER, MODELS_PATH, ModelsReply, ModelsRequest, Reason,
+    Refusal, SECRET_HEADER, SETTLEMENTS_PATH, SettlementBatch, SettlementReply, WIRE_VERSION,
 };
 use std::sync::Arc;
 
@@ -30,6 +30,7 @@ pub fn router(engine: Arc<Engine>, identity: SharedIdentity, secret: Option<Secr
     let gate = Gate { engine, identity, secret: secret.map(Arc::new) };
     Router::new()
         .route(ADMISSIONS_PATH, post(admit))
+        .route(MODELS_PATH, post(models))
         .route(SETTLEMENTS_PATH, post(settle))
         .fallback(async || ApiError::NotFound)
         .layer(middleware::from_fn_with_state(gate.clone(), demand_secret))
@@ -48,7 +49,7 @@ async fn admit(
     State(gate): State<Gate>,
     request: Result<Json<AdmissionRequest>, JsonRejection>,
 ) -> Result<Response, ApiError> {
-    let request = body(request)?;
+    let mut request = body(request)?;
     check_version(request.version)?;
     let identity = gate.identity.current();
     let Some((tenant, key)) = identity.verify(&request.key) else {
@@ -56,9 +57,14 @@ async fn admit(
         gate.engine.refused_stranger(&request, &refusal);
         return Ok(decided(AdmissionReply::Rejected(refusal)));
     };
-    let Some(reply) = gate.engine.admit(tenant, key.priority, &request).await else {
+    let rewrite = gate.engine.read(|core| core.config().resolve(tenant, &mut request));
+    let Some(mut reply) = gate.engine.admit(tenant, key.priority, &request).await else {
         return Err(ApiError::Cancelled);
     };
+    if let AdmissionReply::Admitted(grant) = &mut reply {
+        grant.upstream_model = rewrite.upstream_model;
+        grant.max_tokens = rewrite.max_tokens;
+    }
     match &reply {
         AdmissionReply::Admitted(grant) => {
             tracing::debug!(id = %request.id, %tenant, key = key.name, priority = %grant.priority, waited = %grant.waited_ms, "admitted");
@@ -68,6 +74,28 @@ async fn admit(
         }
     }
     Ok(decided(spread(reply)))
+}
+
+/// What a key may use. Costs its tenant nothing, and is answered at once.
+async fn models(
+    State(gate): State<Gate>,
+    request: Result<Json<ModelsRequest>, JsonRejection>,
+) -> Result<Response, ApiError> {
+    let request = body(request)?;
+    check_version(request.version)?;
+    let identity = gate.identity.current();
+    let Some((tenant, _)) = identity.verify(&request.key) else {
+        return Ok(decided(ModelsReply::Rejected(unknown_key())));
+    };
+    let reply = gate.engine.read(|core| match core.config().tenants.get(tenant) {
+        Some(settings) if settings.disabled => {
+            let message = format!("the tenant {tenant} is disabled");
+            ModelsReply::Rejected(Refusal::new(Reason::TenantDisabled, message))
+        }
+        Some(_) => ModelsReply::Listed { models: core.config().models_of(tenant) },
+        None => ModelsReply::Rejected(unknown_key()),
+    });
+    Ok(decided(reply))
 }
 
 async fn settle(

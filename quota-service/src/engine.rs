@@ -15,6 +15,7 @@ use sluice_policy::admission::{Admission, Decision, Event};
 use sluice_policy::config::Config;
 use sluice_policy::units::{AdmissionId, HolderId, Millis, ModelName, PoolName, Priority, TenantId};
 use sluice_policy::wire::{AdmissionReply, AdmissionRequest, Outcome, Refusal, Settlement, Usage};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, oneshot, watch};
@@ -221,9 +222,12 @@ impl Engine {
     }
 
     fn settle_one(&self, state: &mut State, settlement: &Settlement) {
-        let settled = state.core.settle(settlement, self.now());
+        let settlement = resolved(settlement, state.core.config());
+        let settled = state.core.settle(&settlement, self.now());
         state.waiters.remove(&settlement.id);
-        self.metrics.settled(settlement, settled.as_ref());
+        let model = settled.as_ref().and_then(|settled| state.core.config().models.get(&settled.model));
+        let price = model.map(|model| model.price).unwrap_or_default();
+        self.metrics.settled(&settlement, settled.as_ref(), price);
     }
 
     /// Lets the core give away what is free, tells the callers, and sets the timers anew.
@@ -303,6 +307,18 @@ impl Engine {
     }
 }
 
+/// The settlement with the model's own name in it: a call that passed while the service was away tells the client's.
+fn resolved<'a>(settlement: &'a Settlement, config: &Config) -> Cow<'a, Settlement> {
+    if config.aliases.is_empty() || settlement.charge_to.is_none() {
+        return Cow::Borrowed(settlement);
+    }
+    let mut own = settlement.clone();
+    if let Some(charge) = &mut own.charge_to {
+        config.resolve_charge(charge);
+    }
+    Cow::Owned(own)
+}
+
 /// A call that is held. If its caller leaves before it is answered, everything it was charged is given back.
 struct Held<'a> {
     engine: &'a Engine,
@@ -313,7 +329,7 @@ impl Drop for Held<'_> {
     fn drop(&mut self) {
         if let Some(id) = self.id {
             let usage = Usage::default();
-            let left = Settlement { id: id.clone(), outcome: Outcome::Cancelled, usage, charge_to: None };
+            let left = Settlement { id: id.clone(), outcome: Outcome::Cancelled, usage, charge_to: None, timing: None };
             self.engine.settle(std::slice::from_ref(&left));
         }
     }

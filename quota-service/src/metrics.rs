@@ -1,8 +1,12 @@
 //! What Prometheus sees of admission. Labels come from the configuration only, never from a request.
 
+mod gen_ai;
+
+use gen_ai::GenAi;
 use prometheus::core::Collector;
 use prometheus::{Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
 use sluice_policy::admission::Settled;
+use sluice_policy::config::Price;
 use sluice_policy::units::{PoolName, Priority, TenantId};
 use sluice_policy::wire::{Outcome, Reason, Settlement, UsageSource};
 
@@ -16,6 +20,9 @@ pub struct Metrics {
     queue_wait: HistogramVec,
     settlements: IntCounterVec,
     tokens: IntCounterVec,
+    cost: IntCounterVec,
+    fixed: IntCounterVec,
+    gen_ai: GenAi,
     ledger_calls: IntCounterVec,
     pub running: IntGaugeVec,
     pub capacity: IntGaugeVec,
@@ -48,9 +55,22 @@ impl Metrics {
             tokens: counter(
                 &registry,
                 "sluice_tokens_total",
-                "Tokens used; cached ones are part of the input.",
+                "Tokens used; cached ones are part of the input, reasoning ones of the output.",
                 &["tenant", "model", "kind"],
             )?,
+            cost: counter(
+                &registry,
+                "sluice_cost_micros_total",
+                "What calls cost by their models' prices, in millionths of a currency unit.",
+                &["tenant", "model"],
+            )?,
+            fixed: counter(
+                &registry,
+                "sluice_fixed_charges_total",
+                "Charges of requests that are not counted in tokens.",
+                &["tenant", "model"],
+            )?,
+            gen_ai: GenAi::new(&registry)?,
             ledger_calls: counter(&registry, "sluice_ledger_calls_total", "Calls to the ledger.", &["result"])?,
             running: gauge(&registry, "sluice_running", "Calls that hold a slot.", pool)?,
             capacity: gauge(&registry, "sluice_capacity", "Slots of the pool, over all replicas.", pool)?,
@@ -80,8 +100,8 @@ impl Metrics {
         self.admissions.with_label_values(&[pool, tenant, "rejected", reason.as_str()]).inc();
     }
 
-    /// `settled` is absent for an id that was not live.
-    pub fn settled(&self, settlement: &Settlement, settled: Option<&Settled>) {
+    /// `settled` is absent for an id that was not live; `price` is its model's.
+    pub fn settled(&self, settlement: &Settlement, settled: Option<&Settled>, price: Price) {
         let Some(settled) = settled else {
             self.settlements.with_label_values(&["unknown_id", source(settlement.usage.source)]).inc();
             return;
@@ -89,7 +109,18 @@ impl Metrics {
         let usage = settled.usage;
         self.settlements.with_label_values(&[outcome(settlement.outcome), source(usage.source)]).inc();
         let (tenant, model) = (settled.tenant.as_str(), settled.model.as_str());
-        for (kind, tokens) in [("input", usage.input), ("output", usage.output), ("cached", usage.cached)] {
+        self.gen_ai.settled(settled, settlement.outcome, settlement.timing);
+        let cost = price.of(&usage);
+        if cost > 0 {
+            self.cost.with_label_values(&[tenant, model]).inc_by(cost);
+        }
+        if usage.source == UsageSource::Fixed {
+            self.fixed.with_label_values(&[tenant, model]).inc_by(usage.input.0);
+            return;
+        }
+        for (kind, tokens) in
+            [("input", usage.input), ("output", usage.output), ("cached", usage.cached), ("reasoning", usage.reasoning)]
+        {
             self.tokens.with_label_values(&[tenant, model, kind]).inc_by(tokens.0);
         }
     }
@@ -124,6 +155,7 @@ fn source(source: UsageSource) -> &'static str {
         UsageSource::None => "none",
         UsageSource::Reported => "reported",
         UsageSource::Estimated => "estimated",
+        UsageSource::Fixed => "fixed",
     }
 }
 

@@ -100,8 +100,14 @@ impl Crowd {
     pub fn next_end(&mut self) -> Result<Settlement> {
         let id = self.running.pop_front().context("nothing runs")?;
         let output = Tokens(self.random.log_uniform(4, 9));
-        let usage = Usage { source: UsageSource::Reported, input: Tokens(500), output, cached: Tokens(0) };
-        Ok(Settlement { id, outcome: Outcome::Completed, usage, charge_to: None })
+        let usage = Usage {
+            source: UsageSource::Reported,
+            input: Tokens(500),
+            output,
+            cached: Tokens(0),
+            reasoning: Tokens::ZERO,
+        };
+        Ok(Settlement { id, outcome: Outcome::Completed, usage, charge_to: None, timing: None })
     }
 
     /// One turn of everything: a call joins, one ends, and the next one starts.

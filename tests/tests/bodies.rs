@@ -13,9 +13,9 @@ use std::time::Duration;
 
 const SLACK: Duration = Duration::from_secs(10);
 /// As shipped: `body.max_bytes`.
-const CAP_BYTES: usize = 1 << 20;
-/// 1.2 MiB is over our cap and below the limit of Envoy's buffer; 5 MiB is over both.
-const TOO_LARGE_BYTES: [usize; 2] = [1_258_291, 5 << 20];
+const CAP_BYTES: usize = 16 << 20;
+/// 16.2 MiB is over our cap and below the limit of Envoy's buffer; 20 MiB is over both.
+const TOO_LARGE_BYTES: [usize; 2] = [16_986_931, 20 << 20];
 /// What a client writes at once where it does not tell the length.
 const CHUNK_BYTES: usize = 64 << 10;
 /// Short, so that the tests of slow bodies are not.

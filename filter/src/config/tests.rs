@@ -18,15 +18,16 @@ fn least() -> Value {
 #[test]
 fn what_is_left_out_has_the_documented_defaults() {
     let config = Config::parse(least().to_string().as_bytes()).unwrap();
-    assert_eq!(config.body_max_bytes, 1_048_576);
+    assert_eq!(config.body_max_bytes, 16 << 20);
+    assert_eq!(config.paused_max_bytes, 256 << 20);
     assert_eq!(config.body_timeout, Millis(30_000));
     assert_eq!(config.sequences_max, 16);
     assert_eq!(config.service.timeout, Duration::from_secs(65));
     assert_eq!(config.verified_ttl, Millis(300_000));
     assert_eq!(config.key_headers, KEY_HEADERS_DEFAULT);
-    let route = config.route("/v1/chat/completions").unwrap();
-    assert_eq!(route.on_unavailable, OnUnavailable::Closed);
-    assert_eq!(config.route("/v1/models"), None);
+    let found = config.route("/v1/chat/completions").unwrap();
+    assert_eq!((found.route.on_unavailable, found.route.charge), (OnUnavailable::Closed, Tokens(1)));
+    assert!(config.route("/v1/models").is_none());
 }
 
 #[test]
@@ -105,4 +106,62 @@ fn what_is_not_json_is_said_to_be_so() {
     for text in ["", "version: 1", "[]"] {
         assert!(Config::parse(text.as_bytes()).is_err(), "{text}");
     }
+}
+
+fn with_routes(routes: &Value) -> Value {
+    let mut document = least();
+    document["routes"] = routes.clone();
+    document
+}
+
+#[test]
+fn a_route_without_a_path_is_served_where_its_dialect_s_servers_listen() {
+    let document = with_routes(&json!([{"dialect": "kserve_infer"}, {"dialect": "openai_chat"}]));
+    let config = Config::parse(document.to_string().as_bytes()).unwrap();
+    for path in ["/v2/models/simple/infer", "/v2/models/simple/versions/2/infer"] {
+        assert_eq!(config.route(path).unwrap().model, Some("simple"), "{path}");
+    }
+    assert_eq!(config.route("/v1/chat/completions").unwrap().model, None);
+    for path in ["/v2/repository/models/simple/load", "/v2/models/simple", "/v2/models//infer"] {
+        assert!(config.route(path).is_none(), "{path}");
+    }
+}
+
+#[test]
+fn the_very_path_comes_before_a_pattern_wherever_it_stands() {
+    let document = with_routes(&json!([
+        {"dialect": "request", "path": "/v2/models/{model}/ready"},
+        {"dialect": "request", "path": "/v2/models/one/ready", "pool": "first", "method": "GET", "charge": 0},
+    ]));
+    let config = Config::parse(document.to_string().as_bytes()).unwrap();
+    let found = config.route("/v2/models/one/ready").unwrap();
+    assert_eq!((found.route.pool.clone(), found.route.method.as_deref()), (Some("first".into()), Some("GET")));
+    assert_eq!(config.route("/v2/models/two/ready").unwrap().model, Some("two"));
+}
+
+#[test]
+fn a_route_that_would_not_know_its_pool_or_its_charge_is_refused() {
+    for (route, path) in [
+        (json!({"dialect": "request"}), "routes[0].path"),
+        (json!({"dialect": "request", "path": "/x"}), "routes[0].pool"),
+        (json!({"dialect": "openai_uploads"}), "routes[0].pool"),
+        (json!({"dialect": "openai_models", "pool": "p"}), "routes[0].pool"),
+        (json!({"dialect": "openai_chat", "charge": 3}), "routes[0].charge"),
+        (json!({"dialect": "openai_chat", "method": "GET"}), "routes[0].method"),
+        (json!({"dialect": "request", "path": "/x", "pool": "p", "method": "get"}), "routes[0].method"),
+    ] {
+        let found = problems(&with_routes(&json!([route])));
+        assert!(found.iter().any(|line| line.starts_with(path)), "{route}: {found:?}");
+    }
+    let both = with_routes(&json!([{"dialect": "kserve_infer"}, {"dialect": "kserve_infer"}]));
+    assert_eq!(problems(&both).len(), 2);
+}
+
+#[test]
+fn a_worker_must_have_room_for_one_body() {
+    let mut document = least();
+    document["body"] = json!({"max_bytes": 1000, "paused_max_bytes": 999});
+    assert_eq!(problems(&document).len(), 1);
+    document["body"] = json!({"max_bytes": 1000});
+    assert!(problems(&document).is_empty());
 }

@@ -4,7 +4,7 @@
 //! There is a second reason: when Envoy lacks `allow_on_headers_stop_iteration`, which the filter cannot see, no body
 //! ever comes in mode body.
 
-use crate::refusal;
+use crate::refusal::{self, Style};
 use log::error;
 use sluice_policy::units::Millis;
 use sluice_policy::wire::{Reason, Refusal};
@@ -24,6 +24,8 @@ pub(super) struct Incoming {
 
 #[derive(Debug)]
 struct Body {
+    /// How its client reads errors.
+    style: Style,
     since: Millis,
     has_begun: bool,
 }
@@ -34,8 +36,8 @@ impl Incoming {
     }
 
     /// A request's head has come, and its body is to follow.
-    pub(super) fn expect(&mut self, stream: u32, now: Millis) {
-        self.streams.insert(stream, Body { since: now, has_begun: false });
+    pub(super) fn expect(&mut self, stream: u32, style: Style, now: Millis) {
+        self.streams.insert(stream, Body { style, since: now, has_begun: false });
     }
 
     /// The first byte of the body has come.
@@ -54,8 +56,8 @@ impl Incoming {
         self.streams.is_empty()
     }
 
-    /// Takes out the streams that are too slow, each with what to tell its client.
-    pub(super) fn expired(&mut self, now: Millis) -> Vec<(u32, Refusal)> {
+    /// Takes out the streams that are too slow, each with what to tell its client, and in which words.
+    pub(super) fn expired(&mut self, now: Millis) -> Vec<(u32, Refusal, Style)> {
         let whole_body = self.whole_body;
         let late = self.streams.extract_if(.., |_, body| {
             let elapsed = now.since(body.since);
@@ -68,7 +70,7 @@ impl Incoming {
                  `allow_on_headers_stop_iteration: true`, which mode body needs"
             );
         }
-        late.iter().map(|(stream, body)| (*stream, too_slow(body, whole_body))).collect()
+        late.iter().map(|(stream, body)| (*stream, too_slow(body, whole_body), body.style)).collect()
     }
 }
 
@@ -88,15 +90,15 @@ mod tests {
     const WHOLE_BODY: Millis = Millis(30_000);
 
     fn expired(incoming: &mut Incoming, now: u64) -> Vec<u32> {
-        incoming.expired(Millis(now)).into_iter().map(|(stream, _)| stream).collect()
+        incoming.expired(Millis(now)).into_iter().map(|(stream, ..)| stream).collect()
     }
 
     #[test]
     fn streams_without_a_first_byte_expire_and_only_once() {
         let mut incoming = Incoming::new(WHOLE_BODY);
-        incoming.expect(1, Millis(0));
-        incoming.expect(2, Millis(0));
-        incoming.expect(3, Millis(5));
+        incoming.expect(1, Style::OpenAi, Millis(0));
+        incoming.expect(2, Style::OpenAi, Millis(0));
+        incoming.expect(3, Style::OpenAi, Millis(5));
         incoming.ends(2);
         assert!(expired(&mut incoming, 9_999).is_empty());
         assert_eq!(expired(&mut incoming, 10_000), [1]);
@@ -108,25 +110,25 @@ mod tests {
     #[test]
     fn a_body_that_has_begun_must_also_end() {
         let mut incoming = Incoming::new(WHOLE_BODY);
-        incoming.expect(1, Millis(0));
+        incoming.expect(1, Style::OpenAi, Millis(0));
         incoming.begins(1);
         assert!(expired(&mut incoming, 29_999).is_empty());
         let late = incoming.expired(Millis(30_000));
-        assert_eq!(late.iter().map(|(stream, refusal)| (*stream, refusal.status)).collect::<Vec<_>>(), [(1, 408)]);
+        assert_eq!(late.iter().map(|(stream, refusal, _)| (*stream, refusal.status)).collect::<Vec<_>>(), [(1, 408)]);
         assert!(incoming.is_empty());
     }
 
     #[test]
     fn a_whole_body_has_no_more_time_than_its_first_byte_where_less_is_configured() {
         let mut incoming = Incoming::new(Millis(500));
-        incoming.expect(1, Millis(0));
+        incoming.expect(1, Style::OpenAi, Millis(0));
         assert_eq!(expired(&mut incoming, 500), [1]);
     }
 
     #[test]
     fn a_stream_that_is_not_expected_any_more_does_not_begin() {
         let mut incoming = Incoming::new(WHOLE_BODY);
-        incoming.expect(1, Millis(0));
+        incoming.expect(1, Style::OpenAi, Millis(0));
         incoming.ends(1);
         incoming.begins(1);
         assert!(incoming.is_empty());

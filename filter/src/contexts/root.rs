@@ -73,7 +73,7 @@ impl Context for Root {
 impl RootContext for Root {
     fn on_configure(&mut self, size: usize) -> bool {
         proxy_wasm::set_log_level(host::log_level());
-        let text = host::bytes(Buffer::PluginConfiguration, size);
+        let text = host::bytes(Buffer::PluginConfiguration, 0, size);
         match Config::parse(&text) {
             Ok(config) => {
                 self.start(config);
@@ -98,8 +98,8 @@ impl RootContext for Root {
         if !shared.incoming.borrow().is_empty() {
             let now = host::now();
             let expired = shared.incoming.borrow_mut().expired(now);
-            for (stream, refusal) in &expired {
-                let (reply, tags) = exchange::refused_while_reading(refusal);
+            for (stream, refusal, style) in &expired {
+                let (reply, tags) = exchange::refused_while_reading(refusal, *style, now);
                 host::reply_for(*stream, &reply, &tags, self.context);
             }
         }

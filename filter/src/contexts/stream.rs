@@ -1,14 +1,18 @@
 //! The context of one request.
 
 use super::{Shared, reply_head};
-use crate::exchange::{Answer, Ended, Exchange, Step};
+use crate::dialect::{self, BodyEdit};
+use crate::exchange::{Answer, Ended, Exchange, LogTags, Step, Wants};
+use crate::headers::HeaderEdit;
 use crate::host::{self, Buffer, Map};
 use crate::usage::Passage;
 use crate::worker::Worker;
 use log::debug;
 use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
-use sluice_policy::wire::{ADMISSIONS_PATH, AdmissionRequest};
+use serde::Serialize;
+use sluice_policy::units::Millis;
+use sluice_policy::wire::{ADMISSIONS_PATH, MODELS_PATH};
 
 pub(super) struct Stream {
     context: u32,
@@ -16,7 +20,9 @@ pub(super) struct Stream {
     call: Option<(Shared, Exchange)>,
     /// Bytes of the request's body that Envoy holds.
     body_bytes: usize,
-    /// The token of the admission callout.
+    /// How many of them the state machine has seen, where it wants them piece by piece.
+    seen_bytes: usize,
+    /// The token of the callout.
     callout: Option<u32>,
 }
 
@@ -26,7 +32,7 @@ impl Stream {
             let exchange = Exchange::new(shared.config.clone());
             (shared, exchange)
         });
-        Self { context, call, body_bytes: 0, callout: None }
+        Self { context, call, body_bytes: 0, seen_bytes: 0, callout: None }
     }
 
     /// Feeds the state machine and does what it says. The worker is free again before the host is called.
@@ -35,19 +41,15 @@ impl Stream {
         let step = input(exchange, &mut shared.worker.borrow_mut());
         match step {
             Step::Hold => Action::Pause,
-            Step::Ask { request, body, tags } => {
+            Step::Continue => Action::Continue,
+            Step::Ask { request, tags } => {
                 host::tag_all(&tags);
-                self.ask(&request, body.as_deref())
+                self.ask(ADMISSIONS_PATH, &*request)
             }
-            Step::Forward { edits, tags } => {
-                host::edit_headers(Map::Request, &edits);
-                host::tag_all(&tags);
-                // Envoy resumes after this callback, so the request must be paused by then.
-                host::resume_request();
-                Action::Pause
-            }
+            Step::List { request } => self.ask(MODELS_PATH, &*request),
+            Step::Forward { edits, body, tags } => self.forward(&edits, body, &tags),
             Step::Reply { reply, tags } => {
-                debug!("refused: {}", reply.reason.as_str());
+                debug!("answered: {}", reply.details);
                 host::tag_all(&tags);
                 host::reply(&reply);
                 Action::Pause
@@ -55,19 +57,28 @@ impl Stream {
         }
     }
 
-    fn ask(&mut self, request: &AdmissionRequest, body: Option<&[u8]>) -> Action {
-        let Some((shared, exchange)) = &mut self.call else { return Action::Pause };
-        if body.is_some_and(|body| !host::replace_bytes(Buffer::Request, body)) {
-            exchange.body_was_not_replaced();
-        }
+    fn ask(&mut self, path: &str, question: &impl Serialize) -> Action {
+        let Some((shared, _)) = &self.call else { return Action::Pause };
         // A request of plain texts and numbers always serialises.
-        let json = serde_json::to_vec(request).unwrap_or_default();
-        self.callout = shared.post(ADMISSIONS_PATH, &json, shared.config.service.timeout);
+        let json = serde_json::to_vec(question).unwrap_or_default();
+        self.callout = shared.post(path, &json, shared.config.service.timeout);
         if self.callout.is_some() {
             return Action::Pause;
         }
         let now = host::now();
         self.turn(|exchange, worker| exchange.could_not_ask(worker, now))
+    }
+
+    fn forward(&mut self, edits: &[HeaderEdit], body: Vec<BodyEdit>, tags: &LogTags) -> Action {
+        if !body.is_empty() && !change_body(self.body_bytes, body) {
+            let now = host::now();
+            return self.turn(|exchange, worker| exchange.body_was_not_changed(worker, now));
+        }
+        host::edit_headers(Map::Request, edits);
+        host::tag_all(tags);
+        // Envoy resumes after this callback, so the request must be paused by then.
+        host::resume_request();
+        Action::Pause
     }
 
     fn is_no_longer_incoming(&self) {
@@ -79,22 +90,49 @@ impl Stream {
     /// More of the request's body, or its end: Envoy holds all of it while this pauses.
     fn request_body(&mut self, is_end: bool) -> Action {
         let total = self.body_bytes;
-        match &self.call {
-            Some((_, exchange)) if exchange.reads_body() => {}
-            Some((_, exchange)) if !exchange.holds_request() => return Action::Continue,
-            _ => return Action::Pause,
-        }
-        if is_end {
-            self.is_no_longer_incoming();
-            let body = host::bytes(Buffer::Request, total);
-            return self.turn(|exchange, worker| exchange.request_body_ended(&body, worker));
-        }
-        let action = self.turn(|exchange, _| exchange.request_body_grew(total as u64));
+        let Some((_, exchange)) = &self.call else { return Action::Pause };
+        let (wants, holds) = (exchange.wants(), exchange.holds_request());
+        let now = host::now();
+        let action = match wants {
+            Wants::Nothing => return if holds { Action::Pause } else { Action::Continue },
+            Wants::Pieces => return self.request_piece(holds, is_end, now),
+            Wants::Whole if is_end => {
+                let body = host::bytes(Buffer::Request, 0, total);
+                self.turn(|exchange, worker| exchange.request_body_ended(&body, total as u64, worker, now))
+            }
+            Wants::Length if is_end => {
+                self.turn(|exchange, worker| exchange.request_body_ended(&[], total as u64, worker, now))
+            }
+            Wants::Whole | Wants::Length => {
+                self.turn(|exchange, worker| exchange.request_body_grew(total as u64, worker, now))
+            }
+        };
+        self.note_whether_incoming();
+        action
+    }
+
+    /// While the call is held the buffer grows; afterwards each callback brings a new one.
+    fn request_piece(&mut self, holds: bool, is_end: bool, now: Millis) -> Action {
+        let start = if holds { self.seen_bytes } else { 0 };
+        let size = self.body_bytes.saturating_sub(start);
+        let piece = if size == 0 { Vec::new() } else { host::bytes(Buffer::Request, start, size) };
+        self.seen_bytes = self.body_bytes;
+        let held = self.body_bytes as u64;
+        let action = self.turn(|exchange, worker| exchange.request_body_piece(&piece, held, is_end, worker, now));
+        self.note_whether_incoming();
+        action
+    }
+
+    fn note_whether_incoming(&self) {
         if self.call.as_ref().is_some_and(|(_, exchange)| !exchange.reads_body()) {
             self.is_no_longer_incoming();
         }
-        action
     }
+}
+
+fn change_body(size: usize, edits: Vec<BodyEdit>) -> bool {
+    let changed = dialect::apply(&host::bytes(Buffer::Request, 0, size), edits);
+    changed.is_some_and(|changed| host::replace_bytes(Buffer::Request, &changed))
 }
 
 impl Context for Stream {
@@ -104,7 +142,7 @@ impl Context for Stream {
         }
         self.callout = None;
         let is_decided = headers > 0 && reply_head().0;
-        let body = if is_decided { host::bytes(Buffer::CalloutReply, size) } else { Vec::new() };
+        let body = if is_decided { host::bytes(Buffer::CalloutReply, 0, size) } else { Vec::new() };
         let now = host::now();
         let answer = Answer { is_decided, body };
         self.turn(|exchange, worker| exchange.answered(&answer, worker, now));
@@ -113,12 +151,12 @@ impl Context for Stream {
 
 impl HttpContext for Stream {
     fn on_http_request_headers(&mut self, _: usize, is_end: bool) -> Action {
-        let headers = host::headers(Map::Request);
-        let action = self.turn(|exchange, worker| exchange.request_headers(&headers, is_end, worker));
+        let (headers, now) = (host::headers(Map::Request), host::now());
+        let action = self.turn(|exchange, worker| exchange.request_headers(&headers, is_end, worker, now));
         if let Some((shared, exchange)) = &self.call
-            && exchange.reads_body()
+            && let Some(style) = exchange.style_while_reading()
         {
-            shared.incoming.borrow_mut().expect(self.context, host::now());
+            shared.incoming.borrow_mut().expect(self.context, style, now);
         }
         action
     }
@@ -143,8 +181,8 @@ impl HttpContext for Stream {
         if let Some((shared, exchange)) = &mut self.call
             && exchange.meters_reply()
         {
-            let headers = host::headers(Map::Response);
-            let edits = exchange.reply_headers(&headers, is_end, &mut shared.worker.borrow_mut());
+            let (headers, now) = (host::headers(Map::Response), host::now());
+            let edits = exchange.reply_headers(&headers, is_end, &mut shared.worker.borrow_mut(), now);
             host::edit_headers(Map::Response, &edits);
         }
         Action::Continue
@@ -154,8 +192,9 @@ impl HttpContext for Stream {
         if let Some((shared, exchange)) = &mut self.call
             && exchange.meters_reply()
         {
-            let piece = if size == 0 { Vec::new() } else { host::bytes(Buffer::Response, size) };
-            let passage = exchange.reply_body(&piece, is_end, &mut shared.worker.borrow_mut());
+            let wants_piece = size > 0 && exchange.reads_reply();
+            let piece = if wants_piece { host::bytes(Buffer::Response, 0, size) } else { Vec::new() };
+            let passage = exchange.reply_body(&piece, is_end, &mut shared.worker.borrow_mut(), host::now());
             match passage {
                 Passage::Replaced(bytes) if bytes != piece => {
                     host::replace_bytes(Buffer::Response, &bytes);
@@ -168,8 +207,11 @@ impl HttpContext for Stream {
 
     /// What was held of an event that the upstream never ended is lost here: trailers cannot carry it.
     fn on_http_response_trailers(&mut self, _: usize) -> Action {
-        if let Some((shared, exchange)) = &mut self.call {
-            exchange.reply_ended(&mut shared.worker.borrow_mut());
+        if let Some((shared, exchange)) = &mut self.call
+            && exchange.meters_reply()
+        {
+            let trailers = host::headers(Map::ResponseTrailers);
+            exchange.reply_trailers(&trailers, &mut shared.worker.borrow_mut(), host::now());
         }
         Action::Continue
     }
@@ -179,7 +221,7 @@ impl HttpContext for Stream {
             && exchange.owes_settlement()
         {
             let ended = how_it_ended();
-            exchange.abandoned(ended, &mut shared.worker.borrow_mut());
+            exchange.abandoned(ended, &mut shared.worker.borrow_mut(), host::now());
         }
     }
 }
@@ -189,7 +231,7 @@ impl Drop for Stream {
     fn drop(&mut self) {
         self.is_no_longer_incoming();
         if let Some((shared, exchange)) = &mut self.call {
-            exchange.abandoned(Ended::ByUpstream, &mut shared.worker.borrow_mut());
+            exchange.abandoned(Ended::ByUpstream, &mut shared.worker.borrow_mut(), host::now());
         }
     }
 }

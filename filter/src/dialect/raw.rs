@@ -11,8 +11,10 @@ use std::fmt;
 pub(super) enum Use {
     /// Its text is kept.
     Keep,
-    /// Elements and strings are counted as prompt.
+    /// Elements and strings are counted as messages.
     Weigh,
+    /// A text, token ids, or a list of either.
+    Prompt,
 }
 
 /// A field that a dialect knows.
@@ -91,6 +93,9 @@ impl<'de> Visitor<'de> for Object<'_, 'de> {
                 }
                 Some((_, Use::Weigh)) => {
                     map.next_value_seed(Weigh::list(&mut self.fields.prompt))?;
+                }
+                Some((_, Use::Prompt)) => {
+                    map.next_value_seed(Weigh::prompt(&mut self.fields.prompt))?;
                 }
                 None => map.next_value_seed(Weigh::skip())?,
             }

@@ -1,52 +1,86 @@
 //! What a request's headers must be before its body is even looked at.
 
-use super::Caller;
+use super::{Caller, PathModel};
 use crate::caller;
-use crate::config::Config;
-use crate::dialect::Dialect;
+use crate::config::{Config, Found};
+use crate::dialect::Reads;
 use crate::headers::{self, Headers};
 use crate::path;
-use crate::refusal;
+use crate::refusal::{self, Style, style};
+use crate::route::{Pattern, Route};
+use crate::usage::Shape;
 use sluice_policy::units::{Millis, Priority};
 use sluice_policy::wire::{Reason, Refusal};
+use std::rc::Rc;
 
 /// What a body of unknown length is taken for in headers mode: a prompt of 1,024 tokens.
 pub(super) const UNKNOWN_LENGTH_BYTES: u64 = 4096;
 
-type Refused = (Refusal, Dialect);
+/// A refusal, in whose words, and which method would have been allowed.
+pub(super) struct Refused {
+    pub(super) refusal: Refusal,
+    pub(super) style: Style,
+    pub(super) allow: Option<String>,
+}
 
 /// Accepts a request's headers, and returns its `content-length` beside the caller.
-pub(super) fn accept(config: &Config, headers: &Headers, is_end: bool) -> Result<(Caller, Option<u64>), Refused> {
-    // Before a route is known, errors are written as most of our clients expect them.
-    let unrouted = |refusal| (refusal, Dialect::OpenAiChat);
+pub(super) fn accept(config: &Config, headers: &Headers, is_end: bool) -> Result<(Caller, Option<u64>), Box<Refused>> {
+    let (content_type, is_anthropic) = (headers.text("content-type"), headers.first("anthropic-version").is_some());
+    // Before a route is known, errors are written as the stranger most probably expects them.
+    let raw_path = headers.text(":path").unwrap_or_default();
+    let stranger = Style::of_stranger(raw_path, content_type, is_anthropic);
+    let unrouted = |refusal| Box::new(Refused { refusal, style: stranger, allow: None });
     check_upgrade(headers).map_err(unrouted)?;
     let path = read_path(headers).map_err(unrouted)?;
-    let route = config.route(path).ok_or_else(|| {
+    let Found { route, pattern, model } = config.route(path).ok_or_else(|| {
         unrouted(refusal::own(Reason::PathNotListed, "Unknown request URL: no route lists this path."))
     })?;
-    let routed = |refusal| (refusal, route.dialect);
-    if headers.text(":method") != Some("POST") {
-        let message = "Only POST is allowed here.";
-        return Err(routed(refusal::own(Reason::MethodNotAllowed, message)));
-    }
+    let style = match route.dialect.reads() {
+        _ if style::is_grpc(content_type) => Style::Grpc,
+        Reads::Models if is_anthropic => Style::Anthropic,
+        _ => route.dialect.style(),
+    };
+    let routed = |refusal| Box::new(Refused { refusal, style, allow: None });
+    check_method(headers, route, style)?;
     let key = caller::identify(headers, &config.key_headers)
         .map_err(|(reason, message)| routed(refusal::own(reason, message)))?;
     let priority = read_priority(headers).map_err(routed)?;
     let deadline = read_deadline(headers).map_err(routed)?;
-    check_encoding(headers).map_err(routed)?;
+    check_encoding(headers, route.dialect.reads()).map_err(routed)?;
     let content_length = read_length(headers);
     check_length(content_length.unwrap_or(0), config.body_max_bytes).map_err(routed)?;
-    if is_end {
+    if is_end && matches!(route.dialect.reads(), Reads::Json(_) | Reads::Messages { .. }) {
         return Err(routed(refusal::own(Reason::InvalidBody, "The request has no body.")));
     }
+    let path_model = model.map(|model| read_path_model(pattern, raw_path, model)).transpose().map_err(routed)?;
+    let is_metered = route.dialect.reply() != Shape::Fixed;
     let removals = headers.removals(|name| {
         headers::is_forged_by_client(name)
             || config.key_headers.iter().any(|key_header| key_header == name)
             // Compressed replies could not be metered.
-            || name == "accept-encoding"
+            || (is_metered && name == "accept-encoding")
     });
     let has_length = content_length.is_some();
-    Ok((Caller { route: route.clone(), key, priority, deadline, has_length, removals }, content_length))
+    let route = Rc::clone(route);
+    Ok((Caller { route, style, path_model, key, priority, deadline, has_length, removals }, content_length))
+}
+
+fn check_method(headers: &Headers, route: &Route, style: Style) -> Result<(), Box<Refused>> {
+    match &route.method {
+        Some(method) if headers.text(":method") != Some(method) => {
+            let refusal = refusal::own(Reason::MethodNotAllowed, format!("Only {method} is allowed here."));
+            Err(Box::new(Refused { refusal, style, allow: Some(method.clone()) }))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+fn read_path_model(pattern: &Pattern, path_and_query: &str, model: &str) -> Result<PathModel, Refusal> {
+    if model.contains('%') {
+        let message = "The model in the path must be written without percent signs.";
+        return Err(refusal::own(Reason::PathNotNormalized, message));
+    }
+    Ok(PathModel { pattern: pattern.clone(), path: path_and_query.to_owned(), model: model.to_owned() })
 }
 
 /// An upgraded stream is no longer requests and replies, so nothing of it could be limited or metered.
@@ -91,11 +125,16 @@ fn read_deadline(headers: &Headers) -> Result<Option<Millis>, Refusal> {
     }
 }
 
-fn check_encoding(headers: &Headers) -> Result<(), Refusal> {
-    if headers.spelled("content-encoding").all(|value| value.eq_ignore_ascii_case(b"identity")) {
-        return Ok(());
-    }
-    let message = "Encoded request bodies are not read; send plain JSON without content-encoding.";
+/// What is looked into must be plain; what passes unread may be packed as its server likes it.
+fn check_encoding(headers: &Headers, reads: Reads) -> Result<(), Refusal> {
+    let is_plain = || headers.spelled("content-encoding").all(|value| value.eq_ignore_ascii_case(b"identity"));
+    let message = match reads {
+        Reads::Length | Reads::Models => return Ok(()),
+        Reads::Json(_) if is_plain() => return Ok(()),
+        Reads::Json(_) => "Encoded request bodies are not read; send plain JSON without content-encoding.",
+        Reads::Messages { .. } if is_plain() && style::is_grpc(headers.text("content-type")) => return Ok(()),
+        Reads::Messages { .. } => "Only plain gRPC is spoken here: content-type application/grpc.",
+    };
     Err(refusal::own(Reason::UnsupportedEncoding, message))
 }
 

@@ -1,9 +1,12 @@
 use super::*;
+use crate::dialect::apply;
 use crate::headers::headers_of;
 use crate::usage::Passage;
 use serde_json::{Value, json};
-use sluice_policy::wire::{AdmissionReply, ChargeTo, Grant, RateKind, RateStatus, UsageSource};
+use sluice_policy::wire::{AdmissionReply, ChargeTo, Grant, ModelsReply, RateKind, RateStatus, Reason, UsageSource};
 
+mod dialects;
+mod grpc;
 mod lifecycles;
 mod replies;
 mod requests;
@@ -47,11 +50,12 @@ impl World {
 
     fn head(&mut self, headers: &[(&str, &str)]) -> Step {
         self.exchange = Exchange::new(self.config.clone());
-        self.exchange.request_headers(&headers_of(headers), false, &mut self.worker)
+        self.exchange.request_headers(&headers_of(headers), false, &mut self.worker, NOW)
     }
 
     fn body(&mut self, body: impl AsRef<[u8]>) -> Step {
-        self.exchange.request_body_ended(body.as_ref(), &mut self.worker)
+        let body = body.as_ref();
+        self.exchange.request_body_ended(body, body.len() as u64, &mut self.worker, NOW)
     }
 
     /// Brings a call as far as the question to the service.
@@ -74,15 +78,15 @@ impl World {
     }
 
     fn reply_headers(&mut self, headers: &[(&str, &str)]) -> Vec<HeaderEdit> {
-        self.exchange.reply_headers(&headers_of(headers), false, &mut self.worker)
+        self.exchange.reply_headers(&headers_of(headers), false, &mut self.worker, NOW)
     }
 
     fn reply_body(&mut self, piece: &str, is_end: bool) -> Passage {
-        self.exchange.reply_body(piece.as_bytes(), is_end, &mut self.worker)
+        self.exchange.reply_body(piece.as_bytes(), is_end, &mut self.worker, NOW)
     }
 
     fn abandoned(&mut self, ended: Ended) {
-        self.exchange.abandoned(ended, &mut self.worker);
+        self.exchange.abandoned(ended, &mut self.worker, NOW);
     }
 
     /// What the worker has to report, once.
@@ -102,7 +106,7 @@ impl World {
     }
 }
 
-fn answer_of(reply: &AdmissionReply) -> Answer {
+fn answer_of(reply: &impl serde::Serialize) -> Answer {
     Answer { is_decided: true, body: serde_json::to_vec(reply).unwrap() }
 }
 
@@ -116,6 +120,8 @@ fn admitted() -> Answer {
         reserved: Tokens(99),
         waited_ms: Millis(42),
         rates: vec![RateStatus { kind: RateKind::Requests, limit: 5, remaining: 4, reset_ms: Millis(200) }],
+        upstream_model: None,
+        max_tokens: None,
     }))
 }
 
@@ -142,8 +148,8 @@ fn reply_of(step: Step) -> LocalReply {
 fn refused(step: Step) -> (u16, &'static str) {
     let reply = reply_of(step);
     let body: Value = serde_json::from_slice(&reply.body).unwrap();
-    assert!(body["error"]["message"].is_string());
-    (reply.status, reply.reason.as_str())
+    assert!(body["error"]["message"].is_string() || body["error"].is_string());
+    (reply.status, reply.details)
 }
 
 fn has_set(edits: &[HeaderEdit], name: &str, value: &str) -> bool {

@@ -91,9 +91,9 @@ pub(crate) fn set_tick_period(period_ms: u32) -> Result<(), HostError> {
     checked(unsafe { proxy_set_tick_period_milliseconds(period_ms) })
 }
 
-pub(crate) fn buffer(kind: u32, size: usize) -> Result<Vec<u8>, HostError> {
+pub(crate) fn buffer(kind: u32, start: usize, size: usize) -> Result<Vec<u8>, HostError> {
     // SAFETY: the pointers are to live locals of `received`.
-    received(|data, length| unsafe { proxy_get_buffer_bytes(kind, 0, size, data, length) })
+    received(|data, length| unsafe { proxy_get_buffer_bytes(kind, start, size, data, length) })
 }
 
 pub(crate) fn replace_buffer(kind: u32, bytes: &[u8]) -> Result<(), HostError> {
@@ -136,7 +136,13 @@ pub(crate) fn continue_stream(stream: u32) -> Result<(), HostError> {
     checked(unsafe { proxy_continue_stream(stream) })
 }
 
-pub(crate) fn send_local_response(status: u32, details: &str, headers: &[u8], body: &[u8]) -> Result<(), HostError> {
+pub(crate) fn send_local_response(
+    status: u32,
+    details: &str,
+    headers: &[u8],
+    body: &[u8],
+    grpc_status: Option<u8>,
+) -> Result<(), HostError> {
     const NO_GRPC_STATUS: i32 = -1;
     // SAFETY: pointers and lengths of three live slices.
     checked(unsafe {
@@ -148,7 +154,7 @@ pub(crate) fn send_local_response(status: u32, details: &str, headers: &[u8], bo
             body.len(),
             headers.as_ptr(),
             headers.len(),
-            NO_GRPC_STATUS,
+            grpc_status.map_or(NO_GRPC_STATUS, i32::from),
         )
     })
 }

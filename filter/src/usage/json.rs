@@ -1,52 +1,37 @@
-//! Usage from a JSON reply: a bounded copy is kept and read when the reply is complete.
+//! Usage from a JSON reply, read as it passes: of any length, and without a copy.
 
-use super::{Reading, report, tokens_of};
-use serde::Deserialize;
-use serde_json::value::RawValue;
+mod scan;
 
-/// Replies beyond this are metered by their length. A long completion is some 100 KB.
-const COPY_MAX_BYTES: usize = 4 << 20;
+use super::report::Reported;
+use super::{Reading, Shape, tokens_of};
+use scan::Scan;
+use sluice_policy::units::Tokens;
 
-#[derive(Default)]
+#[derive(Debug)]
 pub(crate) struct JsonMeter {
-    copy: Vec<u8>,
-    bytes: u64,
-}
-
-/// Replies are tenants' data: `Debug` shows the length only.
-impl std::fmt::Debug for JsonMeter {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "JsonMeter({} bytes)", self.bytes)
-    }
-}
-
-#[derive(Deserialize)]
-struct Reply<'a> {
-    #[serde(borrow, default)]
-    usage: Option<&'a RawValue>,
+    shape: Shape,
+    scan: Scan,
 }
 
 impl JsonMeter {
+    pub(super) fn new(shape: Shape) -> Self {
+        Self { shape, scan: Scan::default() }
+    }
+
     pub(super) fn read(&mut self, piece: &[u8]) {
-        self.bytes = self.bytes.saturating_add(piece.len() as u64);
-        if self.is_whole_after(piece.len()) {
-            self.copy.extend_from_slice(piece);
-        } else {
-            self.copy = Vec::new();
-        }
+        self.scan.push(piece);
     }
 
     pub(super) fn reading(&self) -> Reading {
-        let is_whole = self.bytes == self.copy.len() as u64;
-        let reply: Option<Reply<'_>> = if is_whole { serde_json::from_slice(&self.copy).ok() } else { None };
-        let usage = reply.and_then(|reply| reply.usage);
-        Reading { reported: usage.and_then(|usage| report::believe(usage.get())), counted: tokens_of(self.bytes) }
-    }
-
-    /// Whether the copy can stay complete with `more` bytes, all counted already.
-    fn is_whole_after(&self, more: usize) -> bool {
-        let length = self.copy.len().saturating_add(more);
-        length <= COPY_MAX_BYTES && length as u64 == self.bytes
+        let mut reported = Reported::default();
+        if let Some(usage) = self.scan.usage() {
+            reported.take(usage, self.shape);
+        }
+        match reported.counts(self.shape) {
+            Some(counts) => Reading { reported: Some(counts), counted: Tokens::ZERO },
+            None if self.shape == Shape::Embeddings => Reading::default(),
+            None => Reading { reported: None, counted: tokens_of(self.scan.text_bytes()) },
+        }
     }
 }
 
@@ -54,13 +39,12 @@ impl JsonMeter {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use sluice_policy::units::Tokens;
 
     const REPLY: &[u8] =
-        br#"{"choices":[{"message":{"content":"hi"}}],"usage":{"prompt_tokens":9,"completion_tokens":4}}"#;
+        br#"{"choices":[{"message":{"content":"hi \"you\""}}],"usage":{"prompt_tokens":9,"completion_tokens":4}}"#;
 
     fn read(pieces: &[&[u8]]) -> Reading {
-        let mut meter = JsonMeter::default();
+        let mut meter = JsonMeter::new(Shape::OpenAi);
         pieces.iter().for_each(|piece| meter.read(piece));
         meter.reading()
     }
@@ -74,18 +58,31 @@ mod tests {
     }
 
     #[test]
-    fn a_reply_without_usage_is_estimated() {
-        assert_eq!(read(&[b"{\"a\":1}"]), Reading { reported: None, counted: Tokens(2) });
+    fn a_reply_without_usage_is_estimated_by_its_text() {
+        let reply = br#"{"id":"not output","choices":[{"message":{"role":"assistant","content":"12345678"}}]}"#;
+        assert_eq!(read(&[reply]), Reading { reported: None, counted: Tokens(2) });
         assert_eq!(read(&[b"{\"usage\":null}"]).reported, None);
         assert_eq!(read(&[]).counted, Tokens(0));
     }
 
     #[test]
-    fn a_reply_beyond_the_bound_is_let_go_for_good() {
-        let large = vec![b' '; COPY_MAX_BYTES];
-        let reading = read(&[&large, b" ", REPLY]);
-        assert_eq!(reading.reported, None);
-        assert!(reading.counted > Tokens(COPY_MAX_BYTES as u64 / 4));
+    fn a_reply_that_broke_off_reports_nothing_and_costs_what_had_come() {
+        let cut = br#"{"usage":{"prompt_tokens":9,"completion_tokens":4},"choices":[{"text":"12345678"#;
+        assert_eq!(read(&[cut]), Reading { reported: None, counted: Tokens(2) });
+    }
+
+    #[test]
+    fn usage_is_found_behind_any_length_of_reply() {
+        let large =
+            format!(r#"{{"data":"{}","usage":{{"prompt_tokens":9,"completion_tokens":4}}}}"#, "x".repeat(9 << 20));
+        assert_eq!(read(&[large.as_bytes()]).reported.unwrap().input, Tokens(9));
+    }
+
+    #[test]
+    fn embeddings_without_usage_have_no_output() {
+        let mut meter = JsonMeter::new(Shape::Embeddings);
+        meter.read(br#"{"data":[{"embedding":[0.1,0.2]}]}"#);
+        assert_eq!(meter.reading(), Reading::default());
     }
 
     proptest! {

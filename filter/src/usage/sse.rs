@@ -4,16 +4,15 @@
 //! which we asked for and the client did not (no choices, only usage) is taken out; only then is an incomplete event
 //! held.
 
-mod chunk;
-
-use super::{Counts, Passage, Reading};
-use chunk::Chunk;
+use super::report::Reported;
+use super::{Passage, Reading, Shape, events};
 use sluice_policy::units::Tokens;
 
-/// A longer event passes unread, and counts as one piece of content.
-const EVENT_MAX_BYTES: usize = 256 << 10;
+/// A longer event passes unread, and counts as one piece of content. The last event of a response repeats all of it.
+const EVENT_MAX_BYTES: usize = 4 << 20;
 
 pub(crate) struct SseMeter {
+    shape: Shape,
     drop_usage: bool,
     /// The beginning of an event whose end has not come yet.
     event: Vec<u8>,
@@ -25,8 +24,11 @@ pub(crate) struct SseMeter {
     after_cr: bool,
     /// What became of the last event, where its last byte was a carriage return and nothing has come since.
     ended_by_cr: Option<Fate>,
-    reported: Option<Counts>,
+    reported: Reported,
+    /// Our count of the output.
     counted: u64,
+    /// How much of it the last report covers.
+    counted_before_report: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,16 +45,18 @@ impl std::fmt::Debug for SseMeter {
 }
 
 impl SseMeter {
-    pub(super) fn new(drop_usage: bool) -> Self {
+    pub(super) fn new(shape: Shape, drop_usage: bool) -> Self {
         Self {
+            shape,
             drop_usage,
             event: Vec::new(),
             oversized: false,
             line_has_content: false,
             after_cr: false,
             ended_by_cr: None,
-            reported: None,
+            reported: Reported::default(),
             counted: 0,
+            counted_before_report: 0,
         }
     }
 
@@ -61,7 +65,14 @@ impl SseMeter {
     }
 
     pub(super) fn reading(&self) -> Reading {
-        Reading { reported: self.reported, counted: Tokens(self.counted) }
+        let reported = self.reported.counts(self.shape);
+        let covered = if reported.is_some() { self.counted_before_report } else { 0 };
+        Reading { reported, counted: Tokens(self.counted.saturating_sub(covered)) }
+    }
+
+    /// Whether anything that the model wrote has come.
+    pub(super) fn has_output(&self) -> bool {
+        self.counted > 0 || self.reported.has_output()
     }
 
     pub(super) fn read(&mut self, piece: &[u8]) -> Passage {
@@ -150,10 +161,12 @@ impl SseMeter {
 
     /// Reads a whole event; tells whether it is the one that the client did not ask for.
     fn meter(&mut self, event: &[u8]) -> bool {
-        let Some(chunk) = Chunk::read(event) else { return false };
-        self.counted = self.counted.saturating_add(chunk.tokens);
-        self.reported = chunk.usage.or(self.reported);
-        self.drop_usage && chunk.is_usage_only
+        let Some(event) = events::read(event, self.shape, &mut self.reported) else { return false };
+        self.counted = self.counted.saturating_add(event.tokens);
+        if event.is_report {
+            self.counted_before_report = self.counted;
+        }
+        self.drop_usage && event.is_usage_only
     }
 }
 

@@ -87,7 +87,7 @@ impl World {
     fn end(&mut self, id: &AdmissionId, outcome: Outcome, tokens: u64) -> Option<Settled> {
         let source = if tokens == 0 { UsageSource::None } else { UsageSource::Reported };
         let usage = Usage { source, output: Tokens(tokens), ..Usage::default() };
-        let settlement = Settlement { id: id.clone(), outcome, usage, charge_to: None };
+        let settlement = Settlement { id: id.clone(), outcome, usage, charge_to: None, timing: None };
         self.core.settle(&settlement, self.now)
     }
 }
@@ -224,7 +224,8 @@ fn usage_of_a_call_that_nobody_admitted_is_charged_to_its_tenant() {
     let mut world = World::new(json!({"tokens_per_min": 1_000}));
     let passed = crate::wire::ChargeTo { tenant: "a".into(), pool: "smol".into(), model: None };
     let usage = Usage { source: UsageSource::Reported, output: Tokens(400), ..Usage::default() };
-    let settlement = Settlement { id: "x-1".into(), outcome: Outcome::Completed, usage, charge_to: Some(passed) };
+    let settlement =
+        Settlement { id: "x-1".into(), outcome: Outcome::Completed, usage, charge_to: Some(passed), timing: None };
     let settled = world.core.settle(&settlement, world.now).unwrap();
     assert_eq!((settled.usage.output, world.core.settle(&settlement, world.now)), (Tokens(400), None));
     assert_eq!(world.core.account_state(&"a".into(), world.now).unwrap().1["tenant_tokens_per_minute"], 600);

@@ -1,5 +1,6 @@
 //! Pools, and the models they serve.
 
+use super::models::Price;
 use super::reader::Section;
 use super::tenants::Groups;
 use super::weights::read_shares;
@@ -30,6 +31,9 @@ pub struct Pool {
 pub struct Model {
     pub pool: PoolName,
     pub charge: ChargeWeights,
+    /// What the model server calls it; absent when it is the same name.
+    pub upstream: Option<ModelName>,
+    pub price: Price,
 }
 
 /// What a token costs a pool and the queue's counters, in percent of one plain token, 0 to 100,000.
@@ -106,7 +110,8 @@ fn read_pool(
 
     let name = PoolName::from(name?);
     for model in served {
-        let served = Model { pool: name.clone(), charge: ChargeWeights::default() };
+        let (charge, price) = (ChargeWeights::default(), Price::default());
+        let served = Model { pool: name.clone(), charge, upstream: None, price };
         if let Some(other) = models.insert(ModelName::from(model), served) {
             section.error("models", format!("the model {model:?} is served by the pool {} already", other.pool));
         }

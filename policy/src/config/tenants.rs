@@ -6,9 +6,12 @@ use super::{MOST_PER_WINDOW, MOST_WEIGHT};
 use crate::account::Limits;
 use crate::bucket::Rate;
 use crate::queue::GroupIndex;
-use crate::units::{GroupName, ModelName, Priority, TenantId};
+use crate::units::{GroupName, ModelName, Priority, TenantId, Tokens};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+
+/// Model servers count in 32 bits.
+const MOST_OUTPUT: u64 = i32::MAX as u64;
 
 /// Who is limited and billed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +28,8 @@ pub struct Tenant {
     /// The best level that `x-priority` may ask for.
     pub ceiling: Priority,
     pub limits: Limits,
+    /// The most tokens that one sequence of its calls may yield; a call that asks for more is brought down to it.
+    pub output_ceiling: Option<Tokens>,
     /// The models it may use; absent means all.
     pub models: Option<BTreeSet<ModelName>>,
     pub disabled: bool,
@@ -164,7 +169,7 @@ fn read_tenant(
     }
     let weight = section.integer("weight", 1..=MOST_WEIGHT).unwrap_or(1);
     let (default_priority, ceiling) = read_priority(&section.section("priority"));
-    let limits = read_limits(&section.section("limits"));
+    let (limits, output_ceiling) = read_limits(&section.section("limits"));
     let allowed: Option<BTreeSet<ModelName>> =
         section.has("models").then(|| section.texts("models").into_iter().map(ModelName::from).collect());
     for model in allowed.iter().flatten().filter(|model| !models.contains_key(*model)) {
@@ -182,6 +187,7 @@ fn read_tenant(
         default_priority,
         ceiling,
         limits,
+        output_ceiling,
         models: allowed,
         disabled,
         keys,
@@ -283,7 +289,7 @@ fn level(section: &Section<'_>, name: &'static str) -> Option<Priority> {
     u8::try_from(level).ok().and_then(|level| Priority::try_from(level).ok())
 }
 
-fn read_limits(section: &Section<'_>) -> Limits {
+fn read_limits(section: &Section<'_>) -> (Limits, Option<Tokens>) {
     let rate = |name| section.integer(name, 1..=MOST_PER_WINDOW);
     let limits = Limits {
         concurrent: slots(section),
@@ -291,6 +297,7 @@ fn read_limits(section: &Section<'_>) -> Limits {
         requests_per_min: rate("requests_per_min").map(Rate::per_minute),
         tokens_per_min: rate("tokens_per_min").map(Rate::per_minute),
     };
+    let output_ceiling = section.integer("max_tokens", 1..=MOST_OUTPUT).map(Tokens);
     section.finish();
-    limits
+    (limits, output_ceiling)
 }

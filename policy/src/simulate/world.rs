@@ -248,7 +248,7 @@ impl<'t> World<'t> {
             (State::Running { since }, What::Leaves) => (Outcome::Aborted, used(call, self.now.since(since))),
         };
         self.set(index, State::Over);
-        let settlement = Settlement { id: id_of(index), outcome, usage, charge_to: None };
+        let settlement = Settlement { id: id_of(index), outcome, usage, charge_to: None, timing: None };
         let settled = self.core.settle(&settlement, self.now);
         let usage = settled.map_or(usage, |settled| settled.usage);
         let charge = self.charges.get(call.model).copied().unwrap_or_default().of(&usage);
@@ -300,7 +300,7 @@ fn used(call: &Arrival, ran: Millis) -> Usage {
     let whole = call.max_tokens.map_or(call.output, |most| call.output.min(most));
     let part = u128::from(whole.0) * u128::from(ran.0.min(call.service.0)) / u128::from(call.service.0.max(1));
     let output = if ran >= call.service { whole } else { Tokens(u64::try_from(part).unwrap_or(u64::MAX)) };
-    Usage { source: UsageSource::Reported, input: call.input, output, cached: call.cached }
+    Usage { source: UsageSource::Reported, input: call.input, output, cached: call.cached, reasoning: Tokens::ZERO }
 }
 
 /// A call's id is its place in the trace, in hexadecimal digits. Not by `format!`, which takes longer than a decision's

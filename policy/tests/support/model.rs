@@ -277,7 +277,13 @@ impl Model {
             return usage;
         }
         let output = Tokens(call.reserved - call.input);
-        Usage { source: UsageSource::Estimated, input: Tokens(call.input), output, cached: Tokens::ZERO }
+        Usage {
+            source: UsageSource::Estimated,
+            input: Tokens(call.input),
+            output,
+            cached: Tokens::ZERO,
+            reasoning: Tokens::ZERO,
+        }
     }
 
     fn charge_of(&self, usage: &Usage, pool: usize) -> u64 {

@@ -61,7 +61,13 @@ impl Used {
                 let input = ask.input * input / 100;
                 let output = ask.max.unwrap_or(256) * u64::from(ask.sequences) * output / 100;
                 let cached = Tokens(input * cached / 100);
-                Usage { source: UsageSource::Reported, input: Tokens(input), output: Tokens(output), cached }
+                Usage {
+                    source: UsageSource::Reported,
+                    input: Tokens(input),
+                    output: Tokens(output),
+                    cached,
+                    reasoning: Tokens::ZERO,
+                }
             }
         }
     }

@@ -157,14 +157,19 @@ impl World {
     }
 
     pub(crate) fn settle(&mut self, number: usize, outcome: Outcome, usage: Usage) -> Option<Settled> {
-        let settlement = Settlement { id: id(number), outcome, usage, charge_to: None };
+        let settlement = Settlement { id: id(number), outcome, usage, charge_to: None, timing: None };
         self.core.settle(&settlement, Millis(self.now))
     }
 
     /// Ends a call that used what it had reserved as `Ask::of(_, tokens)`.
     pub(crate) fn end(&mut self, number: usize, tokens: u64) {
-        let usage =
-            Usage { source: UsageSource::Reported, input: Tokens(tokens - 16), output: Tokens(16), cached: Tokens(0) };
+        let usage = Usage {
+            source: UsageSource::Reported,
+            input: Tokens(tokens - 16),
+            output: Tokens(16),
+            cached: Tokens(0),
+            reasoning: Tokens::ZERO,
+        };
         assert!(self.settle(number, Outcome::Completed, usage).is_some());
     }
 

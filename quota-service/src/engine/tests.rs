@@ -41,7 +41,7 @@ impl Bench {
 
     fn end(&self, id: &str) {
         let usage = Usage { source: UsageSource::Reported, output: Tokens(3), ..Usage::default() };
-        let ended = Settlement { id: id.into(), outcome: Outcome::Completed, usage, charge_to: None };
+        let ended = Settlement { id: id.into(), outcome: Outcome::Completed, usage, charge_to: None, timing: None };
         self.engine.settle(&[ended]);
     }
 

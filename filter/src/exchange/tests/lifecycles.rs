@@ -14,6 +14,7 @@ enum Event {
     ReplyHeaders { status: &'static str, kind: &'static str, is_end: bool },
     ReplyBody { piece: &'static str, is_end: bool },
     ReplyTrailers,
+    BodyWasNotChanged,
     Logged(Ended),
 }
 
@@ -35,6 +36,7 @@ fn event() -> impl Strategy<Value = Event> {
         (proptest::sample::select(pieces.to_vec()), any::<bool>())
             .prop_map(|(piece, is_end)| Event::ReplyBody { piece, is_end }),
         Just(Event::ReplyTrailers),
+        Just(Event::BodyWasNotChanged),
         proptest::sample::select(vec![Ended::ByClient, Ended::ByUpstream]).prop_map(Event::Logged),
     ]
 }
@@ -58,27 +60,28 @@ fn feed(world: &mut World, event: &Event) -> Option<Step> {
         Event::Headers if !matches!(exchange.stage, Stage::New) => None,
         Event::Headers => {
             let head = headers_of(&[(":method", "POST"), (":path", PATH), ("api-key", "sk-1")]);
-            Some(exchange.request_headers(&head, false, worker))
+            Some(exchange.request_headers(&head, false, worker, NOW))
         }
-        Event::BodyGrew => Some(exchange.request_body_grew(5)),
-        Event::Body(body) => Some(exchange.request_body_ended(body.as_bytes(), worker)),
+        Event::BodyGrew => Some(exchange.request_body_grew(5, worker, NOW)),
+        Event::Body(body) => Some(exchange.request_body_ended(body.as_bytes(), body.len() as u64, worker, NOW)),
         Event::Answer(answer) => Some(exchange.answered(answer, worker, NOW)),
         Event::CouldNotAsk => Some(exchange.could_not_ask(worker, NOW)),
         Event::ReplyHeaders { status, kind, is_end } => {
             let head = headers_of(&[(":status", status), ("content-type", kind)]);
-            exchange.reply_headers(&head, *is_end, worker);
+            exchange.reply_headers(&head, *is_end, worker, NOW);
             None
         }
         Event::ReplyBody { piece, is_end } => {
-            exchange.reply_body(piece.as_bytes(), *is_end, worker);
+            exchange.reply_body(piece.as_bytes(), *is_end, worker, NOW);
             None
         }
         Event::ReplyTrailers => {
-            exchange.reply_ended(worker);
+            exchange.reply_trailers(&headers_of(&[("grpc-status", "0")]), worker, NOW);
             None
         }
+        Event::BodyWasNotChanged => Some(exchange.body_was_not_changed(worker, NOW)),
         Event::Logged(ended) => {
-            exchange.abandoned(*ended, worker);
+            exchange.abandoned(*ended, worker, NOW);
             None
         }
     }
@@ -106,5 +109,6 @@ proptest! {
         let settled = world.settlements().len();
         prop_assert_eq!(settled, usize::from(asked && !excused));
         prop_assert!(!world.exchange.owes_settlement());
+        prop_assert_eq!(world.worker.paused_bytes, 0);
     }
 }

@@ -50,7 +50,7 @@ fn a_reply_without_usage_is_estimated_and_counted() {
     let mut world = World::closed();
     world.admitted(BODY);
     world.reply_headers(&[OK, JSON]);
-    world.reply_body("{\"a\": 1}", true);
+    world.reply_body("{\"content\": \"12345\"}", true);
     assert_eq!(world.settled(), (Outcome::Completed, UsageSource::Estimated, 6, 2));
     assert_eq!(world.worker.counters.usage_estimated, 1);
 }
@@ -69,7 +69,7 @@ fn a_reply_that_is_only_a_head_settles_at_its_head() {
     let mut world = World::closed();
     world.admitted(BODY);
     let head = headers_of(&[(":status", "503")]);
-    world.exchange.reply_headers(&head, true, &mut world.worker);
+    world.exchange.reply_headers(&head, true, &mut world.worker, NOW);
     assert_eq!(world.settled(), (Outcome::Failed, UsageSource::None, 0, 0));
 }
 
@@ -95,14 +95,12 @@ fn what_was_held_goes_on_at_the_end() {
 }
 
 #[test]
-fn a_body_that_could_not_be_changed_leaves_the_stream_alone() {
+fn a_body_that_could_not_be_changed_is_not_sent_and_its_admission_taken_back() {
     let mut world = World::closed();
-    world.asked(STREAM);
-    world.exchange.body_was_not_replaced();
-    let Step::Forward { edits, .. } = world.answer(&admitted()) else { panic!("forwards") };
-    assert!(!edits.iter().any(|edit| edit.name() == "content-length"));
-    world.reply_headers(&[OK, EVENTS]);
-    assert_eq!(world.reply_body(&format!("data: {USAGE}\n\n"), true), Passage::Unchanged);
+    world.admitted(STREAM);
+    let step = world.exchange.body_was_not_changed(&mut world.worker, NOW);
+    assert_eq!(refused(step), (503, "service_unavailable"));
+    assert_eq!(world.settled(), (Outcome::Cancelled, UsageSource::None, 0, 0));
 }
 
 #[test]

@@ -14,11 +14,11 @@ fn an_admitted_call_is_tagged_and_stripped() {
         ("accept", "*/*"),
     ]);
     assert_eq!(step, Step::Hold);
-    let Step::Ask { request, body: None, .. } = world.body(BODY) else { panic!("asks") };
+    let Step::Ask { request, .. } = world.body(BODY) else { panic!("asks") };
     assert_eq!(request.model.as_deref(), Some("m"));
     assert_eq!((request.input_tokens, request.sequences, request.stream), (Tokens(6), 1, false));
     assert_eq!(request.priority, Priority::parse("7"));
-    let Step::Forward { edits, tags } = world.answer(&admitted()) else { panic!("forwards") };
+    let Step::Forward { edits, tags, .. } = world.answer(&admitted()) else { panic!("forwards") };
     for name in ["X_Tenant_Id", "x-envoy-retry-on", "accept-encoding", "authorization", "x-priority"] {
         assert!(has_removed(&edits, name), "{name}");
     }
@@ -90,9 +90,9 @@ fn bad_heads_are_refused_each_with_its_reason() {
 fn a_body_over_the_bound_is_refused_as_soon_as_it_is() {
     let mut world = World::closed();
     world.headers(&[]);
-    assert_eq!(world.exchange.request_body_grew(1000), Step::Hold);
-    assert_eq!(refused(world.exchange.request_body_grew(1001)), (413, "body_too_large"));
-    assert_eq!(world.exchange.request_body_grew(5000), Step::Hold);
+    assert_eq!(world.exchange.request_body_grew(1000, &mut world.worker, NOW), Step::Hold);
+    assert_eq!(refused(world.exchange.request_body_grew(1001, &mut world.worker, NOW)), (413, "body_too_large"));
+    assert_eq!(world.exchange.request_body_grew(5000, &mut world.worker, NOW), Step::Hold);
     world.headers(&[]);
     assert_eq!(refused(world.body(" ".repeat(1001))), (413, "body_too_large"));
 }
@@ -101,7 +101,7 @@ fn a_body_over_the_bound_is_refused_as_soon_as_it_is() {
 fn a_request_without_a_body_or_with_a_bad_one_is_refused() {
     let mut world = World::closed();
     let head = headers_of(&[(":method", "POST"), (":path", PATH), ("api-key", "sk-1")]);
-    let step = world.exchange.request_headers(&head, true, &mut world.worker);
+    let step = world.exchange.request_headers(&head, true, &mut world.worker, NOW);
     assert_eq!(refused(step), (400, "invalid_body"));
     world.headers(&[]);
     let reply = reply_of(world.body(r#"{"model":"m","max_tokens":-1}"#));
@@ -114,11 +114,11 @@ fn a_request_without_a_body_or_with_a_bad_one_is_refused() {
 fn a_stream_is_asked_to_report_its_usage() {
     let mut world = World::closed();
     world.headers(&[("content-length", "27")]);
-    let Step::Ask { body: Some(body), .. } = world.body(STREAM) else { panic!("edits the body") };
-    let length = body.len().to_string();
+    world.body(STREAM);
+    let Step::Forward { edits, body, .. } = world.answer(&admitted()) else { panic!("forwards") };
+    let body = apply(STREAM.as_bytes(), body).unwrap();
+    assert!(has_set(&edits, "content-length", &body.len().to_string()));
     assert!(String::from_utf8(body).unwrap().contains("include_usage"));
-    let Step::Forward { edits, .. } = world.answer(&admitted()) else { panic!("forwards") };
-    assert!(has_set(&edits, "content-length", &length));
 }
 
 #[test]
@@ -139,7 +139,7 @@ fn headers_mode_asks_at_once_with_the_route_s_pool() {
         document["routes"][0]["pool"] = json!("smol");
     });
     let step = world.headers(&[("content-length", "401")]);
-    let Step::Ask { request, body: None, .. } = step else { panic!("asks") };
+    let Step::Ask { request, .. } = step else { panic!("asks") };
     assert_eq!((request.model, request.pool), (None, Some("smol".into())));
     assert_eq!((request.input_tokens, request.body_bytes), (Tokens(101), 401));
     assert!(!world.exchange.reads_body());
@@ -152,7 +152,7 @@ fn a_rejection_reaches_the_client_and_owes_nothing() {
     let mut world = World::closed();
     let id = world.asked(BODY).id;
     let reply = reply_of(world.answer(&rejected(Reason::TenantConcurrency)));
-    assert_eq!((reply.status, reply.reason), (429, Reason::TenantConcurrency));
+    assert_eq!((reply.status, reply.details), (429, "tenant_concurrency"));
     assert!(reply.headers.contains(&("x-admission-id", id.to_string())));
     world.abandoned(Ended::ByClient);
     assert!(world.settlements().is_empty());
@@ -191,7 +191,7 @@ fn a_closed_route_refuses_while_the_service_is_away_and_cancels_what_it_may_have
     world.settlements();
     world.asked(BODY);
     let reply = reply_of(world.answer(&away()));
-    assert_eq!((reply.status, reply.reason), (503, Reason::ServiceUnavailable));
+    assert_eq!((reply.status, reply.details), (503, "service_unavailable"));
     assert!(reply.headers.contains(&("retry-after", "1".to_owned())));
     assert_eq!(world.settled(), (Outcome::Cancelled, UsageSource::None, 0, 0));
     assert_eq!(world.worker.counters.failed_closed, 1);
@@ -227,7 +227,7 @@ fn an_open_route_passes_keys_verified_lately_and_nobody_else() {
 
     world.headers(&[("x-priority", "5")]);
     world.body(BODY);
-    let Step::Forward { edits, tags } = world.answer(&away()) else { panic!("fails open") };
+    let Step::Forward { edits, tags, .. } = world.answer(&away()) else { panic!("fails open") };
     assert!(has_set(&edits, "x-tenant-id", "dept-a") && has_set(&edits, "x-priority", "5"));
     assert!(tags.contains(&("sluice.reason", "service_unavailable".to_owned())));
     world.abandoned(Ended::ByUpstream);

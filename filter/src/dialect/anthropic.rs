@@ -1,0 +1,93 @@
+//! Anthropic's messages, and the count of their tokens.
+
+use super::raw::{self, Field, Use};
+use super::{Call, Fault, Reads, Spec, fields};
+use crate::refusal::Style;
+use crate::usage::Shape;
+use sluice_policy::units::Tokens;
+
+pub(super) const MESSAGES: Spec = Spec {
+    name: "anthropic_messages",
+    paths: &["/v1/messages"],
+    method: Some("POST"),
+    reads: Reads::Json(messages),
+    style: Style::Anthropic,
+    reply: Shape::Anthropic,
+};
+
+/// Charged by the request: the model's tokeniser runs, the model does not.
+pub(super) const COUNT_TOKENS: Spec = Spec {
+    name: "anthropic_count_tokens",
+    paths: &["/v1/messages/count_tokens"],
+    method: Some("POST"),
+    reads: Reads::Json(count_tokens),
+    style: Style::Anthropic,
+    reply: Shape::Fixed,
+};
+
+const FIELDS: &[Field] = &[
+    ("model", Use::Keep),
+    ("messages", Use::Weigh),
+    ("system", Use::Weigh),
+    ("tools", Use::Weigh),
+    ("stream", Use::Keep),
+    ("max_tokens", Use::Keep),
+    ("n_predict", Use::Keep),
+];
+
+fn messages(body: &[u8], _: u32) -> Result<Call, Fault> {
+    let found = raw::read(body, FIELDS)?;
+    let (model, place) = fields::model(body, &found)?;
+    let (max_tokens, limits) = fields::bound(body, &found, &["max_tokens", "n_predict"])?;
+    Ok(Call {
+        model: Some(model),
+        stream: fields::flag(&found, "stream")?.unwrap_or(false),
+        max_tokens,
+        sequences: 1,
+        input_tokens: Tokens(found.prompt.tokens()),
+        usage_request: None,
+        model_place: Some(place),
+        limits,
+    })
+}
+
+fn count_tokens(body: &[u8], _: u32) -> Result<Call, Fault> {
+    let found = raw::read(body, FIELDS)?;
+    let (model, place) = fields::model(body, &found)?;
+    Ok(Call {
+        model: Some(model),
+        max_tokens: Some(Tokens::ZERO),
+        sequences: 1,
+        model_place: Some(place),
+        ..Call::default()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BODY: &[u8] = br#"{"model":"m","max_tokens":9,"stream":true,"system":"12345678",
+        "messages":[{"role":"user","content":[{"type":"text","text":"abcd"}]}]}"#;
+
+    #[test]
+    fn a_call_is_read() {
+        let call = messages(BODY, 16).unwrap();
+        assert_eq!((call.model.as_deref(), call.stream, call.max_tokens), (Some("m"), true, Some(Tokens(9))));
+        // "12345678", "user", "text" and "abcd" are 20 bytes: 5 tokens, and 4 for the message.
+        assert_eq!((call.input_tokens, call.usage_request), (Tokens(9), None));
+        assert_eq!(BODY.get(call.model_place.unwrap()), Some(&br#""m""#[..]));
+    }
+
+    #[test]
+    fn counting_costs_no_tokens() {
+        let call = count_tokens(BODY, 16).unwrap();
+        assert_eq!((call.input_tokens, call.max_tokens), (Tokens::ZERO, Some(Tokens::ZERO)));
+    }
+
+    #[test]
+    fn a_field_that_matters_may_not_stand_twice() {
+        let twice = br#"{"model":"m","max_tokens":1,"max_tokens":2}"#;
+        assert_eq!(messages(twice, 16).unwrap_err().param, Some("max_tokens"));
+    }
+}

@@ -1,0 +1,105 @@
+//! What several dialects have in common in a JSON body: the model, flags, numbers and bounds.
+
+use super::raw::{self, Field, Fields, Use};
+use super::{BodyEdit, Fault, Limits};
+use sluice_policy::units::Tokens;
+use std::ops::Range;
+
+const MODEL_BYTES_MAX: usize = 256;
+/// Token counts travel as 32-bit signed integers in most model servers.
+pub(super) const TOKENS_MAX: u64 = i32::MAX as u64;
+const UNLIMITED: Tokens = Tokens(u64::MAX);
+
+const OPTIONS: &[Field] = &[("include_usage", Use::Keep)];
+
+/// The model's name, and its place in the body.
+pub(super) fn model(body: &[u8], fields: &Fields<'_>) -> Result<(String, Range<usize>), Fault> {
+    let fault = || Fault::field("model", format!("is required: a text of 1 to {MODEL_BYTES_MAX} bytes"));
+    let text = fields.get("model").ok_or_else(fault)?;
+    let model: String = serde_json::from_str(text).map_err(|_| fault())?;
+    let fits = (1..=MODEL_BYTES_MAX).contains(&model.len());
+    if fits { Ok((model, place(body, text))) } else { Err(fault()) }
+}
+
+pub(super) fn flag(fields: &Fields<'_>, name: &'static str) -> Result<Option<bool>, Fault> {
+    match fields.get(name) {
+        None => Ok(None),
+        Some("true") => Ok(Some(true)),
+        Some("false") => Ok(Some(false)),
+        Some(_) => Err(Fault::field(name, "must be true or false")),
+    }
+}
+
+pub(super) fn integer(fields: &Fields<'_>, name: &'static str, max: u64) -> Result<Option<u64>, Fault> {
+    let Some(text) = fields.get(name) else { return Ok(None) };
+    match text.parse::<u64>() {
+        Ok(number) if (1..=max).contains(&number) => Ok(Some(number)),
+        _ => Err(Fault::field(name, format!("must be an integer from 1 to {max}"))),
+    }
+}
+
+/// How many sequences a call yields: `n`, or vLLM's `best_of`, which generates that many and returns `n`; times its
+/// prompts.
+pub(super) fn sequences(fields: &Fields<'_>, prompts: u64, max: u32) -> Result<u32, Fault> {
+    let returned = integer(fields, "n", u64::from(max))?;
+    let generated = integer(fields, "best_of", u64::from(max))?;
+    let count = returned.max(generated).unwrap_or(1).saturating_mul(prompts.max(1));
+    let fits = u32::try_from(count).ok().filter(|count| *count <= max);
+    fits.ok_or_else(|| Fault::field("prompt", format!("and 'n' ask for more than {max} sequences together")))
+}
+
+/// The bound for one sequence, and where it stands. With several spellings present servers differ in which they obey,
+/// so the largest is reserved: never less than what may be generated.
+pub(super) fn bound(
+    body: &[u8],
+    fields: &Fields<'_>,
+    names: &[&'static str],
+) -> Result<(Option<Tokens>, Limits), Fault> {
+    let mut given: Vec<(Range<usize>, Option<Tokens>)> = Vec::new();
+    for name in names {
+        let Some(text) = fields.raw(name) else { continue };
+        // llama.cpp's own name, in which -1 is for ever and -2 until the context is full.
+        let value = match text {
+            "-1" | "-2" if *name == "n_predict" => Some(UNLIMITED),
+            _ => integer(fields, name, TOKENS_MAX)?.map(Tokens),
+        };
+        given.push((place(body, text), value));
+    }
+    let insert = names.first().map(|name| (start(body), *name));
+    let largest = given.iter().filter_map(|(_, value)| *value).max();
+    Ok((largest.filter(|bound| *bound != UNLIMITED), Limits { given, insert }))
+}
+
+/// The edit that makes a stream report its usage; `None` when the client asks for that itself.
+pub(super) fn usage_request(body: &[u8], fields: &Fields<'_>) -> Result<Option<BodyEdit>, Fault> {
+    const NAME: &str = "stream_options";
+    let Some(options) = fields.raw(NAME) else {
+        // A comma is right here: the object holds at least the model.
+        return Ok(Some(BodyEdit::insert(start(body), r#""stream_options":{"include_usage":true},"#)));
+    };
+    let at = place(body, options);
+    if options == "null" {
+        return Ok(Some(BodyEdit::replace(at, r#"{"include_usage":true}"#)));
+    }
+    let inner = raw::read(options.as_bytes(), OPTIONS)
+        .map_err(|fault| Fault::field(NAME, format!("is wrong: {}", fault.message)))?;
+    let Some(value) = inner.raw("include_usage") else {
+        let is_empty = options.trim_matches(['{', '}', ' ', '\t', '\r', '\n']).is_empty();
+        let text = if is_empty { r#""include_usage":true"# } else { r#""include_usage":true,"# };
+        return Ok(Some(BodyEdit::insert(at.start + 1, text)));
+    };
+    let asked =
+        flag(&inner, "include_usage").map_err(|_| Fault::field(NAME, "must have true or false as include_usage"))?;
+    Ok((asked != Some(true)).then(|| BodyEdit::replace(place(body, value), "true")))
+}
+
+/// Right behind the brace that opens the body.
+fn start(body: &[u8]) -> usize {
+    body.iter().position(|byte| *byte == b'{').unwrap_or_default() + 1
+}
+
+/// Where a part of the body stands in it.
+fn place(body: &[u8], part: &str) -> Range<usize> {
+    let start = part.as_ptr().addr().saturating_sub(body.as_ptr().addr());
+    start..start + part.len()
+}

@@ -1,0 +1,83 @@
+//! Completions of bare prompts, one or a list of them.
+
+use crate::dialect::raw::{self, Field, Use};
+use crate::dialect::{Call, Fault, Reads, Spec, fields};
+use crate::refusal::Style;
+use crate::usage::Shape;
+use sluice_policy::units::Tokens;
+
+pub(in crate::dialect) const SPEC: Spec = Spec {
+    name: "openai_completions",
+    paths: &["/v1/completions"],
+    method: Some("POST"),
+    reads: Reads::Json(parse),
+    style: Style::OpenAi,
+    reply: Shape::OpenAi,
+};
+
+const FIELDS: &[Field] = &[
+    ("model", Use::Keep),
+    ("prompt", Use::Prompt),
+    ("suffix", Use::Weigh),
+    ("stream", Use::Keep),
+    ("stream_options", Use::Keep),
+    ("max_tokens", Use::Keep),
+    ("n_predict", Use::Keep),
+    ("n", Use::Keep),
+    ("best_of", Use::Keep),
+];
+
+fn parse(body: &[u8], sequences_max: u32) -> Result<Call, Fault> {
+    let found = raw::read(body, FIELDS)?;
+    let stream = fields::flag(&found, "stream")?.unwrap_or(false);
+    let wants_usage = fields::usage_request(body, &found)?;
+    let (model, place) = fields::model(body, &found)?;
+    let (max_tokens, limits) = fields::bound(body, &found, &["max_tokens", "n_predict"])?;
+    Ok(Call {
+        model: Some(model),
+        stream,
+        max_tokens,
+        sequences: fields::sequences(&found, found.prompt.prompts(), sequences_max)?,
+        input_tokens: Tokens(found.prompt.tokens()),
+        usage_request: wants_usage.filter(|_| stream),
+        model_place: Some(place),
+        limits,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn call(body: &str) -> Call {
+        parse(body.as_bytes(), 16).unwrap()
+    }
+
+    #[test]
+    fn every_prompt_of_a_list_is_a_sequence_and_a_list_of_ids_is_one_prompt() {
+        for (prompt, sequences, input) in [
+            (r#""12345678""#, 1, 2),
+            (r#"["1234","5678"]"#, 2, 2),
+            ("[1,2,3]", 1, 3),
+            ("[[1,2],[3]]", 2, 3),
+            ("[[1],[2]]", 2, 2),
+            ("[]", 1, 0),
+        ] {
+            let call = call(&format!(r#"{{"model":"m","prompt":{prompt}}}"#));
+            assert_eq!((call.sequences, call.input_tokens), (sequences, Tokens(input)), "{prompt}");
+        }
+        assert_eq!(call(r#"{"model":"m","prompt":["a","b"],"n":2,"best_of":3}"#).sequences, 6);
+        let too_many = parse(br#"{"model":"m","prompt":["a","b","c"],"n":6}"#, 16).unwrap_err();
+        assert_eq!(too_many.param, Some("prompt"));
+    }
+
+    #[test]
+    fn a_stream_is_asked_for_its_usage_and_llama_cpps_own_bound_counts() {
+        let call = call(r#"{"model":"m","prompt":"x","stream":true,"max_tokens":5,"n_predict":9}"#);
+        assert!(call.usage_request.is_some());
+        assert_eq!(call.max_tokens, Some(Tokens(9)));
+        let endless = parse(br#"{"model":"m","prompt":"x","max_tokens":5,"n_predict":-1}"#, 16).unwrap();
+        assert_eq!(endless.max_tokens, None);
+        assert_eq!(endless.limits.clamp(Tokens(7)).len(), 1);
+    }
+}

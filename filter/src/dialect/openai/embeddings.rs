@@ -1,0 +1,46 @@
+//! Embeddings: input only.
+
+use crate::dialect::raw::{self, Field, Use};
+use crate::dialect::{Call, Fault, Limits, Reads, Spec, fields};
+use crate::refusal::Style;
+use crate::usage::Shape;
+use sluice_policy::units::Tokens;
+
+pub(in crate::dialect) const SPEC: Spec = Spec {
+    name: "openai_embeddings",
+    paths: &["/v1/embeddings"],
+    method: Some("POST"),
+    reads: Reads::Json(parse),
+    style: Style::OpenAi,
+    reply: Shape::Embeddings,
+};
+
+const FIELDS: &[Field] = &[("model", Use::Keep), ("input", Use::Prompt)];
+
+fn parse(body: &[u8], _: u32) -> Result<Call, Fault> {
+    let found = raw::read(body, FIELDS)?;
+    let (model, place) = fields::model(body, &found)?;
+    Ok(Call {
+        model: Some(model),
+        stream: false,
+        max_tokens: Some(Tokens::ZERO),
+        sequences: 1,
+        input_tokens: Tokens(found.prompt.tokens()),
+        usage_request: None,
+        model_place: Some(place),
+        limits: Limits::default(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_and_token_ids_are_input_and_nothing_is_output() {
+        for (input, tokens) in [(r#""12345678""#, 2), (r#"["1234","5678"]"#, 2), ("[1,2,3]", 3), ("[[1,2],[3]]", 3)] {
+            let call = parse(format!(r#"{{"model":"m","input":{input}}}"#).as_bytes(), 1).unwrap();
+            assert_eq!((call.input_tokens, call.max_tokens), (Tokens(tokens), Some(Tokens::ZERO)), "{input}");
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! Responses: streams always end with an event that bears the usage, so nothing has to be asked for.
+
+use crate::dialect::raw::{self, Field, Use};
+use crate::dialect::{Call, Fault, Reads, Spec, fields};
+use crate::refusal::Style;
+use crate::usage::Shape;
+use sluice_policy::units::Tokens;
+
+pub(in crate::dialect) const SPEC: Spec = Spec {
+    name: "openai_responses",
+    paths: &["/v1/responses"],
+    method: Some("POST"),
+    reads: Reads::Json(parse),
+    style: Style::OpenAi,
+    reply: Shape::Responses,
+};
+
+const FIELDS: &[Field] = &[
+    ("model", Use::Keep),
+    ("input", Use::Weigh),
+    ("instructions", Use::Weigh),
+    ("tools", Use::Weigh),
+    ("stream", Use::Keep),
+    ("background", Use::Keep),
+    ("max_output_tokens", Use::Keep),
+    ("n_predict", Use::Keep),
+];
+
+fn parse(body: &[u8], _: u32) -> Result<Call, Fault> {
+    let found = raw::read(body, FIELDS)?;
+    if fields::flag(&found, "background")? == Some(true) {
+        // The reply would come at once and its tokens later, where nobody counts them and no slot is held.
+        return Err(Fault::field("background", "must be false: work that outlives its call cannot be metered"));
+    }
+    let (model, place) = fields::model(body, &found)?;
+    let (max_tokens, limits) = fields::bound(body, &found, &["max_output_tokens", "n_predict"])?;
+    Ok(Call {
+        model: Some(model),
+        stream: fields::flag(&found, "stream")?.unwrap_or(false),
+        max_tokens,
+        sequences: 1,
+        input_tokens: Tokens(found.prompt.tokens()),
+        usage_request: None,
+        model_place: Some(place),
+        limits,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_and_a_list_are_input() {
+        let call = |input: &str| parse(format!(r#"{{"model":"m","input":{input}}}"#).as_bytes(), 16).unwrap();
+        assert_eq!(call(r#""12345678""#).input_tokens, Tokens(2));
+        assert_eq!(call(r#"[{"content":"12345678"}]"#).input_tokens, Tokens(6));
+    }
+
+    #[test]
+    fn work_in_the_background_is_refused() {
+        let fault = parse(br#"{"model":"m","input":"x","background":true}"#, 16).unwrap_err();
+        assert_eq!(fault.param, Some("background"));
+        assert!(parse(br#"{"model":"m","input":"x","background":false}"#, 16).is_ok());
+    }
+}

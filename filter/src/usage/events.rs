@@ -1,0 +1,60 @@
+//! The events of a stream, in each dialect.
+
+mod anthropic;
+mod openai;
+mod responses;
+mod text;
+
+use super::Shape;
+use super::report::Reported;
+use std::borrow::Cow;
+
+/// A server may put several tokens into one piece (speculative decoding, coalescing proxies); text beyond this many
+/// bytes counts as more than one.
+const BYTES_PER_TOKEN_MAX: u64 = 8;
+
+/// What one event tells.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Event {
+    /// Our count of the output in it.
+    pub(super) tokens: u64,
+    /// It bears a usage, and what it reports covers everything up to and with this event.
+    pub(super) is_report: bool,
+    /// It bears nothing but a usage.
+    pub(super) is_usage_only: bool,
+}
+
+/// Reads an event, and takes over what it reports. `None`: it bears no data that anybody could read (`[DONE]`, a
+/// comment).
+pub(super) fn read(event: &[u8], shape: Shape, reported: &mut Reported) -> Option<Event> {
+    let data = data_of(event)?;
+    match shape {
+        Shape::OpenAi | Shape::Embeddings => openai::read(&data, reported),
+        Shape::Responses => responses::read(&data, reported),
+        Shape::Anthropic => anthropic::read(&data, reported),
+        Shape::Text => text::read(&data),
+        Shape::Fixed => None,
+    }
+}
+
+/// Our count of a piece of text.
+fn tokens_of(bytes: usize) -> u64 {
+    (bytes as u64).div_ceil(BYTES_PER_TOKEN_MAX)
+}
+
+/// The data lines of an event, joined as the specification says.
+fn data_of(event: &[u8]) -> Option<Cow<'_, [u8]>> {
+    // Between the two halves of a CRLF stands an empty line, which bears no data.
+    let mut lines = event.split(|byte| matches!(byte, b'\n' | b'\r')).filter_map(|line| {
+        let value = line.strip_prefix(b"data:")?;
+        Some(value.strip_prefix(b" ").unwrap_or(value))
+    });
+    let first = lines.next()?;
+    let Some(second) = lines.next() else { return Some(Cow::Borrowed(first)) };
+    let mut joined = first.to_vec();
+    for line in std::iter::once(second).chain(lines) {
+        joined.push(b'\n');
+        joined.extend_from_slice(line);
+    }
+    Some(Cow::Owned(joined))
+}

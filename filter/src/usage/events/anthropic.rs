@@ -1,0 +1,47 @@
+//! Events of Anthropic's messages: the input stands in `message_start`, the output so far in every `message_delta`.
+
+use super::{Event, tokens_of};
+use crate::usage::Shape;
+use crate::usage::report::Reported;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use std::borrow::Cow;
+
+#[derive(Deserialize)]
+struct Payload<'a> {
+    #[serde(borrow, default)]
+    message: Option<Message<'a>>,
+    #[serde(borrow, default)]
+    usage: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    delta: Option<Delta<'a>>,
+}
+
+#[derive(Deserialize)]
+struct Message<'a> {
+    #[serde(borrow, default)]
+    usage: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Delta<'a> {
+    #[serde(borrow, default)]
+    text: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    thinking: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    partial_json: Option<Cow<'a, str>>,
+}
+
+pub(super) fn read(data: &[u8], reported: &mut Reported) -> Option<Event> {
+    let payload: Payload<'_> = serde_json::from_slice(data).ok()?;
+    let usage = payload.message.and_then(|message| message.usage).or(payload.usage);
+    if let Some(usage) = usage {
+        reported.take(usage.get(), Shape::Anthropic);
+    }
+    let bytes = payload.delta.map_or(0, |delta| {
+        let texts = [delta.text, delta.thinking, delta.partial_json];
+        texts.iter().flatten().map(|text| text.len()).sum()
+    });
+    Some(Event { tokens: tokens_of(bytes), is_report: usage.is_some(), is_usage_only: false })
+}

@@ -1,0 +1,77 @@
+//! Chunks of chat completions and of completions.
+
+use super::{Event, tokens_of};
+use crate::usage::Shape;
+use crate::usage::report::Reported;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use std::borrow::Cow;
+
+#[derive(Deserialize)]
+struct Payload<'a> {
+    #[serde(borrow, default)]
+    choices: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    usage: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Choice<'a> {
+    #[serde(borrow, default)]
+    delta: Option<Delta<'a>>,
+    /// Of completions.
+    #[serde(borrow, default)]
+    text: Option<Cow<'a, str>>,
+}
+
+#[derive(Deserialize)]
+struct Delta<'a> {
+    #[serde(borrow, default)]
+    content: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    reasoning_content: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    reasoning: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    refusal: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    tool_calls: Option<&'a RawValue>,
+}
+
+pub(super) fn read(data: &[u8], reported: &mut Reported) -> Option<Event> {
+    let payload: Payload<'_> = serde_json::from_slice(data).ok()?;
+    let choices = payload.choices.map_or("[]", RawValue::get);
+    let has_choices = !choices.trim_matches(['[', ']', ' ', '\t', '\r', '\n']).is_empty();
+    // RawValue inside Option takes null as none: chunks before the last often bear a usage of null.
+    let usage = payload.usage.map(RawValue::get);
+    if let Some(usage) = usage {
+        reported.take(usage, Shape::OpenAi);
+    }
+    Some(Event {
+        tokens: if has_choices { tokens_in(choices) } else { 0 },
+        is_report: usage.is_some(),
+        is_usage_only: usage.is_some() && !has_choices,
+    })
+}
+
+fn tokens_in(choices: &str) -> u64 {
+    // Choices of a shape that nobody knows still are output.
+    let Ok(choices) = serde_json::from_str::<Vec<Choice<'_>>>(choices) else { return 1 };
+    choices.iter().map(Choice::tokens).sum()
+}
+
+impl Choice<'_> {
+    fn tokens(&self) -> u64 {
+        let text = self.text.as_ref().map_or(0, |text| text.len());
+        tokens_of(self.delta.as_ref().map_or(0, Delta::bytes) + text)
+    }
+}
+
+impl Delta<'_> {
+    fn bytes(&self) -> usize {
+        let texts = [&self.content, &self.reasoning_content, &self.reasoning, &self.refusal];
+        let text: usize = texts.iter().filter_map(|text| text.as_ref()).map(|text| text.len()).sum();
+        let calls = self.tool_calls.map(RawValue::get).filter(|json| *json != "[]").map_or(0, str::len);
+        text + calls
+    }
+}

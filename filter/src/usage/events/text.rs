@@ -1,0 +1,21 @@
+//! Events of KServe's `generate_stream`: text, and nobody counts it but we.
+
+use super::{Event, tokens_of};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use std::borrow::Cow;
+
+#[derive(Deserialize)]
+struct Payload<'a> {
+    #[serde(borrow, default)]
+    text_output: Option<&'a RawValue>,
+}
+
+pub(super) fn read(data: &[u8]) -> Option<Event> {
+    let payload: Payload<'_> = serde_json::from_slice(data).ok()?;
+    let bytes = payload.text_output.map_or(0, |output| {
+        let text = serde_json::from_str::<Cow<'_, str>>(output.get());
+        text.map_or(output.get().len(), |text| text.len())
+    });
+    Some(Event { tokens: tokens_of(bytes), is_report: false, is_usage_only: false })
+}
