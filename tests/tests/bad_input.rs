@@ -285,7 +285,7 @@ async fn assert_refused<const N: usize>(stack: &Stack, cases: [Case; N]) {
         let reply = send(case.request).await.unwrap();
         if (reply.status, reply.reason()) != (case.status, Some(case.reason)) {
             wrong.push(format!("{}: {} instead of {} {}", case.what, reply.summary(), case.status, case.reason));
-        } else if let Err(problem) = reply.check_openai_error() {
+        } else if let Err(problem) = reply.check_error() {
             wrong.push(format!("{}: {problem}: {}", case.what, reply.summary()));
         }
     }
