@@ -144,6 +144,9 @@ fn tokens_of(bytes: u64) -> Tokens {
 }
 
 #[cfg(test)]
+mod streams;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

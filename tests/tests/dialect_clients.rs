@@ -86,10 +86,9 @@ async fn the_real_clients_get_and_are_charged_what_the_model_reports_in_every_di
     assert_eq!(calls.len(), REACH_THE_MODEL.len(), "{calls:?}");
     for (call, name) in calls.iter().zip(REACH_THE_MODEL) {
         assert_eq!(call.json()["model"], "served-name", "{name}");
-        assert_eq!(
-            call.header("accept-encoding"),
-            if name == "count" { call.header("accept-encoding") } else { Some("identity") }
-        );
+        if name != "count" {
+            assert_eq!(call.header("accept-encoding"), Some("identity"), "{name}: a metered reply must be readable");
+        }
         let seen = seen.iter().find(|seen| seen.call == name).unwrap();
         if seen.usage.is_some() {
             assert_eq!(seen.usage, call.usage, "{name}: what the client and the model say");

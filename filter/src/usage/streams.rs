@@ -1,0 +1,114 @@
+//! Whole streams, recorded and made up, in the shapes of vLLM, llama.cpp, OpenAI and Anthropic: wherever the network
+//! cuts them, the usage is the same, and the client gets what the upstream sent but for the one event that was ours.
+
+mod made_up;
+
+use super::*;
+use made_up::Stream;
+use std::path::PathBuf;
+
+const MADE_UP: u64 = 1_000;
+
+/// What a client gets, and what was read, when the stream comes in these pieces.
+fn run<'a>(shape: Shape, drop_usage: bool, pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<u8>, Reading) {
+    let mut meter = Meter::for_reply(shape, Some("text/event-stream"), None, drop_usage);
+    let mut seen = Vec::new();
+    for piece in pieces {
+        match meter.read(piece) {
+            Passage::Unchanged => seen.extend_from_slice(piece),
+            Passage::Replaced(bytes) => seen.extend(bytes),
+        }
+    }
+    seen.extend(meter.finish());
+    (seen, meter.reading())
+}
+
+/// Cuts the stream in two at every byte, and into single bytes, and compares with what the whole gives.
+fn assert_cuts_change_nothing(stream: &Stream, drop_usage: bool) {
+    let text = stream.text.as_bytes();
+    let expected = run(stream.shape, drop_usage, std::iter::once(text));
+    let without_ours = if drop_usage { stream.without_usage_event() } else { stream.text.clone() };
+    assert_eq!(String::from_utf8_lossy(&expected.0), without_ours, "{}", stream.name);
+    assert_eq!(expected.1.reported, stream.reported, "{}: {}", stream.name, stream.text);
+    for at in 0..=text.len() {
+        let (head, tail) = text.split_at(at);
+        assert_eq!(run(stream.shape, drop_usage, [head, tail].into_iter()), expected, "{} cut at {at}", stream.name);
+    }
+    assert_eq!(run(stream.shape, drop_usage, text.chunks(1)), expected, "{} byte by byte", stream.name);
+}
+
+#[test]
+fn a_thousand_made_up_streams_give_the_same_usage_wherever_they_are_cut() {
+    for seed in 0..MADE_UP {
+        let stream = Stream::make_up(seed);
+        // Only where OpenAI's streams are spoken is an event ever asked for.
+        assert_cuts_change_nothing(&stream, stream.shape == Shape::OpenAi && seed % 2 == 0);
+    }
+}
+
+#[test]
+fn recorded_streams_give_the_same_usage_wherever_they_are_cut() {
+    let counts = |input, output, cached| {
+        let [input, output, cached] = [input, output, cached].map(Tokens);
+        Some(Counts { input, output, cached, reasoning: Tokens::ZERO })
+    };
+    for (file, shape, reported) in [
+        ("llamacpp/chat-stream-usage.captured-here.sse", Shape::OpenAi, counts(32, 12, 24)),
+        ("llamacpp/anthropic-stream.captured-here.sse", Shape::Anthropic, counts(32, 8, 31)),
+        ("vllm/chat-stream-continuous-usage.captured-here.sse", Shape::OpenAi, counts(20, 10, 0)),
+    ] {
+        let Some(text) = recording(file) else { continue };
+        let stream = Stream { name: file.to_owned(), text, shape, reported };
+        for drop_usage in [false, shape == Shape::OpenAi] {
+            assert_cuts_change_nothing(&stream, drop_usage);
+        }
+    }
+}
+
+/// A recording from the folder that `SLUICE_TEST_DATA` names; recordings are not part of this repository.
+fn recording(file: &str) -> Option<String> {
+    let default = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/data");
+    let folder = std::env::var_os("SLUICE_TEST_DATA").map_or_else(|| PathBuf::from(default), PathBuf::from);
+    let text = std::fs::read_to_string(folder.join(file)).ok();
+    if text.is_none() {
+        println!("SKIPPED: no {file} in {}; SLUICE_TEST_DATA names the folder", folder.display());
+    }
+    text
+}
+
+/// A stream whose every chunk bears its usage, or one token, broken off at any byte: what is charged is never less than
+/// what was delivered, nor more than one chunk beyond it.
+#[test]
+fn a_stream_that_breaks_off_anywhere_is_charged_for_what_was_delivered_and_at_most_a_chunk_more() {
+    let mut broken = 0;
+    for seed in 0..200 {
+        for kind in [made_up::Kind::ContinuousUsage, made_up::Kind::TokenAChunk] {
+            let (text, chunk_ends) = made_up::countable(seed, kind);
+            for at in (0..text.len()).step_by(text.len() / 30 + 1) {
+                let (_, reading) = run(Shape::OpenAi, false, std::iter::once(text.as_bytes().split_at(at).0));
+                let charged = reading.reported.map_or(0, |counts| counts.output.0) + reading.counted.0;
+                let delivered = chunk_ends.iter().filter(|end| **end <= at).count() as u64;
+                assert!((delivered..=delivered + 1).contains(&charged), "{kind:?} at {at}: {charged} for {delivered}");
+                broken += 1;
+            }
+        }
+    }
+    assert!(broken >= 10_000, "{broken}");
+}
+
+/// The cost of a long line grows with its length and not with its square.
+#[test]
+fn a_long_line_costs_in_proportion_to_its_length() {
+    let cost = |bytes: usize| {
+        let line = format!("data: {{\"choices\":[{{\"delta\":{{\"content\":\"{}\"}}}}]}}\n\n", "x".repeat(bytes));
+        let least = (0..5).map(|_| {
+            let begun = std::time::Instant::now();
+            run(Shape::OpenAi, true, line.as_bytes().chunks(1_000));
+            begun.elapsed()
+        });
+        least.min().unwrap_or_default()
+    };
+    let (short, long) = (cost(100 << 10), cost(1 << 20));
+    // Ten times the bytes, and double that for a machine that is busy; the square would be a hundred times.
+    assert!(long < short * 20, "{short:?} for 100 KiB, {long:?} for 1 MiB");
+}
