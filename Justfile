@@ -38,6 +38,10 @@ soak area runs="100000":
     test "$1" = queue
     SLUICE_SOAK_RUNS="$2" cargo test --release -p sluice-policy --test fair_queue
 
+# Fuzz one target of filter/fuzz, or `all` one after the other, so many seconds each
+fuzz fuzz_target="all" seconds="60":
+    @scripts/fuzz.sh "$1" "$2"
+
 # Format the code
 fmt:
     cargo fmt --all

@@ -48,6 +48,10 @@ mod outbox;
 mod contexts;
 mod host;
 
+#[cfg(feature = "fuzzing")]
+#[allow(clippy::expect_used, clippy::panic, reason = "a broken promise must stop the fuzzer")]
+pub mod fuzzing;
+
 proxy_wasm::main! {{
     proxy_wasm::set_log_level(proxy_wasm::types::LogLevel::Info);
     proxy_wasm::set_root_context(|context| Box::new(contexts::Root::new(context)));
