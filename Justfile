@@ -29,6 +29,10 @@ demo *args: (setup "demo") build
 test *args: setup build
     SLUICE_NEEDS_ALL_ENGINES=1 cargo test --workspace "$@"
 
+# Run the tests against Triton and LiteLLM too; the first time this installs 1.5 GB
+e2e-full: (setup "full") build
+    cargo test -p e2e --features full --test triton --test litellm
+
 # Measure one area
 bench area: setup (build "release")
     @exec {{ target }}/release/bench "$1"

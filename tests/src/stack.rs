@@ -6,16 +6,20 @@
 pub mod builder;
 pub mod envoy;
 pub mod exporter;
+pub mod litellm;
 pub mod model;
 pub mod quota_service;
 pub mod redis;
+pub mod triton;
 
 pub use builder::{Bootstrap, Ports, StackBuilder};
 pub use envoy::Envoy;
 pub use exporter::FakeExporter;
+pub use litellm::LiteLlm;
 pub use model::Model;
 pub use quota_service::QuotaService;
 pub use redis::Redis;
+pub use triton::Triton;
 
 use crate::admin::Operators;
 use crate::client::Client;

@@ -29,6 +29,13 @@ pub enum Ports {
     Documented,
 }
 
+/// What stands behind Envoy.
+enum ServedBy {
+    Script,
+    Model,
+    Server(String),
+}
+
 type Change = Box<dyn FnOnce(&mut Value) + Send>;
 
 pub struct StackBuilder {
@@ -36,7 +43,7 @@ pub struct StackBuilder {
     tenants: Vec<Tenant>,
     /// `None`: tenants and capacity as shipped.
     capacity: Option<u64>,
-    real_model: bool,
+    served_by: ServedBy,
     redis: bool,
     namespaces: Vec<&'static str>,
     workers: u32,
@@ -44,6 +51,7 @@ pub struct StackBuilder {
     bootstrap: Bootstrap,
     sidecar_changes: Vec<Change>,
     plugin_changes: Vec<Change>,
+    envoy_changes: Vec<Change>,
     progress: fn(&str),
 }
 
@@ -59,7 +67,7 @@ impl StackBuilder {
             name: name.to_owned(),
             tenants: Vec::new(),
             capacity: Some(2),
-            real_model: false,
+            served_by: ServedBy::Script,
             redis: false,
             namespaces: Vec::new(),
             workers: 2,
@@ -67,6 +75,7 @@ impl StackBuilder {
             bootstrap: Bootstrap::Envoy,
             sidecar_changes: Vec::new(),
             plugin_changes: Vec::new(),
+            envoy_changes: Vec::new(),
             progress: |_| (),
         }
     }
@@ -94,7 +103,14 @@ impl StackBuilder {
     /// A real model behind a counting proxy, instead of the scripted upstream.
     #[must_use]
     pub fn real_model(mut self) -> Self {
-        self.real_model = true;
+        self.served_by = ServedBy::Model;
+        self
+    }
+
+    /// Something else that listens already, such as `http://127.0.0.1:21000`, behind a counting proxy.
+    #[must_use]
+    pub fn served_by(mut self, base: &str) -> Self {
+        self.served_by = ServedBy::Server(base.to_owned());
         self
     }
 
@@ -145,6 +161,13 @@ impl StackBuilder {
         self
     }
 
+    /// Changes Envoy's bootstrap further, after its ports and paths are the test's.
+    #[must_use]
+    pub fn envoy_config(mut self, change: impl FnOnce(&mut Value) + Send + 'static) -> Self {
+        self.envoy_changes.push(Box::new(change));
+        self
+    }
+
     /// Is told what is being started.
     #[must_use]
     pub fn progress(mut self, report: fn(&str)) -> Self {
@@ -159,7 +182,7 @@ impl StackBuilder {
     pub async fn start(self) -> Result<Stack> {
         let folder = Folder::create(&self.name)?;
         let ports = choose_ports(self.ports)?;
-        let (model, upstream) = start_upstream(&folder, self.real_model, self.progress).await?;
+        let (model, upstream) = start_upstream(&folder, &self.served_by, self.progress).await?;
         let exporter = start_exporter(&folder, &self.namespaces, self.progress).await?;
         let redis = if self.redis { Some(Redis::start(&folder).await?) } else { None };
 
@@ -187,6 +210,9 @@ impl StackBuilder {
         for change in self.plugin_changes {
             envoy::change_plugin(&mut bootstrap, change)?;
         }
+        for change in self.envoy_changes {
+            change(&mut bootstrap);
+        }
         let envoy = Envoy::start(&folder, &bootstrap, ports.traffic, ports.admin, self.workers).await?;
         Ok(Stack { envoy, sidecar, redis, upstream, model, exporter, tenants, keys, folder })
     }
@@ -204,9 +230,15 @@ async fn start_exporter(folder: &Folder, namespaces: &[&str], progress: fn(&str)
     Ok(Some(FakeExporter::start(folder, "worker-01", namespaces).await?))
 }
 
-async fn start_upstream(folder: &Folder, real: bool, progress: fn(&str)) -> Result<(Option<Model>, Upstream)> {
-    if !real {
-        return Ok((None, Upstream::scripted().await?));
+async fn start_upstream(
+    folder: &Folder,
+    served_by: &ServedBy,
+    progress: fn(&str),
+) -> Result<(Option<Model>, Upstream)> {
+    match served_by {
+        ServedBy::Script => return Ok((None, Upstream::scripted().await?)),
+        ServedBy::Server(base) => return Ok((None, Upstream::in_front_of(base).await?)),
+        ServedBy::Model => {}
     }
     progress("the model, SmolLM2-135M on llama.cpp");
     let model = Model::start(folder).await?;
