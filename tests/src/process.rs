@@ -39,6 +39,12 @@ impl Component {
         Ok(Self { name: name.to_owned(), child, log: log.to_path_buf() })
     }
 
+    /// The process that does the work: what ties it to us has become it.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Waits until the component answers, or says why it never will.
     ///
     /// # Errors

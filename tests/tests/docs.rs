@@ -5,8 +5,15 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-const DOCUMENTS: [&str; 7] =
-    ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/ADMIN.md", "docs/DIALECTS.md", "docs/LEDGER.md", "docs/QUEUE.md"];
+const DOCUMENTS: [&str; 7] = [
+    "README.md",
+    "ARCHITECTURE.md",
+    "CONTRIBUTING.md",
+    "docs/ADMIN.md",
+    "docs/DIALECTS.md",
+    "docs/LEDGER.md",
+    "docs/QUEUE.md",
+];
 /// Made by builds and runs, so absent from a fresh clone.
 const GENERATED: [&str; 3] = ["target/", ".tools/", "envoy/run/"];
 

@@ -55,7 +55,13 @@ impl Shop {
         {
             self.ends.pop_first();
             let input = Tokens(self.sizes[&number] * self.cost_percent / 100);
-            let usage = Usage { source: UsageSource::Reported, input, output: Tokens(0), cached: Tokens(0), reasoning: Tokens(0) };
+            let usage = Usage {
+                source: UsageSource::Reported,
+                input,
+                output: Tokens(0),
+                cached: Tokens(0),
+                reasoning: Tokens(0),
+            };
             assert!(self.world.settle(number, Outcome::Completed, usage).is_some());
         }
         self.turn();

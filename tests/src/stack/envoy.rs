@@ -62,6 +62,11 @@ impl Envoy {
         format!("http://127.0.0.1:{}", self.admin_port)
     }
 
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
     /// All it has logged so far.
     #[must_use]
     pub fn log(&self) -> String {

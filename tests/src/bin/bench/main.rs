@@ -1,9 +1,10 @@
 //! `bench AREA`: `first-light` is how soon Sluice notices what must not wait, as the client and the operator see it;
-//! `queue` is what a decision costs.
+//! `queue` is what a decision costs, `dialects` what metering costs.
 //!
 //! Prints a table and writes `target/bench/AREA.json`: a list of `{figure, value, unit, n, spread}`, where `value` is
 //! the median of `n` repeats and `spread` the distance from the lowest to the highest of them.
 
+mod dialects;
 mod queue;
 
 use anyhow::{Result, ensure};
@@ -33,6 +34,11 @@ enum What {
         #[arg(long, default_value_t = 15)]
         repeats: usize,
     },
+    /// What metering adds to the first byte of a stream, and what it costs Envoy, by dialect and size.
+    Dialects {
+        #[arg(long, default_value_t = 200)]
+        rounds: usize,
+    },
     /// What a decision of the fair queue costs, in time and memory, and how fast the simulator runs.
     Queue {
         #[arg(long, default_value_t = 5)]
@@ -56,12 +62,18 @@ struct Figure {
     /// What the busiest hours of a simulated scene ask of its slots.
     #[serde(skip_serializing_if = "Option::is_none")]
     load_percent: Option<u64>,
+    /// What was spoken, and how many events a reply had, where that matters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dialect: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    words: Option<u64>,
 }
 
 #[tokio::main]
 async fn main() -> Result<()> {
     match Arguments::parse().what {
         What::FirstLight { repeats } => first_light(repeats).await,
+        What::Dialects { rounds } => report("dialects", &dialects::measure(rounds).await?),
         What::Queue { repeats, most_waiters } => report("queue", &queue::measure(repeats, most_waiters)?),
     }
 }
@@ -144,16 +156,19 @@ fn figure(name: &'static str, unit: &'static str, mut values: Vec<f64>) -> Figur
         spread,
         waiters: None,
         load_percent: None,
+        dialect: None,
+        words: None,
     }
 }
 
 fn report(area: &str, figures: &[Figure]) -> Result<()> {
-    println!("{:<28} {:>9} {:>12} {:<6} {:>3} {:>12}", "figure", "with", "median", "unit", "n", "spread");
+    println!("{:<28} {:>24} {:>12} {:<6} {:>3} {:>12}", "figure", "with", "median", "unit", "n", "spread");
     for row in figures {
         let load = row.load_percent.map(|load| format!("{load}%"));
-        let with = row.waiters.map(|waiters| waiters.to_string()).or(load).unwrap_or_default();
+        let of_size = row.words.map(|words| format!("{} {words}", row.dialect.unwrap_or_default()));
+        let with = row.waiters.map(|waiters| waiters.to_string()).or(load).or(of_size).unwrap_or_default();
         let Figure { figure, value, unit, n, spread, .. } = row;
-        println!("{figure:<28} {with:>9} {value:>12} {unit:<6} {n:>3} {spread:>12}");
+        println!("{figure:<28} {with:>24} {value:>12} {unit:<6} {n:>3} {spread:>12}");
     }
     let folder = paths::target()?.join("bench");
     fs::create_dir_all(&folder)?;

@@ -1,0 +1,107 @@
+//! `bench dialects`: what metering adds to the first byte of a stream, and what it costs Envoy, by dialect and size.
+//!
+//! The same Envoy has two routes for each dialect: one that is metered, and one of dialect `request`, for which the same
+//! filter reads nothing of the reply. Calls alternate between them, so that whatever else the machine does meets both.
+
+use super::{Figure, figure};
+use anyhow::{Context, Result, ensure};
+use e2e::client::Client;
+use e2e::stack::{MODEL, POOL, Stack};
+use e2e::tenant::Tenant;
+use reqwest::Method;
+use serde_json::json;
+use std::fs;
+use std::time::{Duration, Instant};
+
+/// Words of the scripted reply; each is an event.
+const SIZES: [u64; 3] = [1, 100, 1_000];
+/// The scripted upstream streams chat completions on any path, and the filter reads them as each dialect does.
+const DIALECTS: [(&str, &str); 3] = [
+    ("openai_chat", "/v1/chat/completions"),
+    ("openai_responses", "/v1/responses"),
+    ("anthropic_messages", "/v1/messages"),
+];
+const UNMETERED: &str = "/unmetered";
+
+pub(super) async fn measure(rounds: usize) -> Result<Vec<Figure>> {
+    ensure!(rounds > 0, "--rounds must be at least 1");
+    let stack = Stack::builder("bench-dialects")
+        .workers(1)
+        .capacity(8)
+        .tenant(Tenant::new("only"))
+        .plugin_config(|plugin| {
+            let unmetered = json!({"dialect": "request", "path": UNMETERED, "pool": POOL});
+            plugin["routes"].as_array_mut().into_iter().for_each(|routes| routes.push(unmetered.clone()));
+        })
+        .start()
+        .await?;
+    let client = stack.client("only")?;
+    let mut figures = Vec::new();
+    for (dialect, path) in DIALECTS {
+        for words in SIZES {
+            figures.extend(compare(&stack, &client, dialect, path, words, rounds).await?);
+        }
+    }
+    Ok(figures)
+}
+
+async fn compare(
+    stack: &Stack,
+    client: &Client,
+    dialect: &'static str,
+    path: &str,
+    words: u64,
+    rounds: usize,
+) -> Result<[Figure; 2]> {
+    let (mut added, mut metered_s, mut plain_s) = (Vec::new(), 0.0, 0.0);
+    for round in 0..rounds {
+        // Whoever is first in a pair finds colder caches, so they take turns.
+        let (metered, plain) = if round % 2 == 0 {
+            let metered = call(stack, client, path, words).await?;
+            (metered, call(stack, client, UNMETERED, words).await?)
+        } else {
+            let plain = call(stack, client, UNMETERED, words).await?;
+            (call(stack, client, path, words).await?, plain)
+        };
+        added.push((metered.first_byte.as_secs_f64() - plain.first_byte.as_secs_f64()) * 1e6);
+        metered_s += metered.envoy_cpu_s;
+        plain_s += plain.envoy_cpu_s;
+    }
+    let of_size = |figure| Figure { dialect: Some(dialect), words: Some(words), ..figure };
+    let ratio = if plain_s > 0.0 { metered_s / plain_s } else { 0.0 };
+    Ok([
+        of_size(figure("added_first_byte_us", "us", added)),
+        of_size(Figure { value: (ratio * 100.0).round() / 100.0, n: rounds, ..figure("cpu_ratio", "", Vec::new()) }),
+    ])
+}
+
+struct Measured {
+    first_byte: Duration,
+    envoy_cpu_s: f64,
+}
+
+async fn call(stack: &Stack, client: &Client, path: &str, words: u64) -> Result<Measured> {
+    let body = json!({
+        "model": MODEL, "stream": true, "stream_options": {"include_usage": true},
+        "messages": [{"role": "user", "content": "Hello"}], "input": "Hello", "max_tokens": 2_000,
+        "metadata": {"behave": {"words": words}},
+    });
+    let cpu_before = cpu_s(stack.envoy.pid())?;
+    let begun = Instant::now();
+    let mut response = client.request(Method::POST, path).json(&body).send().await?;
+    ensure!(response.status() == 200, "{path}: {}", response.status());
+    ensure!(response.chunk().await?.is_some(), "{path}: an empty stream");
+    let first_byte = begun.elapsed();
+    while response.chunk().await?.is_some() {}
+    Ok(Measured { first_byte, envoy_cpu_s: cpu_s(stack.envoy.pid())? - cpu_before })
+}
+
+/// Processor time of a process so far. The scheduler's own count, in nanoseconds; `stat` has ticks of 10 ms.
+fn cpu_s(pid: u32) -> Result<f64> {
+    let mut total_ns: u64 = 0;
+    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let text = fs::read_to_string(task?.path().join("schedstat"))?;
+        total_ns += text.split_whitespace().next().context("an empty schedstat")?.parse::<u64>()?;
+    }
+    Ok(Duration::from_nanos(total_ns).as_secs_f64())
+}
