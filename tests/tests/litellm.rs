@@ -3,6 +3,7 @@
 use anyhow::Result;
 use e2e::client::{Chat, Reply, send};
 use e2e::folder::Folder;
+use e2e::stack::litellm::MASTER_KEY;
 use e2e::stack::{LiteLlm, MODEL, Model, Stack};
 use e2e::tenant::Tenant;
 use e2e::upstream::Usage;
@@ -17,8 +18,18 @@ async fn what_litellm_reports_is_what_is_charged_in_every_dialect_it_translates(
     let folder = Folder::create("litellm-server").unwrap();
     let model = Model::start(&folder).await.unwrap();
     let litellm = LiteLlm::start(&folder, model.base()).await.unwrap();
-    let stack =
-        Stack::builder("litellm-stack").served_by(&litellm.base()).tenant(Tenant::new("only")).start().await.unwrap();
+    let stack = Stack::builder("litellm-stack")
+        .served_by(&litellm.base())
+        .tenant(Tenant::new("only"))
+        .envoy_config(|bootstrap| {
+            let manager = &mut bootstrap["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0];
+            let host = &mut manager["typed_config"]["route_config"]["virtual_hosts"][0];
+            let key = json!({"key": "authorization", "value": format!("Bearer {MASTER_KEY}")});
+            host["request_headers_to_add"] = json!([{"header": key, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}]);
+        })
+        .start()
+        .await
+        .unwrap();
     let client = stack.client("only").unwrap();
 
     let chat = Chat::to(MODEL).max_tokens(5);

@@ -12,6 +12,9 @@ use std::time::Duration;
 /// It imports for half a minute.
 const STARTS_WITHIN: Duration = Duration::from_secs(180);
 
+/// It starts with no other way in. Envoy sends this along; clients never see it.
+pub const MASTER_KEY: &str = "sk-litellm-behind-sluice";
+
 pub struct LiteLlm {
     _process: Component,
     port: u16,
@@ -34,7 +37,8 @@ impl LiteLlm {
             .current_dir(folder.path())
             .args(["--config", "litellm.yaml", "--host", "127.0.0.1", "--telemetry", "False"])
             .args(["--port", &port.to_string()])
-            .env("LITELLM_LOCAL_MODEL_COST_MAP", "True");
+            .env("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+            .env("LITELLM_MASTER_KEY", MASTER_KEY);
         let mut process = Component::start("litellm", command, &folder.path().join("litellm.log"))?;
         let (alive, http) = (format!("http://127.0.0.1:{port}/health/liveliness"), reqwest::Client::new());
         process

@@ -50,8 +50,27 @@ pub(super) fn read(data: &[u8], reported: &mut Reported) -> Option<Event> {
     Some(Event {
         tokens: if has_choices { tokens_in(choices) } else { 0 },
         is_report: usage.is_some(),
-        is_usage_only: usage.is_some() && !has_choices,
+        is_usage_only: usage.is_some() && (!has_choices || bear_nothing(choices)),
     })
+}
+
+/// Whether no choice adds or ends anything: LiteLLM's usage event has one choice with an empty delta.
+fn bear_nothing(choices: &str) -> bool {
+    #[derive(Deserialize)]
+    struct Bare<'a> {
+        #[serde(borrow, default)]
+        delta: Option<&'a RawValue>,
+        #[serde(borrow, default)]
+        text: Option<&'a RawValue>,
+        #[serde(borrow, default)]
+        finish_reason: Option<&'a RawValue>,
+    }
+    let is_bare = |choice: &Bare<'_>| {
+        let delta = choice.delta.map_or("", RawValue::get);
+        let has_delta = !delta.trim_matches(['{', '}', ' ', '\t', '\r', '\n']).is_empty();
+        !has_delta && choice.text.is_none() && choice.finish_reason.is_none()
+    };
+    serde_json::from_str::<Vec<Bare<'_>>>(choices).is_ok_and(|choices| choices.iter().all(is_bare))
 }
 
 fn tokens_in(choices: &str) -> u64 {

@@ -119,6 +119,21 @@ fn the_last_usage_counts_and_a_usage_with_choices_stays() {
 }
 
 #[test]
+fn a_usage_event_whose_one_choice_bears_nothing_is_ours_too() {
+    let event = |choice: &str| format!("data: {{\"choices\":[{choice}],\"usage\":{USAGE}}}\n\n");
+    for (choice, is_ours) in [
+        (r#"{"index":0,"delta":{}}"#, true),
+        (r#"{"index":0,"delta":{},"finish_reason":null}"#, true),
+        (r#"{"index":0,"delta":{},"finish_reason":"stop"}"#, false),
+        (r#"{"index":0,"delta":{"content":""}}"#, false),
+        (r#"{"index":0,"text":""}"#, false),
+    ] {
+        let (seen, reading) = run(true, &[event(choice).as_bytes()]);
+        assert_eq!((seen.is_empty(), reading.reported), (is_ours, reported(3)), "{choice}");
+    }
+}
+
+#[test]
 fn usage_that_cannot_be_true_leaves_the_count() {
     let whole = stream().replace("\"completion_tokens\":3", "\"completion_tokens\":-3");
     assert_eq!(run(true, &[whole.as_bytes()]).1, Reading { reported: None, counted: Tokens(3) });
