@@ -101,14 +101,12 @@ fn a_stream_that_breaks_off_anywhere_is_charged_for_what_was_delivered_and_at_mo
 fn a_long_line_costs_in_proportion_to_its_length() {
     let cost = |bytes: usize| {
         let line = format!("data: {{\"choices\":[{{\"delta\":{{\"content\":\"{}\"}}}}]}}\n\n", "x".repeat(bytes));
-        let least = (0..5).map(|_| {
-            let begun = std::time::Instant::now();
-            run(Shape::OpenAi, true, line.as_bytes().chunks(1_000));
-            begun.elapsed()
-        });
-        least.min().unwrap_or_default()
+        let begun = std::time::Instant::now();
+        run(Shape::OpenAi, true, line.as_bytes().chunks(1_000));
+        begun.elapsed()
     };
-    let (short, long) = (cost(100 << 10), cost(1 << 20));
-    // Ten times the bytes, and double that for a machine that is busy; the square would be a hundred times.
-    assert!(long < short * 20, "{short:?} for 100 KiB, {long:?} for 1 MiB");
+    // Ten times the bytes, and double that for noise; the square would be a hundred times. A busy machine may spoil any
+    // one comparison, and cannot make the square look linear in any.
+    let is_linear = (0..100).any(|_| cost(1 << 20) < cost(100 << 10) * 20);
+    assert!(is_linear, "a line of 1 MiB never cost less than 20 times one of 100 KiB");
 }

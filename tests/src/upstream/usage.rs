@@ -74,10 +74,11 @@ impl Usage {
     fn after(known: Option<Self>, event: Value) -> Option<Self> {
         match event["type"].as_str() {
             Some("message_start") => Self::from_any(&event["message"]["usage"]),
-            Some("message_delta") => {
+            // LiteLLM tells the input only here, the others not again.
+            Some("message_delta") => Self::from_any(&event["usage"]).or_else(|| {
                 let output = event["usage"]["output_tokens"].as_u64()?;
                 Some(Self { output, ..known? })
-            }
+            }),
             Some(_) => Self::from_any(&event["response"]["usage"]).or(known),
             None => Self::from_openai(&event["usage"]).or(known),
         }
