@@ -9,6 +9,7 @@
 
 mod arrival;
 mod explain;
+mod hashed;
 mod live;
 mod pace;
 mod pool;

@@ -1,11 +1,13 @@
 //! Tenants and models by index, so that a decision looks names up once.
 
+use super::hashed::{hash, spread};
 use super::starts::Starts;
 use super::yields::Yields;
 use crate::account::TenantAccount;
 use crate::config::{Config, Model, Tenant};
 use crate::queue::{GroupIndex, TenantIndex};
 use crate::units::{Millis, ModelName, Priority, TenantId, Tokens};
+use hashbrown::HashTable;
 use rustc_hash::FxHashMap;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -88,7 +90,8 @@ const _: () = assert!(size_of::<TenantState>() <= 192);
 #[derive(Debug, Default)]
 pub(super) struct Tenants {
     states: Vec<TenantState>,
-    by_id: FxHashMap<TenantId, TenantIndex>,
+    /// Every state's index, with the hash of its id.
+    by_id: HashTable<(u32, TenantIndex)>,
     /// The texts of all tiers.
     tiers: BTreeSet<Arc<str>>,
     models: Vec<ModelName>,
@@ -106,9 +109,9 @@ impl Tenants {
             }
         }
         for (id, settings) in &config.tenants {
-            if !self.by_id.contains_key(id) {
-                let index = TenantIndex(u32::try_from(self.states.len()).unwrap_or(u32::MAX));
-                self.by_id.insert(id.clone(), index);
+            if self.index(id).is_none() {
+                let entry = (hash(id), TenantIndex(u32::try_from(self.states.len()).unwrap_or(u32::MAX)));
+                self.by_id.insert_unique(spread(entry.0), entry, |(hash, _)| spread(*hash));
                 self.states.push(TenantState {
                     id: id.clone(),
                     terms: Some(Terms::of(id, settings, &mut self.tiers)),
@@ -126,7 +129,11 @@ impl Tenants {
     }
 
     pub(super) fn index(&self, id: &TenantId) -> Option<TenantIndex> {
-        self.by_id.get(id).copied()
+        let wanted = hash(id);
+        let is_it = |(hash, index): &(u32, TenantIndex)| {
+            *hash == wanted && self.get(*index).is_some_and(|state| state.id == *id)
+        };
+        self.by_id.find(spread(wanted), is_it).map(|(_, index)| *index)
     }
 
     pub(super) fn get(&self, index: TenantIndex) -> Option<&TenantState> {

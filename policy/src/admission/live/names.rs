@@ -2,11 +2,10 @@
 //! cancellation may overtake the request that it cancels.
 
 use super::{Place, at};
+use crate::admission::hashed::{hash, spread};
 use crate::units::{AdmissionId, Millis};
 use hashbrown::HashTable;
-use rustc_hash::FxBuildHasher;
 use std::collections::VecDeque;
-use std::hash::BuildHasher;
 
 /// Where an id stands that is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,8 +15,7 @@ pub(super) enum Stands {
     Ended,
 }
 
-/// An id by its hash and by where it stands. Eight bytes instead of the id's thirty-two, so that most looks find it near
-/// the processor; and the table can grow without a look at the ids.
+/// An id by its hash and by where it stands: eight bytes instead of the id's thirty-two.
 #[derive(Clone, Copy, Debug)]
 struct Name {
     hash: u32,
@@ -111,16 +109,6 @@ impl Names {
 /// Which of those in `ended` stands so; beyond all of them when it was forgotten.
 fn nth_of(stands: u32, forgotten: u32) -> usize {
     at(stands.wrapping_sub(forgotten) % ENDED)
-}
-
-/// No secret seed: ids are made up by our own filter.
-fn hash(id: &AdmissionId) -> u32 {
-    u32::try_from(FxBuildHasher.hash_one(id) >> 32).unwrap_or(0)
-}
-
-/// Over the 64 bits that the table looks at: the lowest choose the place, the topmost tell neighbours apart.
-fn spread(hash: u32) -> u64 {
-    u64::from(hash).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 #[cfg(test)]
