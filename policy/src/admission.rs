@@ -419,7 +419,7 @@ impl Admission {
                 let told = self.give_up(LiveKey::from_bits(waiter.key), &refusals::timed_out(), now);
                 // Told in turn, so that those who give up together come back one after the other, as places come free.
                 let place =
-                    self.pools.get(index).map(|pool| pool.place(pool.queue.ahead(waiter.flow), waiter.charge, now));
+                    self.pools.get(index).map(|pool| pool.place(&pool.queue.standing(waiter.flow), waiter.charge, now));
                 events.extend(told.map(|event| event.at(place)));
             }
         }

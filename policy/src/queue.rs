@@ -18,7 +18,7 @@ mod settings;
 mod tree;
 
 pub use settings::{GroupIndex, QueueSettings, SharePolicy, Shares, TenantIndex};
-pub use tree::{Ahead, Branch, ChargedBy};
+pub use tree::{Ahead, Branch, ChargedBy, Standing};
 
 use crate::units::{Millis, Priority, Tokens};
 use deadlines::Deadlines;
@@ -174,8 +174,14 @@ impl FairQueue {
 
     /// What starts before a newcomer of this flow, if nobody else comes or leaves: an estimate.
     #[must_use]
-    pub fn ahead(&self, flow: Flow) -> Ahead {
-        self.tree.ahead(flow)
+    pub fn ahead(&self, standing: &Standing) -> Ahead {
+        self.tree.ahead(standing)
+    }
+
+    /// How a flow stands, for [`FairQueue::ahead`].
+    #[must_use]
+    pub fn standing(&self, flow: Flow) -> Standing {
+        self.tree.standing(flow)
     }
 
     /// Everyone who waits.

@@ -5,7 +5,7 @@ use super::live::{Live, PoolIndex, State};
 use super::refusals::{LimitName, Refused, full_of_bytes, over_limit, queue_full, shutting_down, too_late};
 use super::tenants::{ModelIndex, Terms};
 use super::{Admission, Decision, grant};
-use crate::queue::{Ahead, ChargedBy, Flow, GroupIndex, QueueSettings, TenantIndex, Waiter};
+use crate::queue::{ChargedBy, Flow, GroupIndex, QueueSettings, Standing, TenantIndex, Waiter};
 use crate::units::{Millis, Priority, TenantId, Tokens};
 use crate::wire::{AdmissionRequest, Reason, Refusal};
 
@@ -18,8 +18,8 @@ struct Plan {
     /// The part of `reserved` that the prompt was estimated at.
     input: Tokens,
     charge: Tokens,
-    /// What would start before it, if it had to wait.
-    ahead: Ahead,
+    /// The flow as it stands before the call.
+    standing: Standing,
     /// Request bytes that Envoy holds for the tenant's waiting calls.
     held: u64,
 }
@@ -120,7 +120,7 @@ impl Admission {
         let flow = Flow { group, tenant, level };
         // Both lie where no cache holds them, and are needed late. Asked for here, beside the tenant's terms, they arrive
         // with them.
-        let ahead = pool.queue.ahead(flow);
+        let standing = pool.queue.standing(flow);
         let held = self.tenants.get(tenant).map_or(0, |tenant| tenant.waiting_bytes);
         let of_pool = self.config.models.iter().filter(|(_, model)| model.pool == pool.name);
         let model = request.model.as_ref().and_then(|_| self.tenants.model(route.model));
@@ -137,7 +137,7 @@ impl Admission {
             reserved: input.plus(output),
             input,
             charge: route.charge.of_reservation(input, output),
-            ahead,
+            standing,
             held,
         })
     }
@@ -226,7 +226,7 @@ impl Admission {
         let Some(pool) = self.pools.get_mut(plan.pool.0) else { return Err(shutting_down().into()) };
         self.branches.clear();
         pool.queue.list_branches(&mut self.branches);
-        let (position, wait) = pool.place(plan.ahead, plan.charge, now);
+        let (position, wait) = pool.place(&plan.standing, plan.charge, now);
         let ticket = if pool.pace.is_known() && wait > deadline {
             Err(too_late(wait, deadline, deadline_set_by(deadline, request, queue)))
         } else if is_heavy {

@@ -7,7 +7,7 @@ use crate::bucket::{Bucket, Rate};
 use crate::config::{ChargeWeights, Pool};
 use crate::holder::{Holder, LeaseTerms};
 use crate::ledger::{SyncReply, SyncRequest};
-use crate::queue::{Ahead, ChargedBy, FairQueue, Flow, QueueSettings, Shares, TenantIndex, Ticket, Waiter};
+use crate::queue::{Ahead, ChargedBy, FairQueue, Flow, QueueSettings, Shares, Standing, TenantIndex, Ticket, Waiter};
 use crate::units::{HolderId, Millis, PoolName, Tokens};
 use std::collections::BTreeMap;
 
@@ -193,8 +193,9 @@ impl PoolState {
         self.queue.next_deadline().into_iter().chain(for_head).min()
     }
 
-    /// Where a newcomer behind these would stand, from 1, and about how long it would wait.
-    pub(super) fn place(&self, ahead: Ahead, charge: Tokens, now: Millis) -> (u64, Millis) {
+    /// Where a newcomer of a flow that stands so would be, from 1, and about how long it would wait.
+    pub(super) fn place(&self, standing: &Standing, charge: Tokens, now: Millis) -> (u64, Millis) {
+        let ahead = self.queue.ahead(standing);
         (ahead.calls.saturating_add(1), self.wait_behind(ahead, charge, now))
     }
 

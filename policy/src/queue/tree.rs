@@ -14,7 +14,7 @@
 mod ahead;
 mod first;
 
-pub use ahead::Ahead;
+pub use ahead::{Ahead, Standing};
 
 use super::order::{Order, Seat};
 use super::places::Line;

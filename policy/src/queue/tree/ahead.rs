@@ -15,6 +15,16 @@ pub struct Ahead {
     pub charge: Tokens,
 }
 
+/// A flow as a newcomer finds it. By itself, because a leaf is far from the processor: whoever asks for it early and for
+/// what it means later does not wait for it.
+#[derive(Clone, Copy, Debug)]
+pub struct Standing {
+    flow: Flow,
+    counter: u128,
+    weight: u32,
+    waiting: Ahead,
+}
+
 impl Ahead {
     fn plus(self, other: Self) -> Self {
         Self { calls: self.calls.saturating_add(other.calls), charge: self.charge.plus(other.charge) }
@@ -40,12 +50,22 @@ impl Ahead {
         if self.calls == 0 || counter > until {
             return Self::default();
         }
-        let tokens = (until - counter).saturating_mul(u128::from(weight)) / COUNTER_SCALE;
-        match u64::try_from(tokens) {
+        match u64::try_from(tokens_between(counter, until, weight)) {
             Ok(tokens) if tokens < self.charge.0 => self.first(tokens / self.average() + 1),
             _ => self,
         }
     }
+}
+
+/// The charge that moves a counter of this weight from one to the other.
+fn tokens_between(counter: u128, until: u128, weight: u32) -> u128 {
+    let distance = until - counter;
+    // Hardly a distance needs more bits, and the product of two such numbers is one instruction.
+    let product = match u64::try_from(distance) {
+        Ok(distance) => u128::from(distance) * u128::from(weight),
+        Err(_) => distance.saturating_mul(u128::from(weight)),
+    };
+    product / COUNTER_SCALE
 }
 
 impl Level {
@@ -65,34 +85,40 @@ impl Group {
 }
 
 impl Tree {
-    /// What starts before a newcomer of this flow, if nobody else comes or leaves.
-    pub(in crate::queue) fn ahead(&self, flow: Flow) -> Ahead {
+    pub(in crate::queue) fn standing(&self, flow: Flow) -> Standing {
+        match self.find(flow).and_then(|index| self.leaf(index)) {
+            Some(leaf) => {
+                let waiting = Ahead { calls: u64::from(leaf.line.len), charge: leaf.line.charge };
+                Standing { flow, counter: leaf.counter, weight: leaf.weight, waiting }
+            }
+            None => Standing { flow, counter: 0, weight: self.weight(flow.tenant), waiting: Ahead::default() },
+        }
+    }
+
+    /// What starts before a newcomer of a flow, if nobody else comes or leaves.
+    pub(in crate::queue) fn ahead(&self, standing: &Standing) -> Ahead {
+        let flow = standing.flow;
         let Some(group) = self.groups.get(usize::from(flow.group.0)) else {
             return self.of_other_groups(flow, Ahead::default(), self.time);
         };
-        let in_group = self.of_level(flow, group);
+        let in_group = self.of_level(standing, group);
         let in_group = in_group.plus(self.of_other_levels(flow, group, in_group));
         let counter = if group.waiting == 0 { group.counter.max(self.time) } else { group.counter };
         in_group.plus(self.of_other_groups(flow, in_group, counter))
     }
 
     /// The waiting calls of the newcomer's own flow, and those of the other tenants of its level.
-    fn of_level(&self, flow: Flow, group: &Group) -> Ahead {
+    fn of_level(&self, standing: &Standing, group: &Group) -> Ahead {
+        let Standing { flow, counter, weight, waiting: own } = *standing;
         let Some(level) = group.levels.get(flow.level.index()) else { return Ahead::default() };
-        let leaf = self.find(flow).and_then(|index| self.leaf(index));
-        let line = leaf.map(|leaf| leaf.line).unwrap_or_default();
-        let own = Ahead { calls: u64::from(line.len), charge: line.charge };
-        let counter = leaf.map_or(0, |leaf| leaf.counter);
         let counter = if own.calls == 0 { counter.max(level.time) } else { counter };
-        let weight = leaf.map_or_else(|| self.weight(flow.tenant), |leaf| leaf.weight);
         let (until, lowest) = (counter.saturating_add(scaled(own.charge, weight)), level.order.lowest());
         let others = level.pile().without(own);
         if others.calls == 0 || until < lowest {
             return own;
         }
         let flows = u64::from(level.order.len()).saturating_sub(own.calls.min(1));
-        let tokens = (until - lowest).saturating_mul(u128::from(weight)) / COUNTER_SCALE;
-        let turns = u64::try_from(tokens).unwrap_or(u64::MAX) / others.average();
+        let turns = u64::try_from(tokens_between(lowest, until, weight)).unwrap_or(u64::MAX) / others.average();
         // Tenants of one call each stand in the order in which they came; of those with long lines few are as low as a
         // newcomer.
         let beside = flows.saturating_mul(flows).div_ceil(others.calls);
