@@ -128,10 +128,10 @@ impl<'t> World<'t> {
             return None;
         }
         self.next_wake = self.core.next_wake(self.now);
-        let by_time = [self.next_wake, self.next_rule, self.next_window, Some(self.next_sync)];
-        let news = by_time.into_iter().chain([arrival, self.agenda.next()]);
+        let news = [arrival, self.agenda.next(), self.next_wake, self.next_rule, self.next_window];
+        let next = news.iter().fold(self.next_sync, |next, at| at.map_or(next, |at| next.min(at)));
         // What is due and could not be done now must not stop the clock.
-        news.flatten().min().map(|next| next.max(self.now.plus(Millis(1))))
+        Some(next.max(self.now.plus(Millis(1))))
     }
 
     fn next_arrival(&self) -> Option<&'t Arrival> {
@@ -321,7 +321,10 @@ fn id_of(index: usize) -> AdmissionId {
 }
 
 fn index_of(id: &AdmissionId) -> Option<usize> {
-    usize::from_str_radix(id.as_str(), 16).ok()
+    id.as_bytes().iter().try_fold(0, |index, digit| {
+        let digit = char::from(*digit).to_digit(16).and_then(|digit| usize::try_from(digit).ok())?;
+        Some(index << 4 | digit)
+    })
 }
 
 fn blank_request() -> AdmissionRequest {

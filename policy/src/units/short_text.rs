@@ -38,7 +38,7 @@ impl ShortText {
         }
     }
 
-    fn as_bytes(&self) -> &[u8] {
+    pub(super) fn as_bytes(&self) -> &[u8] {
         match self {
             Self::Inline { length, bytes } => bytes.get(..usize::from(*length)).unwrap_or_default(),
             Self::Shared(text) => text.as_bytes(),
