@@ -1,10 +1,15 @@
 //! A tenant's account: what it may use, what it has in flight, and what it has left.
 //!
 //! A tenant's account is charged *on arrival*, before the call may queue, so that nothing ineligible ever stands in
-//! a pool's queue. All dimensions are charged together or not at all.
+//! a pool's queue. All dimensions are charged together or not at all. What this replica may charge is lent by the
+//! ledger, as a pool's slots are; a call that finds too little *applies*: it stands as a row at the ledger until its
+//! answer, and is refused when nobody else had anything to give back.
 
-use crate::bucket::{Bucket, Rate};
-use crate::units::{Millis, Tokens};
+use crate::bucket::Rate;
+use crate::holder::{Demand, FlowNames, Holder, Outage, Replica};
+use crate::ledger::{FlowName, Limit, MeterName, Row, SyncReply, SyncRequest, Terms, Version};
+use crate::queue::{Flow, GroupIndex, Shares, TenantIndex};
+use crate::units::{Millis, Priority, TenantId, Tokens};
 use crate::wire::{RateKind, RateStatus, Reason};
 use std::collections::BTreeMap;
 
@@ -16,99 +21,182 @@ pub struct Limits {
     pub requests_per_s: Option<Rate>,
     pub requests_per_min: Option<Rate>,
     pub tokens_per_min: Option<Rate>,
+    /// What happens while the ledger does not answer.
+    pub outage: Outage,
+}
+
+impl Limits {
+    fn is_unlimited(&self) -> bool {
+        self.concurrent.is_none() && self.meters().next().is_none()
+    }
+
+    fn meters(&self) -> impl Iterator<Item = (MeterName, Limit)> {
+        let rates = [
+            (MeterName::RequestsPerSecond, self.requests_per_s),
+            (MeterName::RequestsPerMinute, self.requests_per_min),
+            (MeterName::TokensPerMinute, self.tokens_per_min),
+        ];
+        rates.into_iter().filter_map(|(name, rate)| Some((name, Limit::Rate(rate?))))
+    }
+
+    fn terms(&self, version: Version) -> Terms {
+        let Shares { policy, levels, .. } = Shares::default();
+        let capacity = self.concurrent.unwrap_or(u32::MAX);
+        Terms { version, capacity, policy, levels, groups: BTreeMap::new(), meters: self.meters().collect() }
+    }
 }
 
 /// A limit that was hit, and when trying again may help; `None` when only another call's end can tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limited {
     pub reason: Reason,
-    /// Calls, or units per window.
+    /// Calls, or units per window; 0 where no limit is the reason.
     pub most: u64,
     pub wait: Option<Millis>,
 }
 
-/// Invariant: `in_flight` is the number of this tenant's live admissions, queued or running.
+/// What an account says to a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Charge {
+    Charged,
+    /// The ledger must be asked first.
+    Ask,
+    Refused(Limited),
+}
+
+/// Invariant: `in_flight` is the number of this tenant's live admissions that were charged, queued or running.
 #[derive(Clone, Debug)]
 pub struct TenantAccount {
-    concurrent: Option<u32>,
+    limits: Box<Limits>,
     in_flight: u32,
-    /// In the order in which limits are tried and refused.
-    buckets: Box<[Metered]>,
+    /// `None` where nothing limits, and the ledger need not know. A pointer, like the limits: of ten thousand tenants
+    /// few are near the processor.
+    holder: Option<Box<Holder>>,
+    /// Nobody who needs as much or more is worth asking for until then.
+    refused: Option<(Tokens, Millis)>,
 }
 
-#[derive(Clone, Debug)]
-struct Metered {
-    kind: RateKind,
-    /// What a refusal by this bucket is called; its text also names the bucket in the ledger.
-    reason: Reason,
-    bucket: Bucket,
-}
+/// A refusal stands so long before the ledger is asked again.
+const REFUSED_FOR: Millis = Millis(100);
 
-impl Metered {
-    fn amount(&self, tokens: Tokens) -> u64 {
-        match self.kind {
-            RateKind::Requests => 1,
-            RateKind::Tokens => tokens.0,
-        }
+/// All of a tenant's calls are of one flow in its own account: whose turn it is, is the pools' matter.
+const FLOW: Flow = Flow { group: GroupIndex(0), tenant: TenantIndex(0), level: Priority::LAST };
+const WEIGHT: u64 = 1;
+
+struct OneFlow<'a>(&'a TenantId);
+
+impl FlowNames for OneFlow<'_> {
+    fn name(&self, flow: Flow) -> Option<FlowName> {
+        Some(FlowName { group: "".into(), level: flow.level, tenant: self.0.clone() })
+    }
+
+    fn flow(&self, _: &FlowName) -> Option<Flow> {
+        Some(FLOW)
     }
 }
 
 impl TenantAccount {
     #[must_use]
-    pub fn new(limits: &Limits, now: Millis) -> Self {
-        Self { concurrent: limits.concurrent, in_flight: 0, buckets: buckets(limits, now) }
+    pub fn new(limits: &Limits, version: Version, replica: &Replica) -> Self {
+        let mut account = Self { limits: Box::default(), in_flight: 0, holder: None, refused: None };
+        account.set_limits(limits, version, replica);
+        account
     }
 
     /// Changes the limits: what has been drawn stays drawn, and a limit that is new begins full.
-    pub fn set_limits(&mut self, limits: &Limits, now: Millis) {
-        self.concurrent = limits.concurrent;
-        let old = std::mem::replace(&mut self.buckets, buckets(limits, now));
-        for metered in &mut self.buckets {
-            if let Some(before) = old.iter().find(|before| before.reason == metered.reason) {
-                metered.bucket = before.bucket.clone().with_rate(metered.bucket.rate(), now);
-            }
+    pub fn set_limits(&mut self, limits: &Limits, version: Version, replica: &Replica) {
+        *self.limits = limits.clone();
+        self.refused = None;
+        let terms = limits.terms(version);
+        // Once lent, slots must be given back, so a holder is never dropped.
+        if self.holder.is_none() && !limits.is_unlimited() {
+            self.holder = Some(Box::new(Holder::new(replica, terms.clone()).on_demand()));
+        }
+        if let Some(holder) = &mut self.holder {
+            holder.set_terms(terms);
+            holder.set_outage(limits.outage);
         }
     }
 
-    /// Charges one call that reserves `tokens`, or changes nothing.
-    ///
-    /// # Errors
-    /// The first limit that is hit.
-    pub fn charge(&mut self, tokens: Tokens, now: Millis) -> Result<(), Limited> {
-        if let Some(limit) = self.concurrent.filter(|limit| self.in_flight >= *limit) {
-            return Err(Limited { reason: Reason::TenantConcurrency, most: u64::from(limit), wait: None });
+    /// Charges one call that reserves `tokens`, or changes nothing. `applicants` calls wait for the ledger already.
+    pub fn charge(&mut self, tokens: Tokens, applicants: u32, now: Millis) -> Charge {
+        let Some(holder) = self.holder.as_mut().filter(|_| !self.limits.is_unlimited()) else {
+            self.in_flight += 1;
+            return Charge::Charged;
+        };
+        if applicants == 0 && holder.may_start(FLOW, tokens, self.in_flight, now) {
+            holder.start(FLOW, WEIGHT, tokens);
+            self.in_flight += 1;
+            return Charge::Charged;
         }
-        for metered in &mut self.buckets {
-            let amount = metered.amount(tokens);
-            if !metered.bucket.allows(amount, now) {
-                let wait = Some(metered.bucket.wait_for(amount, now));
-                return Err(Limited { reason: metered.reason, most: metered.bucket.rate().amount, wait });
+        if holder.is_failing() && !holder.is_due(Demand { running: self.in_flight, waiting: applicants + 1 }, now) {
+            return self.without_ledger(tokens);
+        }
+        let is_worth_asking = self.refused.is_none_or(|(least, until)| tokens < least || now >= until);
+        match self.limited(tokens, now).filter(|_| !is_worth_asking) {
+            Some(limited) => Charge::Refused(limited),
+            None => Charge::Ask,
+        }
+    }
+
+    /// The same for a call that has applied: the ledger has answered, or not. `since` is when it applied.
+    pub fn charge_applicant(&mut self, tokens: Tokens, since: Millis, now: Millis) -> Charge {
+        if let Charge::Charged = self.charge(tokens, 0, now) {
+            return Charge::Charged;
+        }
+        let Some(holder) = &self.holder else { return Charge::Ask };
+        if holder.is_failing() {
+            return self.without_ledger(tokens);
+        }
+        // Whoever holds something elsewhere has a tick to give it back.
+        let is_final = holder.is_alone() || now.since(since) >= REFUSED_FOR;
+        match self.limited(tokens, now).filter(|_| is_final) {
+            Some(limited) => {
+                let until = now.plus(limited.wait.map_or(REFUSED_FOR, |wait| wait.min(REFUSED_FOR)));
+                self.refused = Some((tokens, until));
+                Charge::Refused(limited)
             }
+            None => Charge::Ask,
         }
-        for metered in &mut self.buckets {
-            metered.bucket.draw(metered.amount(tokens), now);
+    }
+
+    /// An applicant was heard, or has left.
+    pub fn stopped_applying(&mut self) {
+        if let Some(holder) = &mut self.holder {
+            holder.stopped_waiting();
         }
-        self.in_flight += 1;
-        Ok(())
+    }
+
+    /// The ledger does not answer, and what it has lent does not suffice.
+    fn without_ledger(&mut self, tokens: Tokens) -> Charge {
+        match &mut self.holder {
+            Some(holder) if holder.outage() == Outage::Open => {
+                holder.start(FLOW, WEIGHT, tokens);
+                self.in_flight += 1;
+                Charge::Charged
+            }
+            _ => Charge::Refused(Limited { reason: Reason::LedgerUnavailable, most: 0, wait: None }),
+        }
     }
 
     /// Gives everything back: the call never reached a model.
-    pub fn release(&mut self, tokens: Tokens, now: Millis) {
-        for metered in &mut self.buckets {
-            metered.bucket.give_back(metered.amount(tokens), now);
+    pub fn release(&mut self, tokens: Tokens) {
+        self.refused = None;
+        if let Some(holder) = &mut self.holder {
+            holder.take_back(FLOW, WEIGHT, tokens);
         }
         self.leave();
     }
 
     /// Replaces the reservation by what was really used.
-    pub fn settle(&mut self, reserved: Tokens, actual: Tokens, now: Millis) {
-        self.correct(reserved, actual, now);
+    pub fn settle(&mut self, reserved: Tokens, actual: Tokens) {
+        self.correct(reserved, actual);
         self.leave();
     }
 
     /// Charges tokens that nobody reserved: a call that passed while the service was away.
-    pub fn charge_afterwards(&mut self, actual: Tokens, now: Millis) {
-        self.correct(Tokens::ZERO, actual, now);
+    pub fn charge_afterwards(&mut self, actual: Tokens) {
+        self.correct(Tokens::ZERO, actual);
     }
 
     #[must_use]
@@ -117,35 +205,95 @@ impl TenantAccount {
     }
 
     /// What the rate headers show: for each kind the limit that has the least left, relative to its size.
-    pub fn rates(&mut self, now: Millis) -> Vec<RateStatus> {
-        if self.buckets.is_empty() {
+    #[must_use]
+    pub fn rates(&self, now: Millis) -> Vec<RateStatus> {
+        if self.limits.is_unlimited() {
             return Vec::new();
         }
         [RateKind::Requests, RateKind::Tokens].into_iter().filter_map(|kind| self.tightest(kind, now)).collect()
     }
 
-    /// Every bucket's level in whole units, by the name it has in the ledger.
-    pub fn levels(&mut self, now: Millis) -> BTreeMap<String, i64> {
-        let level = |metered: &mut Metered| (metered.reason.as_str().to_owned(), metered.bucket.level(now));
-        self.buckets.iter_mut().map(level).collect()
+    /// What is left of every rate and budget, by its name in the ledger; negative is debt. A limit that the ledger has
+    /// not told of yet is missing.
+    #[must_use]
+    pub fn levels(&self, now: Millis) -> BTreeMap<MeterName, i64> {
+        self.holder.as_ref().map(|holder| holder.levels(now)).unwrap_or_default()
     }
 
-    /// Takes over the levels that the ledger kept from before a restart, `age` old; what was drawn since stays
-    /// drawn.
-    pub fn restore(&mut self, levels: &BTreeMap<String, i64>, age: Millis, now: Millis) {
-        for metered in &mut self.buckets {
-            let Some(&level) = levels.get(metered.reason.as_str()) else { continue };
-            let rate = metered.bucket.rate();
-            let full = i64::try_from(rate.burst).unwrap_or(i64::MAX);
-            let drawn = full.saturating_sub(metered.bucket.level(now));
-            metered.bucket = Bucket::restored(rate, level, age, now);
-            metered.bucket.draw(u64::try_from(drawn).unwrap_or(0), now);
+    /// When [`TenantAccount::ask_ledger`] will have something, if nothing else happens; `None` for never.
+    #[must_use]
+    pub fn next_ledger_call(&self, applicants: u32, now: Millis) -> Option<Millis> {
+        let next = self.holder.as_ref()?.next_sync(self.demand(applicants), now);
+        (next < Millis(u64::MAX)).then_some(next)
+    }
+
+    /// The next call to the ledger, if one is due. `first` is what the first applicant reserves, and since when it waits.
+    pub fn ask_ledger(
+        &mut self,
+        id: &TenantId,
+        applicants: u32,
+        first: Option<(Tokens, Millis)>,
+        now: Millis,
+    ) -> Option<SyncRequest> {
+        let demand = self.demand(applicants);
+        let holder = self.holder.as_mut().filter(|holder| holder.is_due(demand, now))?;
+        let names = OneFlow(id);
+        let row = first.and_then(|(head, since)| {
+            let flow = names.name(FLOW)?;
+            Some(Row { flow, weight: WEIGHT, head, waiting: applicants, waited: now.since(since) })
+        });
+        Some(holder.ask(demand, row.into_iter().collect(), &names, now))
+    }
+
+    /// The last call of this incarnation: it keeps only what is in flight. `None` when the ledger knows nothing of it.
+    pub fn give_back(&mut self, id: &TenantId, now: Millis) -> Option<SyncRequest> {
+        let in_flight = self.in_flight;
+        let holder = self.holder.as_mut().filter(|holder| holder.has_been_leased())?;
+        Some(holder.give_back(in_flight, &OneFlow(id), now))
+    }
+
+    /// Takes the ledger's answer, `None` when there was none. Tells whether it was one to the latest call.
+    pub fn ledger_answered(&mut self, id: &TenantId, reply: Option<&SyncReply>, now: Millis) -> bool {
+        let Some(holder) = &mut self.holder else { return false };
+        let taken = reply.is_some_and(|reply| holder.answered(reply, &OneFlow(id), now));
+        if !taken {
+            holder.failed();
         }
+        taken
     }
 
-    fn correct(&mut self, reserved: Tokens, actual: Tokens, now: Millis) {
-        for metered in self.buckets.iter_mut().filter(|metered| metered.kind == RateKind::Tokens) {
-            metered.bucket.correct(reserved.0, actual.0, now);
+    /// Takes what another replica's call has changed. Tells whether it was about the latest call.
+    pub fn ledger_noticed(&mut self, id: &TenantId, notice: &SyncReply) -> bool {
+        self.holder.as_mut().is_some_and(|holder| holder.noticed(notice, &OneFlow(id)))
+    }
+
+    fn demand(&self, applicants: u32) -> Demand {
+        Demand { running: self.in_flight, waiting: applicants }
+    }
+
+    /// The first limit that a call of so many tokens hits; `None` before the ledger has told, and when there is none.
+    fn limited(&self, tokens: Tokens, now: Millis) -> Option<Limited> {
+        let holder = self.holder.as_ref().filter(|holder| holder.is_leased(now))?;
+        let most = u64::from(holder.capacity());
+        let concurrency = Limited { reason: Reason::TenantConcurrency, most, wait: None };
+        if self.in_flight >= holder.capacity() {
+            return Some(concurrency);
+        }
+        let drawn_out = holder.terms().meters.iter().find_map(|(name, limit)| {
+            let wait = missing_for(*limit, holder.left(*name, now)?, name.amount(tokens))?;
+            // The ledger knows of parts of a unit too.
+            let told = holder.refilled_at().map(|at| at.since(now));
+            let wait = wait.map(|wait| told.map_or(wait, |told| told.min(wait)));
+            Some(Limited { reason: reason(*name), most: limit.amount(), wait })
+        });
+        // Other replicas may have the rest of the slots.
+        drawn_out.or_else(|| (self.in_flight >= holder.usable(now)).then_some(concurrency))
+    }
+
+    fn correct(&mut self, reserved: Tokens, actual: Tokens) {
+        self.refused = None;
+        if let Some(holder) = &mut self.holder {
+            holder.correct(FLOW, WEIGHT, reserved, actual);
         }
     }
 
@@ -154,104 +302,51 @@ impl TenantAccount {
         self.in_flight = self.in_flight.saturating_sub(1);
     }
 
-    fn tightest(&mut self, kind: RateKind, now: Millis) -> Option<RateStatus> {
-        let statuses = self.buckets.iter_mut().filter(|metered| metered.kind == kind);
-        let status = |metered: &mut Metered| {
-            let rate = metered.bucket.rate();
-            RateStatus {
+    fn tightest(&self, kind: RateKind, now: Millis) -> Option<RateStatus> {
+        let meters = self.limits.meters().filter(|(name, _)| name.counts_requests() == (kind == RateKind::Requests));
+        let status = |(name, limit): (MeterName, Limit)| {
+            let Limit::Rate(rate) = limit else { return None };
+            let full = i64::try_from(rate.burst).unwrap_or(i64::MAX);
+            let left = self.holder.as_ref().and_then(|holder| holder.left(name, now)).unwrap_or(full);
+            let missing = u64::try_from(full.saturating_sub(left)).unwrap_or(0);
+            Some(RateStatus {
                 kind,
                 limit: rate.amount,
-                remaining: u64::try_from(metered.bucket.level(now)).unwrap_or(0),
-                reset_ms: metered.bucket.wait_for(rate.burst, now),
-            }
+                remaining: u64::try_from(left).unwrap_or(0),
+                reset_ms: time_for(rate, missing),
+            })
         };
         // remaining/limit compared without division: a/b < c/d exactly when a·d < c·b.
-        statuses.map(status).min_by(|a, b| {
+        meters.filter_map(status).min_by(|a, b| {
             let left = u128::from(a.remaining) * u128::from(b.limit);
             left.cmp(&(u128::from(b.remaining) * u128::from(a.limit)))
         })
     }
 }
 
-fn buckets(limits: &Limits, now: Millis) -> Box<[Metered]> {
-    let metered =
-        |kind, reason, rate: Option<Rate>| rate.map(|rate| Metered { kind, reason, bucket: Bucket::full(rate, now) });
-    let buckets = [
-        metered(RateKind::Requests, Reason::TenantRequestsPerSecond, limits.requests_per_s),
-        metered(RateKind::Requests, Reason::TenantRequestsPerMinute, limits.requests_per_min),
-        metered(RateKind::Tokens, Reason::TenantTokensPerMinute, limits.tokens_per_min),
-    ];
-    buckets.into_iter().flatten().collect()
+/// Whether a draw must wait, and how long; `Some(None)` for what time alone does not bring soon.
+fn missing_for(limit: Limit, left: i64, amount: u64) -> Option<Option<Millis>> {
+    let signed = |value| i64::try_from(value).unwrap_or(i64::MAX);
+    match limit {
+        Limit::Rate(rate) => {
+            let missing = u64::try_from(signed(amount.min(rate.burst)).saturating_sub(left)).unwrap_or(0);
+            (missing > 0).then(|| Some(time_for(rate, missing)))
+        }
+        Limit::Budget { .. } => (signed(amount) > left).then_some(None),
+    }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
+/// How long a rate takes to bring so much.
+fn time_for(rate: Rate, units: u64) -> Millis {
+    Millis(units.saturating_mul(rate.window.0).div_ceil(rate.amount.max(1)))
+}
 
-    fn limits() -> Limits {
-        Limits {
-            concurrent: Some(3),
-            requests_per_s: Some(Rate::per_second(5, 5)),
-            requests_per_min: Some(Rate::per_minute(60)),
-            tokens_per_min: Some(Rate::per_minute(1_000)),
-        }
-    }
-
-    #[test]
-    fn the_fourth_of_three_concurrent_calls_is_refused_until_one_ends() {
-        let mut account = TenantAccount::new(&limits(), Millis(0));
-        for _ in 0..3 {
-            account.charge(Tokens(10), Millis(0)).unwrap();
-        }
-        let refused = account.charge(Tokens(10), Millis(0));
-        assert_eq!(refused, Err(Limited { reason: Reason::TenantConcurrency, most: 3, wait: None }));
-        account.settle(Tokens(10), Tokens(10), Millis(1));
-        assert_eq!(account.charge(Tokens(10), Millis(1)), Ok(()));
-    }
-
-    #[test]
-    fn a_refusal_charges_nothing() {
-        let mut account = TenantAccount::new(&limits(), Millis(0));
-        account.charge(Tokens(900), Millis(0)).unwrap();
-        let before = account.levels(Millis(0));
-        let refused = account.charge(Tokens(200), Millis(0)).unwrap_err();
-        assert_eq!(refused.reason, Reason::TenantTokensPerMinute);
-        assert_eq!(refused.wait, Some(Millis(6_000)));
-        assert_eq!(account.levels(Millis(0)), before);
-    }
-
-    #[test]
-    fn settlement_refunds_or_indebts_by_the_difference() {
-        let mut account = TenantAccount::new(&limits(), Millis(0));
-        account.charge(Tokens(100), Millis(0)).unwrap();
-        account.settle(Tokens(100), Tokens(1_500), Millis(0));
-        assert_eq!(account.levels(Millis(0))["tenant_tokens_per_minute"], -500);
-    }
-
-    #[test]
-    fn a_restart_does_not_refill_a_minute() {
-        let mut old = TenantAccount::new(&limits(), Millis(0));
-        old.charge(Tokens(900), Millis(0)).unwrap();
-        let mut new = TenantAccount::new(&limits(), Millis(0));
-        new.charge(Tokens(50), Millis(0)).unwrap();
-        new.restore(&old.levels(Millis(0)), Millis(0), Millis(0));
-        assert_eq!(new.levels(Millis(0))["tenant_tokens_per_minute"], 50);
-    }
-
-    proptest! {
-        /// A call that was refused a model gets everything back, whatever happened beside it.
-        #[test]
-        fn charge_and_release_leave_no_trace(reserve in 0_u64..1_000, others in 0_usize..3) {
-            let mut account = TenantAccount::new(&limits(), Millis(0));
-            for _ in 0..others {
-                let _ = account.charge(Tokens(1), Millis(0));
-            }
-            let before = (account.levels(Millis(0)), account.in_flight());
-            if account.charge(Tokens(reserve), Millis(0)).is_ok() {
-                account.release(Tokens(reserve), Millis(0));
-            }
-            prop_assert_eq!((account.levels(Millis(0)), account.in_flight()), before);
-        }
+/// What a refusal is called that a rate or a budget is the reason of.
+fn reason(name: MeterName) -> Reason {
+    match name {
+        MeterName::RequestsPerSecond => Reason::TenantRequestsPerSecond,
+        MeterName::RequestsPerMinute => Reason::TenantRequestsPerMinute,
+        MeterName::TokensPerSecond | MeterName::TokensPerMinute => Reason::TenantTokensPerMinute,
+        MeterName::TokensPerDay | MeterName::TokensPerMonth => Reason::TenantTokensPerMinute,
     }
 }

@@ -7,10 +7,12 @@
 //! running ones; a tenant's account has charged each live admission once (I6); a settled or cancelled id that is
 //! not known leaves a tombstone, so that a request overtaken by its own cancellation does not start.
 
+mod applicants;
 mod arrival;
 mod explain;
 mod hashed;
 mod live;
+mod names;
 mod pace;
 mod pool;
 mod refusals;
@@ -26,17 +28,18 @@ pub use waiting::Waiting;
 
 use crate::adaptive::Served;
 use crate::config::Config;
-use crate::holder::LeaseTerms;
-use crate::ledger::{Restored, SyncReply, SyncRequest};
-use crate::queue::{Branch, Shares};
-use crate::schedule::{PoolSettings, Settings};
-use crate::units::{AdmissionId, HolderId, Millis, ModelName, PoolName, Priority, TenantId, Tokens};
+use crate::holder::Replica;
+use crate::ledger::{MeterName, Version};
+use crate::queue::{Branch, Shares, TenantIndex};
+use crate::schedule::{PoolSettings, Settings, UnixMillis};
+use crate::units::{AdmissionId, Millis, ModelName, PoolName, Priority, TenantId, Tokens};
 use crate::wire::{Grant, Outcome, RateStatus, Refusal, Settlement, Usage, UsageSource};
 use explain::{Explanations, Parties};
 use live::{Live, LiveKey, LiveTable, PoolIndex, Removed, State};
 use pool::PoolState;
+use refusals::Refused;
 use routes::Routes;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use tenants::Tenants;
 
 /// What a request is told on arrival.
@@ -87,15 +90,17 @@ pub struct Admission {
     branches: Vec<Branch>,
     /// Request bytes of everyone who waits.
     waiting_bytes: u64,
-    holder: HolderId,
-    incarnation: u64,
-    terms: LeaseTerms,
+    replica: Replica,
+    /// When the ledger is to be asked for which tenant; those of pools are few and asked.
+    tenant_calls: BTreeSet<(Millis, TenantIndex)>,
+    /// What the ledger's answers have done, until [`Admission::advance`] tells.
+    news: Vec<Event>,
     draining: bool,
 }
 
 impl Admission {
     #[must_use]
-    pub fn new(config: Config, holder: &HolderId, incarnation: u64, terms: &LeaseTerms, now: Millis) -> Self {
+    pub fn new(config: Config, replica: &Replica, now: Millis) -> Self {
         let mut core = Self {
             config: Config::empty(),
             tenants: Tenants::default(),
@@ -105,35 +110,33 @@ impl Admission {
             explanations: Explanations::default(),
             branches: Vec::new(),
             waiting_bytes: 0,
-            holder: holder.clone(),
-            incarnation,
-            terms: terms.clone(),
+            replica: replica.clone(),
+            tenant_calls: BTreeSet::new(),
+            news: Vec::new(),
             draining: false,
         };
-        core.configure(config, now);
+        let since = UnixMillis(i64::try_from(replica.incarnation).unwrap_or(i64::MAX));
+        core.configure(config, since, now);
         core
+    }
+
+    #[must_use]
+    pub fn replica(&self) -> &Replica {
+        &self.replica
     }
 
     /// Takes over a configuration. Whoever waits or runs stays, under the new limits and weights; call
     /// [`Admission::apply`] after it, where rules or an overlay are in force.
-    pub fn configure(&mut self, mut config: Config, now: Millis) {
+    ///
+    /// `since` is when it was read: of two replicas with files of the same revision, what was read later counts.
+    pub fn configure(&mut self, mut config: Config, since: UnixMillis, now: Millis) {
         config.keep_group_indices(&self.config.groups);
-        self.tenants.configure(&config, now);
+        let version = Version { file: config.revision, overlay: 0, since: u64::try_from(since.0).unwrap_or(0) };
+        self.tenants.configure(&config, &self.replica, version);
         for (name, settings) in &config.pools {
             match self.pools.iter_mut().find(|pool| pool.name == *name) {
-                Some(pool) => pool.configure(settings, &config.queue, now),
-                None => {
-                    let (holder, terms) = (&self.holder, &self.terms);
-                    self.pools.push(PoolState::new(
-                        name,
-                        settings,
-                        &config.queue,
-                        holder,
-                        self.incarnation,
-                        terms,
-                        now,
-                    ));
-                }
+                Some(pool) => pool.configure(settings, &config.queue),
+                None => self.pools.push(PoolState::new(name, settings, &config.queue, &self.replica)),
             }
         }
         for (name, model) in &config.models {
@@ -144,12 +147,17 @@ impl Admission {
         }
         self.routes = Routes::new(&config, &self.pools, &mut self.tenants);
         self.config = config;
-        self.apply(&self.config.settings(), now);
+        self.apply(&self.config.settings(), version);
         self.weigh_tenants(&BTreeMap::new());
+        let tenants: Vec<TenantIndex> = self.tenants.iter().map(|(index, _)| index).collect();
+        for index in tenants {
+            self.schedule(index, now);
+        }
     }
 
     /// Puts weights, shares and capacities in force, as time rules and operators change them; nobody loses a place.
-    pub fn apply(&mut self, settings: &Settings, now: Millis) {
+    /// Of what replicas tell the ledger the latest version counts.
+    pub fn apply(&mut self, settings: &Settings, version: Version) {
         for pool in &mut self.pools {
             if let Some(of_pool) = settings.pools.get(&pool.name) {
                 let shares = Shares {
@@ -157,7 +165,7 @@ impl Admission {
                     levels: settings.weights,
                     groups: group_shares(&self.config, of_pool),
                 };
-                pool.apply(of_pool.concurrent, of_pool.rate(), shares, now);
+                pool.apply(of_pool, shares, version);
             }
         }
     }
@@ -194,19 +202,20 @@ impl Admission {
         let usage =
             believable(settlement.usage, pool.context_length(), live.sequences).unwrap_or_else(|| estimated(&live));
         match live.state {
+            State::Applying => {}
             State::Queued(ticket) => {
-                let bytes = pool.queue.leave(ticket).map_or(0, |waiter| waiter.bytes);
-                tenant.account.release(live.reserved, now);
+                let bytes = pool.leave(ticket).map_or(0, |waiter| waiter.bytes);
+                tenant.account.release(live.reserved);
                 self.count_waiting(live.flow.tenant, 0, bytes);
             }
             State::Running { since, by } => {
                 tenant.has_ended(since);
                 let (actual, charge) = (usage.input.plus(usage.output), pool.charge_weights(live.model).of(&usage));
-                pool.end(&live, by, charge, now.since(since), now);
+                pool.end(&live, by, charge, now.since(since));
                 tenant.served = tenant.served.plus(charge);
                 match (settlement.outcome, usage.source) {
-                    (Outcome::Cancelled, UsageSource::None) => tenant.account.release(live.reserved, now),
-                    _ => tenant.account.settle(live.reserved, actual, now),
+                    (Outcome::Cancelled, UsageSource::None) => tenant.account.release(live.reserved),
+                    _ => tenant.account.settle(live.reserved, actual),
                 }
             }
         }
@@ -217,8 +226,13 @@ impl Admission {
         {
             tenant.yields.learn(live.model, Tokens(usage.output.0 / u64::from(live.sequences)));
         }
+        self.schedule(live.flow.tenant, now);
         let fate = Fate::Ended { at: now, outcome: settlement.outcome, usage };
-        self.explanations.turn(live.explained, fate);
+        if live.state == State::Applying {
+            self.explanations.add(&live, None, fate);
+        } else {
+            self.explanations.turn(live.explained, fate);
+        }
         let model = self.tenants.model(live.model)?.clone();
         let tenant = self.tenants.get(live.flow.tenant)?.id.clone();
         Some(Settled { tenant, pool: self.pools.get(live.pool.0)?.name.clone(), model, usage })
@@ -233,6 +247,7 @@ impl Admission {
 
     /// As [`Admission::advance`], for callers that keep a list for it: whatever is in it stays.
     pub fn advance_into(&mut self, now: Millis, events: &mut Vec<Event>) {
+        events.append(&mut self.news);
         self.time_out(now, events);
         for index in 0..self.pools.len() {
             while let Some(event) = self.start_next(PoolIndex(index), now) {
@@ -243,8 +258,8 @@ impl Admission {
 
     /// When [`Admission::advance`] has something to do by time alone.
     #[must_use]
-    pub fn next_wake(&self, now: Millis) -> Option<Millis> {
-        let pools = self.pools.iter().filter_map(|pool| pool.next_wake(now));
+    pub fn next_wake(&self) -> Option<Millis> {
+        let pools = self.pools.iter().filter_map(PoolState::next_wake);
         pools.chain(self.live.next_expiry()).min()
     }
 
@@ -255,8 +270,9 @@ impl Admission {
             pool.queue.waiters().map(|(_, waiter)| LiveKey::from_bits(waiter.key)).collect::<Vec<_>>()
         };
         let mut waiting: Vec<LiveKey> = self.pools.iter().flat_map(everyone).collect();
+        waiting.extend(self.applicants());
         waiting.sort_unstable();
-        let refuse = |key| self.give_up(key, &refusals::shutting_down(), now);
+        let refuse = |key| self.give_up(key, refusals::shutting_down().into(), now);
         waiting.into_iter().filter_map(refuse).collect()
     }
 
@@ -277,33 +293,6 @@ impl Admission {
         Some(Explanation { tenant, model, pool, level, reserved, charge, arrived, queued_at, fate })
     }
 
-    /// The next ledger call for a pool, if one is due.
-    pub fn ask_ledger(&mut self, pool: &PoolName, now: Millis) -> Option<SyncRequest> {
-        self.pool_mut(pool)?.ask_ledger(now)
-    }
-
-    /// The ledger's answer, or `None` when it did not answer. Tells whether it was an answer to the latest call.
-    pub fn ledger_answered(&mut self, pool: &PoolName, reply: Option<&SyncReply>, now: Millis) -> bool {
-        self.pool_mut(pool).is_some_and(|pool| pool.ledger_answered(reply, now))
-    }
-
-    /// When [`Admission::ask_ledger`] will have something for a pool, if nothing else happens.
-    #[must_use]
-    pub fn next_ledger_call(&self, pool: &PoolName, now: Millis) -> Option<Millis> {
-        Some(self.pool(pool)?.next_ledger_call(now))
-    }
-
-    /// The earliest of [`Admission::next_ledger_call`] over all pools.
-    #[must_use]
-    pub fn next_ledger_call_of_any(&self, now: Millis) -> Option<Millis> {
-        self.pools.iter().map(|pool| pool.next_ledger_call(now)).min()
-    }
-
-    /// The last ledger call of this incarnation: it keeps only what still runs.
-    pub fn give_back(&mut self, pool: &PoolName, now: Millis) -> Option<SyncRequest> {
-        Some(self.pool_mut(pool)?.give_back(now))
-    }
-
     /// Whether traffic may be sent here: every pool has had a lease, and nobody has said to stop. A lease that has
     /// ended does not count against it: all replicas share one ledger, so another one would refuse as well.
     #[must_use]
@@ -317,17 +306,17 @@ impl Admission {
         self.live.is_empty()
     }
 
-    /// What the ledger shows of a tenant: its calls in flight, and the levels of its buckets.
-    pub fn account_state(&mut self, tenant: &TenantId, now: Millis) -> Option<(u32, BTreeMap<String, i64>)> {
-        let account = &mut self.tenants.get_mut(self.tenants.index(tenant)?)?.account;
-        Some((account.in_flight(), account.levels(now)))
+    /// What is left of a tenant's rates and budgets, as far as this replica knows.
+    #[must_use]
+    pub fn levels(&self, tenant: &TenantId, now: Millis) -> BTreeMap<MeterName, i64> {
+        let state = self.tenants.index(tenant).and_then(|index| self.tenants.get(index));
+        state.map(|state| state.account.levels(now)).unwrap_or_default()
     }
 
-    /// Takes over a tenant's bucket levels from before a restart.
-    pub fn restore_account(&mut self, tenant: &TenantId, restored: &Restored, now: Millis) {
-        if let Some(state) = self.tenants.index(tenant).and_then(|index| self.tenants.get_mut(index)) {
-            state.account.restore(&restored.levels, restored.age, now);
-        }
+    /// The same of a pool.
+    #[must_use]
+    pub fn pool_levels(&self, pool: &PoolName, now: Millis) -> BTreeMap<MeterName, i64> {
+        self.pool(pool).map(|pool| pool.holder.levels(now)).unwrap_or_default()
     }
 
     #[must_use]
@@ -373,14 +362,10 @@ impl Admission {
         self.pools.iter().find(|pool| pool.name == *name)
     }
 
-    fn pool_mut(&mut self, name: &PoolName) -> Option<&mut PoolState> {
-        self.pools.iter_mut().find(|pool| pool.name == *name)
-    }
-
     fn start_next(&mut self, index: PoolIndex, now: Millis) -> Option<Event> {
         let pool = self.pools.get_mut(index.0)?;
         let (ticket, waiter) = pool.next_to_start(now)?;
-        let (key, ends) = (LiveKey::from_bits(waiter.key), now.plus(self.terms.longest_request));
+        let (key, ends) = (LiveKey::from_bits(waiter.key), now.plus(self.replica.lease.longest_request));
         // The call's own state and its tenant's lie where no cache holds them. Asked for before the queue is changed,
         // they arrive together.
         let live = self.live.start(key, ends)?;
@@ -402,8 +387,10 @@ impl Admission {
         let pool = self.pool(&charge_to.pool)?;
         let usage = believable(settlement.usage, pool.context_length(), MOST_SEQUENCES)?;
         let model = ModelName::from(charge_to.model.as_deref().unwrap_or(charge_to.pool.as_str()));
-        let tenant = self.tenants.get_mut(self.tenants.index(&charge_to.tenant)?)?;
-        tenant.account.charge_afterwards(usage.input.plus(usage.output), now);
+        let index = self.tenants.index(&charge_to.tenant)?;
+        let tenant = self.tenants.get_mut(index)?;
+        tenant.account.charge_afterwards(usage.input.plus(usage.output));
+        self.schedule(index, now);
         Some(Settled { tenant: charge_to.tenant.clone(), pool: charge_to.pool.clone(), model, usage })
     }
 
@@ -416,7 +403,7 @@ impl Admission {
             for ticket in pool.queue.overdue(now) {
                 let waiter = self.pools.get(index).and_then(|pool| pool.queue.get(ticket)).copied();
                 let Some(waiter) = waiter else { continue };
-                let told = self.give_up(LiveKey::from_bits(waiter.key), &refusals::timed_out(), now);
+                let told = self.give_up(LiveKey::from_bits(waiter.key), refusals::timed_out().into(), now);
                 // Told in turn, so that those who give up together come back one after the other, as places come free.
                 let place =
                     self.pools.get(index).map(|pool| pool.place(&pool.queue.standing(waiter.flow), waiter.charge, now));
@@ -428,29 +415,42 @@ impl Admission {
             let Some(live) = self.live.remove_key(key, now) else { continue };
             let State::Running { since, by } = live.state else { continue };
             if let Some(pool) = self.pools.get_mut(live.pool.0) {
-                pool.end(&live, by, live.charge, self.terms.longest_request, now);
+                pool.end(&live, by, live.charge, self.replica.lease.longest_request);
             }
             if let Some(tenant) = self.tenants.get_mut(live.flow.tenant) {
                 tenant.has_ended(since);
-                tenant.account.settle(live.reserved, live.reserved, now);
+                tenant.account.settle(live.reserved, live.reserved);
             }
             let usage = estimated(&live);
             self.explanations.turn(live.explained, Fate::Ended { at: now, outcome: Outcome::Failed, usage });
         }
     }
 
-    /// Takes a waiter out and tells why.
-    fn give_up(&mut self, key: LiveKey, refusal: &Refusal, now: Millis) -> Option<Event> {
-        let live = self.live.remove_key(key, now)?;
-        if let State::Queued(ticket) = live.state {
-            let waiter = self.pools.get_mut(live.pool.0)?.queue.leave(ticket)?;
-            self.count_waiting(live.flow.tenant, 0, waiter.bytes);
+    /// Takes a waiter out, gives back what it was charged, and tells why.
+    fn give_up(&mut self, key: LiveKey, refused: Refused, now: Millis) -> Option<Event> {
+        let live = self.live.get(key)?;
+        let (state, index, reserved) = (live.state, live.flow.tenant, live.reserved);
+        if let State::Queued(ticket) = state {
+            let waiter = self.pools.get_mut(live.pool.0)?.leave(ticket)?;
+            self.count_waiting(index, 0, waiter.bytes);
+            self.tenants.get_mut(index)?.account.release(reserved);
+            self.schedule(index, now);
         }
-        let account = &mut self.tenants.get_mut(live.flow.tenant)?.account;
-        account.release(live.reserved, now);
-        let refusal = Refusal { waited_ms: now.since(live.arrived), rates: account.rates(now), ..refusal.clone() };
-        let (reason, message) = (refusal.reason, refusal.message.clone());
-        self.explanations.turn(live.explained, Fate::Refused { at: now, reason, message, limit: None });
+        self.turn_away(key, refused, now)
+    }
+
+    /// Takes out a call that is charged nothing (any more), and tells why.
+    fn turn_away(&mut self, key: LiveKey, refused: Refused, now: Millis) -> Option<Event> {
+        let place = refused.place().map(|(position, wait)| (position, wait, &*self.branches));
+        let Refused { refusal, limit } = refused;
+        let live = self.live.remove_key(key, now)?;
+        let rates = self.tenants.get(live.flow.tenant)?.account.rates(now);
+        let refusal = Refusal { waited_ms: now.since(live.arrived), rates, ..refusal };
+        let fate = Fate::Refused { at: now, reason: refusal.reason, message: refusal.message.clone(), limit };
+        match live.state {
+            State::Applying => drop(self.explanations.add(&live, place, fate)),
+            State::Queued(_) | State::Running { .. } => self.explanations.turn(live.explained, fate),
+        }
         Some(Event::Refused(live.id, refusal))
     }
 }

@@ -5,12 +5,13 @@
 //! ledger protocol", 5.)
 
 use crate::units::Millis;
+use serde::{Deserialize, Serialize};
 
 /// A limit: `amount` units (requests or tokens) per `window`, saved up to `burst` units.
 ///
 /// Ranges, kept by the configuration: amount and burst 1 to 10^12, window 1 ms to one minute. So a level fits
 /// 64 bits with room to spare, and the arithmetic saturates only on nonsense.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Rate {
     pub amount: u64,
     pub window: Millis,

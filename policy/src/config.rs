@@ -14,6 +14,7 @@ pub use pools::{ChargeWeights, Model, Pool};
 pub use tenants::{KeyRecord, KeyRule, Pattern, Tenant, parse_digest};
 
 use crate::adaptive::Adaptive;
+use crate::holder::Outage;
 use crate::queue::{GroupIndex, QueueSettings, SharePolicy, Shares};
 use crate::schedule::{PoolSettings, Settings, TimeRules};
 use crate::units::{GroupName, Millis, ModelName, PoolName, TenantId};
@@ -36,11 +37,13 @@ pub struct Config {
     /// What changes by the hour.
     pub time_rules: TimeRules,
     pub adaptive: Adaptive,
+    /// Of two replicas with different files, the one with the higher number is believed.
+    pub revision: u64,
 }
 
 pub(crate) const MOST_SLOTS: u64 = 1_000_000;
-/// Keeps a bucket's arithmetic far from the edge of 64 bits.
-pub(crate) const MOST_PER_WINDOW: u64 = 1_000_000_000_000;
+/// Keeps a bucket's arithmetic exact, also in the numbers of Lua, which have 53 bits.
+pub(crate) const MOST_PER_WINDOW: u64 = 10_000_000_000;
 pub(crate) const MOST_WEIGHT: u64 = 1_000_000;
 
 impl Config {
@@ -52,9 +55,10 @@ impl Config {
         let aliases = models::read(root, &mut models);
         let tenants = tenants::read(root, &models, &mut groups);
         let adaptive = Adaptive::read(&root.section("adaptive"));
-        let time_rules = TimeRules::default();
-        let groups = groups.by_name;
-        let mut config = Self { pools, tenants, models, aliases, groups, queue, time_rules, adaptive };
+        // JSON's and Lua's integers are exact up to 2^53.
+        let revision = root.integer("revision", 0..=1 << 53).unwrap_or(0);
+        let (groups, time_rules) = (groups.by_name, TimeRules::default());
+        let mut config = Self { pools, tenants, models, aliases, groups, queue, time_rules, adaptive, revision };
         config.time_rules = TimeRules::read(root, &config.settings(), &config.group_names());
         Some(config)
     }
@@ -72,6 +76,7 @@ impl Config {
             queue: QueueSettings::default(),
             time_rules: TimeRules::default(),
             adaptive: Adaptive::default(),
+            revision: 0,
         }
     }
 
@@ -121,6 +126,11 @@ impl Config {
         });
         Settings { weights: self.queue.shares.levels, pools: pools.collect() }
     }
+}
+
+/// What happens to an account's calls while the ledger does not answer.
+fn read_outage(section: &Section<'_>) -> Outage {
+    section.choice("on_ledger_outage", &[("closed", Outage::Closed), ("open", Outage::Open)]).unwrap_or_default()
 }
 
 fn read_queue(section: &Section<'_>) -> QueueSettings {

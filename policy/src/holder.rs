@@ -1,36 +1,140 @@
-//! The holder's half of `sync`: what this replica may run, and when it must ask.
+//! The holder's half of `sync`: what this replica may start, and when it must ask.
 //!
-//! A lease counts from *sending*, on the holder's own clock, so a slow answer makes it shorter, never longer.
+//! A lease counts from *sending*, on the holder's own clock, so a slow answer makes it shorter, never longer. While
+//! nobody waits elsewhere the holder keeps its slots and serves its own queue; while somebody does it owes every slot
+//! that comes free, and starts only its *picks*, the calls whose turn it is by the order over all holders (DESIGN.md,
+//! "The ledger protocol", 4).
 //!
 //! Invariant (I1): running ≤ hold ≤ what the ledger has granted, as long as the lease lasts; after that nothing new
-//! starts.
+//! starts. It lowers its hold before it says so, and raises it after the ledger has.
 
-use crate::ledger::{SyncReply, SyncRequest};
-use crate::units::{HolderId, Millis};
-use std::collections::BTreeMap;
+mod allowance;
+
+use crate::ledger::{FlowName, MeterName, MeterReport, Row, Spent, SyncReply, SyncRequest, Terms};
+use crate::queue::Flow;
+use crate::units::{HolderId, Millis, Priority, Tokens};
+use allowance::Allowance;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What a holder needs to know to talk to the ledger.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct LeaseTerms {
     pub lease: Millis,
     pub longest_request: Millis,
+    /// Whether the ledger is elsewhere, and others ask it too. Then rates and budgets are borrowed before they are needed,
+    /// because asking takes a round trip, and it may lose what it knew. A ledger of one's own is exact to the call.
+    pub shared: bool,
+}
+
+/// Who asks the ledger, for every account.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Replica {
+    pub id: HolderId,
+    /// Grows with every start; in production the Unix time of the start, in ms.
+    pub incarnation: u64,
+    pub lease: LeaseTerms,
+}
+
+/// What happens while the ledger does not answer and the lease has ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Outage {
+    /// Nothing starts.
+    #[default]
+    Closed,
+    /// Every replica starts calls as if the account were its own: I1 is not kept.
+    Open,
+}
+
+/// What a replica uses of an account, and what waits for more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Demand {
+    /// Slots in use.
+    pub running: u32,
+    /// Calls that wait.
+    pub waiting: u32,
+}
+
+/// What replicas call flows among each other. Their places in a table are every replica's own.
+pub trait FlowNames {
+    fn name(&self, flow: Flow) -> Option<FlowName>;
+
+    /// `None` for a flow that this replica does not know (any more).
+    fn flow(&self, name: &FlowName) -> Option<Flow>;
 }
 
 /// One account as a replica holds it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Holder {
-    id: HolderId,
-    incarnation: u64,
-    terms: LeaseTerms,
-    capacity: u32,
+    replica: Replica,
+    terms: Terms,
+    outage: Outage,
+    /// Whether it asks for slots before anybody needs them, and keeps its lease while it is idle.
+    stays_warm: bool,
     hold: u32,
+    contended: bool,
+    /// The ledger's time of the latest word on `contended`.
+    heard_at: Millis,
+    picks: Picks,
+    allowances: BTreeMap<MeterName, Allowance>,
     seq: u64,
+    /// Something has answered the latest call: its reply, or a notice that overtook it.
+    is_answered: bool,
     lease_ends: Millis,
     /// The call that has no answer yet, and when it went out. At most one.
     outstanding: Option<Millis>,
     last_sent: Option<Millis>,
-    /// The demand that the latest call told; a larger one is worth a call at once.
-    told_demand: u32,
+    /// The ledger's time in the last reply, and when its call went out.
+    last_heard: Option<(Millis, Millis)>,
+    /// The flows that the latest call told of.
+    told: BTreeSet<FlowName>,
+    told_want: u32,
+    /// Of the calls that waited then, those that may wait still.
+    told_waiting: u32,
+    /// The ledger was told of rates or budgets.
+    told_meters: bool,
+    /// A P0 has begun to wait that the latest call did not tell of.
+    is_urgent: bool,
+    /// Nobody else holds anything of the account, or nothing is known of it.
+    is_alone: bool,
+    /// Something has begun to wait, started, ended or changed since the latest call.
+    is_changed: bool,
+    /// The latest call was not answered.
+    is_failing: bool,
+    /// When a rate is expected to have refilled for the first row.
+    refilled_at: Option<Millis>,
+    /// Charged since the latest call.
+    charged: BTreeMap<Flow, Charged>,
+    /// Told and not yet acknowledged.
+    unacknowledged: Vec<Spent>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Charged {
+    weight: u64,
+    charge: i64,
+}
+
+/// Slots by flow, since the latest call.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+struct Picks {
+    given: BTreeMap<Flow, u32>,
+    started: BTreeMap<Flow, u32>,
+}
+
+impl Picks {
+    fn left(&self, flow: Flow) -> u32 {
+        let given = self.given.get(&flow).copied().unwrap_or(0);
+        given.saturating_sub(self.started.get(&flow).copied().unwrap_or(0))
+    }
+
+    fn take(&mut self, given: &BTreeMap<FlowName, u32>, names: &impl FlowNames) {
+        for (name, slots) in given {
+            // A flow that is not known here has nobody who waits: its slot goes back with the next call.
+            let Some(flow) = names.flow(name) else { continue };
+            let known = self.given.entry(flow).or_default();
+            *known = (*known).max(*slots);
+        }
+    }
 }
 
 /// Of a lease, this fraction is not used: clocks of two machines drift apart.
@@ -38,39 +142,109 @@ const DRIFT_DIVISOR: u64 = 50;
 /// Slots held beyond the demand, as a fraction of the capacity: enough to start calls without asking, few enough
 /// that a crash does not cost the whole pool.
 const HEADROOM_DIVISOR: u32 = 4;
+/// More is not worth a crash, however large the account.
+const MOST_HEADROOM: u32 = 64;
+/// No call is due by time alone.
+const NEVER: Millis = Millis(u64::MAX);
+/// Between two calls while somebody waits, or while the ledger does not answer.
+const TICK: Millis = Millis(100);
 
 impl Holder {
     #[must_use]
-    pub fn new(id: HolderId, incarnation: u64, terms: LeaseTerms, capacity: u32) -> Self {
+    pub fn new(replica: &Replica, terms: Terms) -> Self {
         Self {
-            id,
-            incarnation,
+            replica: replica.clone(),
             terms,
-            capacity,
+            outage: Outage::Closed,
+            stays_warm: true,
             hold: 0,
+            contended: false,
+            heard_at: Millis::ZERO,
+            picks: Picks::default(),
+            allowances: BTreeMap::new(),
             seq: 0,
+            is_answered: false,
             lease_ends: Millis::ZERO,
             outstanding: None,
             last_sent: None,
-            told_demand: 0,
+            last_heard: None,
+            told: BTreeSet::new(),
+            told_want: 0,
+            told_waiting: 0,
+            told_meters: false,
+            is_urgent: false,
+            is_alone: false,
+            is_changed: false,
+            is_failing: false,
+            refilled_at: None,
+            charged: BTreeMap::new(),
+            unacknowledged: Vec::new(),
         }
+    }
+
+    /// One that asks for an account only while it is used.
+    #[must_use]
+    pub fn on_demand(self) -> Self {
+        Self { stays_warm: false, ..self }
+    }
+
+    #[must_use]
+    pub fn terms(&self) -> &Terms {
+        &self.terms
     }
 
     #[must_use]
     pub fn capacity(&self) -> u32 {
-        self.capacity
+        self.terms.capacity
     }
 
-    /// Changes the pool's capacity. What runs beyond it is kept until it ends, so that nobody else is granted its slots.
-    pub fn set_capacity(&mut self, capacity: u32) {
-        self.capacity = capacity;
-        self.told_demand = 0;
+    /// Changes how the account is shared and limited; the ledger is told at the next call, which is due at once. What
+    /// runs beyond a smaller capacity is kept until it ends, so that nobody else is granted its slots.
+    pub fn set_terms(&mut self, terms: Terms) {
+        if terms == self.terms {
+            return;
+        }
+        for (name, allowance) in &mut self.allowances {
+            if terms.meters.get(name) != self.terms.meters.get(name) {
+                allowance.drop_rest();
+            }
+        }
+        self.is_changed |= terms.meters != self.terms.meters;
+        self.terms = terms;
+        if self.stays_warm {
+            self.last_sent = None;
+        }
+    }
+
+    #[must_use]
+    pub fn outage(&self) -> Outage {
+        self.outage
+    }
+
+    /// When the first row is expected to be lent what it waits for, if it is a rate that it waits for.
+    #[must_use]
+    pub fn refilled_at(&self) -> Option<Millis> {
+        self.refilled_at
+    }
+
+    pub fn set_outage(&mut self, outage: Outage) {
+        self.outage = outage;
     }
 
     /// Slots that may be in use now.
     #[must_use]
     pub fn usable(&self, now: Millis) -> u32 {
-        if self.is_leased(now) { self.hold.min(self.capacity) } else { 0 }
+        match (self.is_leased(now), self.is_open(now)) {
+            (true, _) => self.hold.min(self.terms.capacity),
+            (false, true) => self.terms.capacity,
+            (false, false) => 0,
+        }
+    }
+
+    /// Whether calls may be started, or taken in to wait for it.
+    #[must_use]
+    pub fn is_open(&self, now: Millis) -> bool {
+        self.is_leased(now) || (self.is_failing && self.outage == Outage::Open)
     }
 
     /// Whether the ledger has answered lately enough to start anything.
@@ -85,170 +259,303 @@ impl Holder {
         self.lease_ends > Millis::ZERO
     }
 
-    /// Whether it is time to ask: at once when a demand that the ledger does not know of exceeds the hold, soon again
-    /// while it does, else every third of a lease.
+    /// Whether somebody waits at another replica, as far as is known.
     #[must_use]
-    pub fn is_due(&self, demand: u32, now: Millis) -> bool {
-        if self.outstanding.is_some() {
+    pub fn is_contended(&self) -> bool {
+        self.contended
+    }
+
+    /// Whether a call of this flow may start beside `running` others. While somebody waits elsewhere only a pick may.
+    #[must_use]
+    pub fn may_start(&self, flow: Flow, charge: Tokens, running: u32, now: Millis) -> bool {
+        if running >= self.usable(now) {
             return false;
         }
-        let starving = demand.min(self.capacity) > self.usable(now);
-        match self.last_sent {
-            None => true,
-            Some(sent) if starving => demand > self.told_demand || now.since(sent) >= Self::RETRY,
-            Some(_) => now >= self.next_renewal(),
+        if !self.is_leased(now) {
+            return true;
+        }
+        let has_turn = !self.contended || self.picks.left(flow) > 0;
+        has_turn && self.can_draw(charge)
+    }
+
+    /// The flows whose turn it is while somebody waits elsewhere.
+    pub fn picked(&self) -> impl Iterator<Item = Flow> {
+        self.picks.given.keys().copied().filter(|flow| self.picks.left(*flow) > 0)
+    }
+
+    /// A call of this flow has begun to wait.
+    pub fn joined(&mut self, flow: Flow, names: &impl FlowNames) {
+        self.is_changed = true;
+        if flow.level == Priority::FIRST && !self.is_urgent {
+            self.is_urgent = names.name(flow).is_none_or(|name| !self.told.contains(&name));
         }
     }
 
-    /// The next moment at which [`Holder::is_due`] turns true by time alone, for the caller's timer.
+    /// Whether every rate and budget has lent enough for a call.
     #[must_use]
-    pub fn next_sync(&self, demand: u32, now: Millis) -> Millis {
-        let starving = demand.min(self.capacity) > self.usable(now);
-        match (self.outstanding, self.last_sent) {
-            (Some(_), Some(sent)) => sent.plus(self.terms.lease),
-            (None, Some(_)) if starving && demand > self.told_demand => now,
-            (None, Some(sent)) if starving => sent.plus(Self::RETRY),
-            _ => self.next_renewal(),
-        }
+    pub fn can_draw(&self, charge: Tokens) -> bool {
+        self.terms.meters.keys().all(|name| {
+            let left = self.allowances.get(name).map_or(0, |allowance| allowance.left);
+            left >= i64::try_from(name.amount(charge)).unwrap_or(i64::MAX)
+        })
     }
 
-    /// Makes the next call: `running` slots are in use, `demand` would be with everyone who waits. Lowers the hold
-    /// *before* the call goes out.
-    pub fn ask(
-        &mut self,
-        running: u32,
-        demand: u32,
-        spent: u64,
-        levels: BTreeMap<String, i64>,
-        now: Millis,
-    ) -> SyncRequest {
-        let headroom = (self.capacity / HEADROOM_DIVISOR).max(1);
-        let want = demand.saturating_add(headroom).min(self.capacity);
-        self.told_demand = demand;
-        self.call(want.max(running), want, spent, levels, now)
+    /// A call waits no more: it starts, or has left.
+    pub fn stopped_waiting(&mut self) {
+        self.told_waiting = self.told_waiting.saturating_sub(1);
+        self.is_changed = true;
+    }
+
+    /// A call has started.
+    pub fn start(&mut self, flow: Flow, weight: u64, charge: Tokens) {
+        if self.picks.left(flow) > 0 {
+            *self.picks.started.entry(flow).or_default() += 1;
+        }
+        self.is_changed = true;
+        for name in self.terms.meters.keys() {
+            self.allowances.entry(*name).or_default().draw(signed(name.amount(charge)));
+        }
+        self.charge(flow, weight, signed(charge.0));
+    }
+
+    /// A call that was charged `reserved` has cost `actual`.
+    pub fn correct(&mut self, flow: Flow, weight: u64, reserved: Tokens, actual: Tokens) {
+        let more = signed(actual.0) - signed(reserved.0);
+        for name in self.terms.meters.keys().filter(|name| !name.counts_requests()) {
+            self.allowances.entry(*name).or_default().correct(more);
+        }
+        self.charge(flow, weight, more);
+        self.is_changed = true;
+    }
+
+    /// A call that had started counts no more: it never reached a model.
+    pub fn take_back(&mut self, flow: Flow, weight: u64, charge: Tokens) {
+        for name in self.terms.meters.keys() {
+            self.allowances.entry(*name).or_default().correct(-signed(name.amount(charge)));
+        }
+        self.charge(flow, weight, -signed(charge.0));
+        self.is_changed = true;
+    }
+
+    /// What is left of a rate or a budget as far as this replica knows, whatever others draw meanwhile; negative is debt.
+    /// `None` before the ledger has told.
+    #[must_use]
+    pub fn left(&self, meter: MeterName, now: Millis) -> Option<i64> {
+        let (_, heard) = self.last_heard?;
+        let limit = self.terms.meters.get(&meter)?;
+        Some(self.allowances.get(&meter)?.estimate(*limit, now.since(heard)))
+    }
+
+    /// The same of every rate and budget that the ledger has told of.
+    #[must_use]
+    pub fn levels(&self, now: Millis) -> BTreeMap<MeterName, i64> {
+        self.terms.meters.keys().filter_map(|name| Some((*name, self.left(*name, now)?))).collect()
+    }
+
+    /// Whether a call could be lent what it draws, if nobody else draws.
+    #[must_use]
+    pub fn may_be_lent(&self, charge: Tokens, now: Millis) -> bool {
+        self.terms
+            .meters
+            .iter()
+            .all(|(name, limit)| self.left(*name, now).is_some_and(|left| left >= limit.needed(name.amount(charge))))
+    }
+
+    /// Whether its last word is final for the moment: nobody else has anything to give back.
+    #[must_use]
+    pub fn is_alone(&self) -> bool {
+        self.is_alone
+    }
+
+    /// Whether the ledger has not answered the latest call.
+    #[must_use]
+    pub fn is_failing(&self) -> bool {
+        self.is_failing
+    }
+
+    /// Whether it is time to ask: at once when something waits that the ledger does not know of, or when a slot is owed
+    /// to somebody elsewhere; every tick while somebody waits; else every third of a lease.
+    #[must_use]
+    pub fn is_due(&self, demand: Demand, now: Millis) -> bool {
+        self.outstanding.is_none() && self.next_sync(demand, now) <= now
+    }
+
+    /// The next moment at which [`Holder::is_due`] turns true by time alone, for the caller's timer. Never while a call is
+    /// out: its answer or its failure comes first.
+    #[must_use]
+    pub fn next_sync(&self, demand: Demand, now: Millis) -> Millis {
+        if self.outstanding.is_some() {
+            return NEVER;
+        }
+        let Some(sent) = self.last_sent else {
+            return if self.stays_warm || !self.is_resting(demand) { now } else { NEVER };
+        };
+        if self.is_answered && (self.owes(demand) || self.is_news(demand) || self.is_inexact()) {
+            return now;
+        }
+        if self.is_answered && self.told_want == 0 && self.is_resting(demand) {
+            return NEVER;
+        }
+        let renewal = sent.plus(Millis(self.replica.lease.lease.0 / 3));
+        if demand.waiting == 0 && self.is_answered {
+            return renewal;
+        }
+        let tick = sent.plus(TICK).min(renewal);
+        self.refilled_at.map_or(tick, |refilled| tick.min(refilled))
+    }
+
+    /// Makes the next call. Lowers the hold *before* the call goes out. `rows` are the first flows that wait, at most
+    /// [`crate::ledger::MOST_ROWS`], in the order in which they would be served here.
+    pub fn ask(&mut self, demand: Demand, rows: Vec<Row>, names: &impl FlowNames, now: Millis) -> SyncRequest {
+        let headroom = (self.terms.capacity / HEADROOM_DIVISOR).clamp(1, MOST_HEADROOM);
+        let want = demand.running.saturating_add(demand.waiting).saturating_add(headroom).min(self.terms.capacity);
+        let want = if self.is_resting(demand) { 0 } else { want };
+        // Whoever waits beside an idle slot waits for a rate, and gets both from the ledger, all or nothing.
+        let keeps_idle = !self.contended && demand.waiting == 0;
+        let keep = if keeps_idle { want.max(demand.running) } else { demand.running };
+        self.told_waiting = demand.waiting;
+        self.call(keep, want, rows, names, now)
     }
 
     /// Makes the last call of an incarnation that ends in order: it keeps what still runs and wants nothing.
-    pub fn give_back(&mut self, running: u32, spent: u64, levels: BTreeMap<String, i64>, now: Millis) -> SyncRequest {
-        self.call(running, 0, spent, levels, now)
-    }
-
-    fn call(&mut self, keep: u32, want: u32, spent: u64, levels: BTreeMap<String, i64>, now: Millis) -> SyncRequest {
-        self.hold = self.hold.min(keep);
-        self.seq += 1;
-        self.outstanding = Some(now);
-        self.last_sent = Some(now);
-        SyncRequest {
-            holder: self.id.clone(),
-            incarnation: self.incarnation,
-            seq: self.seq,
-            keep: self.hold,
-            want,
-            capacity: self.capacity,
-            lease: self.terms.lease,
-            longest_request: self.terms.longest_request,
-            spent,
-            levels,
-        }
+    pub fn give_back(&mut self, running: u32, names: &impl FlowNames, now: Millis) -> SyncRequest {
+        self.call(running, 0, Vec::new(), names, now)
     }
 
     /// Takes the answer to the latest call; anything else is ignored. Tells whether it was taken.
-    pub fn answered(&mut self, reply: &SyncReply) -> bool {
-        let Some(sent) = self.outstanding.filter(|_| reply.seq == self.seq) else { return false };
-        let drift = Millis(self.terms.lease.0 / DRIFT_DIVISOR);
-        self.hold = reply.granted;
-        self.lease_ends = sent.plus(Millis(self.terms.lease.0 - drift.0));
+    pub fn answered(&mut self, reply: &SyncReply, names: &impl FlowNames, now: Millis) -> bool {
+        let Some(sent) = self.outstanding.filter(|_| self.is_latest(reply)) else { return false };
+        let drift = Millis(self.replica.lease.lease.0 / DRIFT_DIVISOR);
+        self.lease_ends = sent.plus(Millis(self.replica.lease.lease.0 - drift.0));
         self.outstanding = None;
+        self.last_heard = Some((reply.now, sent));
+        self.refilled_at = reply.wait.map(|wait| now.plus(wait));
+        self.unacknowledged.clear();
+        self.is_failing = false;
+        self.is_alone = reply.alone;
+        self.take(reply, names);
         true
+    }
+
+    /// Takes what somebody else's call has changed. It does not renew the lease. Tells whether it was taken.
+    pub fn noticed(&mut self, notice: &SyncReply, names: &impl FlowNames) -> bool {
+        let is_latest = self.is_latest(notice);
+        if is_latest {
+            self.take(notice, names);
+        }
+        is_latest
     }
 
     /// The latest call got no answer; it may or may not have been applied, which the next one repairs.
     pub fn failed(&mut self) {
         self.outstanding = None;
+        self.is_failing = true;
+        self.is_alone = false;
     }
 
-    /// Between two calls that ask for what the ledger did not have.
-    const RETRY: Millis = Millis(100);
-
-    fn next_renewal(&self) -> Millis {
-        self.last_sent.map_or(Millis::ZERO, |sent| sent.plus(Millis(self.terms.lease.0 / 3)))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ledger::AccountLedger;
-    use proptest::prelude::*;
-
-    fn holder(capacity: u32) -> Holder {
-        let terms = LeaseTerms { lease: Millis(2_000), longest_request: Millis(60_000) };
-        Holder::new("gate-0".into(), 1, terms, capacity)
+    fn is_latest(&self, reply: &SyncReply) -> bool {
+        (reply.incarnation, reply.seq) == (self.replica.incarnation, self.seq)
     }
 
-    #[test]
-    fn a_lease_counts_from_sending_less_the_drift() {
-        let (mut holder, mut ledger) = (holder(8), AccountLedger::default());
-        let request = holder.ask(0, 0, 0, BTreeMap::new(), Millis(1_000));
-        assert!(holder.answered(&ledger.sync(&request, Millis(1_900))));
-        assert_eq!(holder.usable(Millis(2_959)), 2);
-        assert_eq!(holder.usable(Millis(2_960)), 0);
+    /// The first word on a call sets the hold; what comes after it can only have added to it.
+    fn take(&mut self, reply: &SyncReply, names: &impl FlowNames) {
+        let is_first = !std::mem::replace(&mut self.is_answered, true);
+        self.hold = if is_first { reply.granted } else { self.hold.max(reply.granted) };
+        self.picks.take(&reply.picks, names);
+        for (name, grant) in &reply.meters {
+            self.allowances.entry(*name).or_default().take(grant, is_first);
+        }
+        if reply.now >= self.heard_at {
+            self.heard_at = reply.now;
+            self.contended = reply.contended;
+        }
     }
 
-    #[test]
-    fn a_smaller_capacity_holds_at_once_and_gives_away_no_slot_that_is_in_use() {
-        let (mut holder, mut ledger) = (holder(8), AccountLedger::default());
-        let outstanding = holder.ask(5, 8, 0, BTreeMap::new(), Millis(0));
-        holder.set_capacity(1);
-        holder.answered(&ledger.sync(&outstanding, Millis(0)));
-        assert_eq!(holder.usable(Millis(1)), 1);
-        let next = holder.ask(5, 5, 0, BTreeMap::new(), Millis(1));
-        assert_eq!((next.keep, next.want, next.capacity), (5, 1, 1));
+    fn call(&mut self, keep: u32, want: u32, rows: Vec<Row>, names: &impl FlowNames, now: Millis) -> SyncRequest {
+        self.hold = self.hold.min(keep);
+        self.seq += 1;
+        self.is_answered = false;
+        self.outstanding = Some(now);
+        self.last_sent = Some(now);
+        self.refilled_at = None;
+        // Picks that nobody has used by now were for callers who have left: their slots go back.
+        self.picks = Picks::default();
+        self.told = rows.iter().map(|row| row.flow.clone()).collect();
+        self.told_want = want;
+        self.told_meters = !self.terms.meters.is_empty();
+        self.is_urgent = false;
+        self.is_changed = false;
+        self.tell_charges(names);
+        // One's own ledger is asked whenever something is drawn, so nothing need be kept.
+        let keeps_allowance = self.replica.lease.shared && want > 0 && !self.contended;
+        SyncRequest {
+            holder: self.replica.id.clone(),
+            incarnation: self.replica.incarnation,
+            seq: self.seq,
+            keep: self.hold,
+            want,
+            terms: self.terms.clone(),
+            lease: self.replica.lease.lease,
+            longest_request: self.replica.lease.longest_request,
+            last_heard: self.last_heard.map(|(ledger, sent)| (ledger, now.since(sent))),
+            guarded: self.stays_warm && self.replica.lease.shared,
+            ahead: self.replica.lease.shared,
+            spent: self.unacknowledged.clone(),
+            rows,
+            meters: self.report(keeps_allowance),
+        }
     }
 
-    #[test]
-    fn only_the_answer_to_the_latest_call_counts() {
-        let (mut holder, mut ledger) = (holder(8), AccountLedger::default());
-        let first = holder.ask(0, 4, 0, BTreeMap::new(), Millis(0));
-        let late = ledger.sync(&first, Millis(1));
-        holder.failed();
-        let second = holder.ask(0, 0, 0, BTreeMap::new(), Millis(200));
-        assert!(!holder.answered(&late));
-        assert!(holder.answered(&ledger.sync(&second, Millis(201))));
-        assert!(!holder.answered(&ledger.sync(&second, Millis(202))));
-    }
-
-    #[test]
-    fn it_asks_at_once_when_a_new_demand_exceeds_the_hold() {
-        let (mut holder, mut ledger) = (holder(8), AccountLedger::default());
-        let request = holder.ask(0, 0, 0, BTreeMap::new(), Millis(0));
-        holder.answered(&ledger.sync(&request, Millis(0)));
-        assert!(!holder.is_due(2, Millis(1)));
-        assert!(holder.is_due(3, Millis(1)));
-        assert!(holder.is_due(0, Millis(667)));
-    }
-
-    proptest! {
-        /// I1 between the halves: whatever is lost or late, a holder never uses more than the ledger has granted.
-        #[test]
-        fn a_holder_never_exceeds_its_grant(
-            steps in prop::collection::vec((0_u32..12, 0_u64..1_500, any::<bool>(), any::<bool>()), 1..60),
-        ) {
-            let (mut holder, mut ledger) = (holder(8), AccountLedger::default());
-            let (mut now, mut running) = (Millis(0), 0_u32);
-            for (demand, pause, applied, answered) in steps {
-                now = now.plus(Millis(pause));
-                running = running.min(demand);
-                let request = holder.ask(running, demand, 0, BTreeMap::new(), now);
-                let reply = applied.then(|| ledger.sync(&request, now));
-                match reply.filter(|_| answered) {
-                    Some(reply) => { holder.answered(&reply); }
-                    None => holder.failed(),
-                }
-                running = running.max(demand.min(holder.usable(now)));
-                prop_assert!(holder.usable(now) <= ledger.granted() || !holder.is_leased(now));
-                prop_assert!(holder.usable(now) <= 8);
+    fn tell_charges(&mut self, names: &impl FlowNames) {
+        let seq = self.seq;
+        for (flow, Charged { weight, charge }) in std::mem::take(&mut self.charged) {
+            if let Some(flow) = names.name(flow).filter(|_| charge != 0) {
+                self.unacknowledged.push(Spent { seq, flow, weight, charge });
             }
         }
     }
+
+    fn report(&mut self, keeps_allowance: bool) -> BTreeMap<MeterName, MeterReport> {
+        let allowances = &mut self.allowances;
+        self.terms
+            .meters
+            .keys()
+            .map(|name| (*name, allowances.entry(*name).or_default().report(keeps_allowance)))
+            .collect()
+    }
+
+    fn charge(&mut self, flow: Flow, weight: u64, charge: i64) {
+        let charged = self.charged.entry(flow).or_insert(Charged { weight, charge: 0 });
+        charged.weight = weight;
+        charged.charge = charged.charge.saturating_add(charge);
+    }
+
+    /// Whether it has something that somebody elsewhere waits for.
+    fn owes(&self, demand: Demand) -> bool {
+        self.contended && self.hold > demand.running
+    }
+
+    /// Whether the ledger would do something about what waits if it knew: the first since all that it knew of were served,
+    /// a P0, or more than was wanted when everything was granted.
+    fn is_news(&self, demand: Demand) -> bool {
+        let had_all = demand.running >= self.hold && self.hold >= self.told_want && self.hold < self.terms.capacity;
+        // What waits beside an idle slot waits for a rate; while there was no slot the ledger has not said how long.
+        let has_idle = self.is_changed && demand.running < self.hold && self.refilled_at.is_none();
+        demand.waiting > 0 && (self.told_waiting == 0 || had_all || has_idle || self.is_urgent)
+    }
+
+    /// Whether an account that is to be exact is not.
+    fn is_inexact(&self) -> bool {
+        self.is_changed && !self.replica.lease.shared && (self.told_meters || !self.terms.meters.is_empty())
+    }
+
+    /// Whether it needs nothing and has nothing to say: whoever asks on demand then gives everything back.
+    fn is_resting(&self, demand: Demand) -> bool {
+        let is_idle = demand.running == 0 && demand.waiting == 0;
+        !self.stays_warm && is_idle && self.charged.is_empty() && self.unacknowledged.is_empty()
+    }
+}
+
+fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
 }

@@ -1,125 +1,91 @@
-//! The ledger's half of `sync`: the one place that knows a pool's slots in total.
+//! The ledger's half of `sync`: the one place that knows an account's total.
 //!
 //! State, not increments: a call that is repeated, late or lost changes nothing twice. A slot is free only when
 //! nobody can still be using it: the share of a holder that stopped renewing, or that restarted, becomes a *zombie*
-//! for the longest time a call may run (DESIGN.md, "The ledger protocol", 1, 2 and 6; rows, picks, chunks and the
-//! freeze after a failover are added there with the second replica).
+//! for the longest time a call may run (DESIGN.md, "The ledger protocol").
 //!
-//! Invariant (I1): Σ granted + Σ zombies ≤ the largest capacity in force since those slots were granted.
+//! Invariants: Σ granted + Σ zombies ≤ the largest capacity in force since those slots were granted (I1). What holders
+//! may draw of a rate or a budget without asking was taken out of its level before (I2). While the ledger is *frozen*,
+//! because it may have lost what it knew, slots only move: it hands out no more than holders give up.
 //!
-//! `quota-service/src/ledger/sync.lua` is the translation of [`AccountLedger::sync`]; both answer the same.
+//! Reading order: `message` (what is said), `share` (what a holder has), `meter` (rates and budgets), `order` (whose
+//! turn it is), and here what a call does with them. `quota-service/src/ledger/sync.lua` is the translation of
+//! [`AccountLedger::sync`]; both answer the same.
+
+mod message;
+mod meter;
+mod order;
+mod share;
+
+pub use message::{
+    Account, FlowName, MOST_ROWS, MeterGrant, MeterReport, NotAFlow, NotAnAccount, Row, Spent, SyncReply, SyncRequest,
+    Synced, Terms, Version,
+};
+pub use meter::{Limit, MeterName};
 
 use crate::units::{HolderId, Millis};
+use meter::Meter;
+use order::{Candidate, Order};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use share::{Pick, Share};
+use std::collections::{BTreeMap, BTreeSet};
 
-/// What a holder tells the ledger about one account.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SyncRequest {
-    pub holder: HolderId,
-    /// Grows with every start of the holder.
-    pub incarnation: u64,
-    /// Grows with every call of this incarnation.
-    pub seq: u64,
-    /// Slots that the holder keeps of those it was granted; it has lowered itself to this before it asks.
-    pub keep: u32,
-    /// Slots that it would like to hold in all.
-    pub want: u32,
-    pub capacity: u32,
-    pub lease: Millis,
-    /// How long a call may run at most.
-    pub longest_request: Millis,
-    /// Tokens charged by this incarnation so far.
-    pub spent: u64,
-    /// Levels of the account's buckets in whole units, by name; negative is debt.
-    pub levels: BTreeMap<String, i64>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SyncReply {
-    /// The latest number this ledger has seen from the holder; any other than the one just sent is no answer.
-    pub seq: u64,
-    pub granted: u32,
-    /// Slots of the vanished that nobody may use yet.
-    pub zombies: u32,
-    /// The ledger's clock.
+/// The server that keeps an account: which run of it, and what its clock says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Server<'a> {
+    /// Another one after every start, and on every replica: what it knows may be older than what holders know.
+    pub run: &'a str,
     pub now: Millis,
-    /// The levels as they stood before this call, and how long ago; only to the first call of an incarnation.
-    pub restored: Option<Restored>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Restored {
-    pub levels: BTreeMap<String, i64>,
-    pub age: Millis,
-}
-
-/// Invariant: `granted` and `zombies` are never both above zero.
-#[derive(Clone, Debug, Default)]
-struct Share {
-    incarnation: u64,
-    seq: u64,
-    granted: u32,
-    /// What was granted when the lease ended. The same incarnation may take them up again: it knows what runs.
-    zombies: u32,
-    zombies_until: Millis,
-    renewed_at: Millis,
-    lease: Millis,
-    spent: u64,
 }
 
 /// One account as the ledger knows it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct AccountLedger {
+    /// As the holder with the latest configuration has told; `None` before the first call.
+    terms: Option<Terms>,
     shares: BTreeMap<HolderId, Share>,
     /// Slots of incarnations that are gone, by the moment they come free.
     zombies: BTreeMap<Millis, u32>,
-    /// Tokens spent by incarnations that are gone.
-    spent_before: u64,
-    levels: BTreeMap<String, i64>,
-    levels_at: Millis,
+    order: Order,
+    meters: BTreeMap<MeterName, Meter>,
+    /// Weighted tokens charged to this account, ever.
+    spent: i64,
+    /// The run of the server that answered last.
+    run: String,
+    /// What the server's clock lacks, so that time runs on when it jumps.
+    clock_offset: i64,
+    frozen_until: Millis,
+    /// Slots that holders have given up since the ledger froze, and that may be handed out again.
+    movable: u32,
+    swept_at: Millis,
 }
 
+/// A holder's own clock and the ledger's may differ so much over one call; beyond it the server's clock has jumped.
+const MOST_SKEW_MS: i64 = 2_000;
+/// How often counters that say nothing any more are forgotten.
+const SWEEP_EVERY: Millis = Millis(60_000);
+
 impl AccountLedger {
-    /// Answers one call. `now` is the ledger's clock.
-    pub fn sync(&mut self, request: &SyncRequest, now: Millis) -> SyncReply {
+    /// Answers one call.
+    pub fn sync(&mut self, request: &SyncRequest, server: Server<'_>) -> Synced {
+        let is_stale = self.is_stale(request);
+        let now = self.time(request, server.now, is_stale);
+        self.watch_for_loss(request, server.run, now);
         self.expire(&request.holder, request.longest_request, now);
-        let known = self.shares.get(&request.holder).map(|share| (share.incarnation, share.seq));
-        if let Some((incarnation, seq)) = known {
-            let stale = (request.incarnation, request.seq) <= (incarnation, seq);
-            if stale {
-                return self.reply(&request.holder, None, now);
-            }
+        if is_stale {
+            return Synced { reply: self.reply(&request.holder, None, now), notices: BTreeMap::new() };
         }
-        let is_new = known.is_none_or(|(incarnation, _)| incarnation < request.incarnation);
-        if is_new {
-            self.bury(&request.holder, request.longest_request, now);
-        }
-        let restored = (is_new && !self.levels.is_empty())
-            .then(|| Restored { levels: self.levels.clone(), age: now.since(self.levels_at) });
-        // Of an expired lease only what became a zombie: a `keep` that was sent before must not create slots.
-        let held = self.shares.get(&request.holder).map_or(0, |share| share.granted.max(share.zombies));
-        let kept = held.min(request.keep);
-        let share = Share {
-            incarnation: request.incarnation,
-            seq: request.seq,
-            granted: kept,
-            zombies: 0,
-            zombies_until: Millis::ZERO,
-            renewed_at: now,
-            lease: request.lease,
-            spent: request.spent,
-        };
-        self.shares.insert(request.holder.clone(), share);
-        let free = request.capacity.saturating_sub(self.granted().saturating_add(self.zombies()));
-        if let Some(share) = self.shares.get_mut(&request.holder) {
-            share.granted += request.want.saturating_sub(kept).min(free);
-        }
-        if restored.is_none() {
-            self.levels.clone_from(&request.levels);
-            self.levels_at = now;
-        }
-        self.reply(&request.holder, restored, now)
+        self.take_terms(&request.terms, now);
+        self.take_share(request, now);
+        self.take_draws(request, now);
+        self.take_charges(request, now);
+        self.take_rows(request, now);
+        let mut served = BTreeSet::new();
+        let wait = self.walk(&request.holder, now, &mut served);
+        self.lend_ahead(request, now);
+        self.sweep(now);
+        let notices = self.notices(&request.holder, &served, now);
+        Synced { reply: self.reply(&request.holder, wait, now), notices }
     }
 
     #[must_use]
@@ -133,156 +99,372 @@ impl AccountLedger {
         self.zombies.values().copied().chain(own).fold(0, u32::saturating_add)
     }
 
-    /// Tokens charged to this account by all incarnations of all holders.
+    /// What is left of a rate or a budget, lent or not, as far as it has been told what was drawn; negative is debt.
     #[must_use]
-    pub fn spent(&self) -> u64 {
-        self.shares.values().fold(self.spent_before, |sum, share| sum.saturating_add(share.spent))
+    pub fn left(&self, meter: MeterName, now: Millis) -> Option<i64> {
+        let mut left = self.meters.get(&meter)?.clone();
+        left.refill(now);
+        let lent = self.shares.values().filter_map(|share| share.lent.get(&meter)).map(|lent| lent.held);
+        Some(lent.fold(left.level(), |sum, held| sum.saturating_add(signed(held))))
     }
 
-    fn reply(&self, holder: &HolderId, restored: Option<Restored>, now: Millis) -> SyncReply {
-        let (seq, granted) = self.shares.get(holder).map_or((0, 0), |share| (share.seq, share.granted));
-        SyncReply { seq, granted, zombies: self.zombies(), now, restored }
+    /// Weighted tokens charged to this account by all incarnations of all holders.
+    #[must_use]
+    pub fn spent(&self) -> i64 {
+        self.spent
+    }
+
+    fn is_stale(&self, request: &SyncRequest) -> bool {
+        let known = self.shares.get(&request.holder);
+        known.is_some_and(|share| (request.incarnation, request.seq) <= (share.incarnation, share.seq))
+    }
+
+    /// The ledger's time. What a holder saw pass since its last reply tells a clock that was set from one that runs.
+    fn time(&mut self, request: &SyncRequest, server: Millis, is_stale: bool) -> Millis {
+        let now = signed(server.0).saturating_add(self.clock_offset);
+        if let Some((heard, elapsed)) = request.last_heard.filter(|_| !is_stale && self.terms.is_some()) {
+            let expected = signed(heard.plus(elapsed).0);
+            if now.abs_diff(expected) > MOST_SKEW_MS.unsigned_abs() {
+                self.clock_offset = self.clock_offset.saturating_add(expected).saturating_sub(now);
+            }
+        }
+        let now = signed(server.0).saturating_add(self.clock_offset);
+        Millis(u64::try_from(now).unwrap_or(0))
+    }
+
+    /// Freezes after a failover, a restart, or the loss of this account.
+    fn watch_for_loss(&mut self, request: &SyncRequest, run: &str, now: Millis) {
+        let (is_new, changed) = (self.terms.is_none(), self.run != run);
+        let asserts = request.keep > 0;
+        let quiet = request.lease;
+        let ended = quiet.plus(request.longest_request);
+        let frozen_for = match (is_new, changed) {
+            (true, _) if asserts => ended,
+            (true, _) if request.guarded => quiet,
+            (true, _) => Millis::ZERO,
+            (false, true) => ended,
+            // Born empty, and now somebody turns up who holds something of what was there before.
+            (false, false) if asserts && now < self.frozen_until && !self.knows(request) => ended,
+            (false, false) => return,
+        };
+        if changed && !is_new {
+            self.movable = 0;
+            for share in self.shares.values_mut() {
+                share.asserted = false;
+            }
+        }
+        run.clone_into(&mut self.run);
+        self.frozen_until = self.frozen_until.max(now.plus(frozen_for));
+    }
+
+    fn knows(&self, request: &SyncRequest) -> bool {
+        self.shares.get(&request.holder).is_some_and(|share| share.incarnation == request.incarnation)
     }
 
     fn expire(&mut self, caller: &HolderId, longest_request: Millis, now: Millis) {
+        let latest = now.plus(longest_request);
         self.zombies.retain(|free_at, _| *free_at > now);
+        // Later than this only by a clock that ran ahead and was set right again.
+        let late: u32 = self.zombies.split_off(&latest.plus(Millis(1))).into_values().fold(0, u32::saturating_add);
+        if late > 0 {
+            let sum = self.zombies.entry(latest).or_default();
+            *sum = sum.saturating_add(late);
+        }
         // Pods come and go under ever new names: who was silent for longer than a call runs is forgotten.
-        let spent_before = &mut self.spent_before;
         self.shares.retain(|holder, share| {
             let silent_since = share.renewed_at.plus(share.lease).plus(longest_request);
-            let is_gone = holder != caller && share.granted == 0 && share.zombies_until <= now && silent_since <= now;
-            if is_gone {
-                *spent_before = spent_before.saturating_add(share.spent);
-            }
-            !is_gone
+            holder == caller || share.granted > 0 || share.zombies_until > now || silent_since > now
         });
         for share in self.shares.values_mut() {
+            share.renewed_at = share.renewed_at.min(now);
+            share.zombies_until = share.zombies_until.min(latest);
             if share.zombies_until <= now {
                 share.zombies = 0;
             }
-            if share.granted > 0 && share.renewed_at.plus(share.lease) <= now {
+            if share.granted > 0 && !share.is_leased(now) {
                 share.zombies = std::mem::take(&mut share.granted);
-                share.zombies_until = now.plus(longest_request);
+                share.zombies_until = latest;
+                share.picks.clear();
             }
         }
     }
 
-    /// Ends an old incarnation: whatever it was granted may still be running.
-    fn bury(&mut self, holder: &HolderId, longest_request: Millis, now: Millis) {
-        if let Some(old) = self.shares.remove(holder) {
-            self.spent_before = self.spent_before.saturating_add(old.spent);
-            let slots = old.granted.max(old.zombies);
-            if slots > 0 {
-                let sum = self.zombies.entry(now.plus(longest_request)).or_default();
-                *sum = sum.saturating_add(slots);
+    /// The latest configuration counts; of two equal ones the one that was told last.
+    fn take_terms(&mut self, terms: &Terms, now: Millis) {
+        if self.terms.as_ref().is_some_and(|known| known.version > terms.version) {
+            return;
+        }
+        self.meters.retain(|name, _| terms.meters.contains_key(name));
+        for (name, limit) in &terms.meters {
+            let meter = self.meters.entry(*name).or_insert_with(|| Meter::new(*limit, now));
+            meter.refill(now);
+            if meter.limit() != *limit && meter.set_limit(*limit) {
+                // What was lent of the last period is worth nothing in this one.
+                for lent in self.shares.values_mut().filter_map(|share| share.lent.get_mut(name)) {
+                    lent.held = 0;
+                }
             }
+        }
+        if self.terms.as_ref() != Some(terms) {
+            self.terms = Some(terms.clone());
+        }
+    }
+
+    /// Takes in what the holder keeps. It cannot keep more than it was granted, or, after its lease ended, than what
+    /// became a zombie: a `keep` that was sent before must not create slots. Only while the ledger is frozen a holder's
+    /// first word counts more than the ledger's.
+    fn take_share(&mut self, request: &SyncRequest, now: Millis) {
+        let is_frozen = now < self.frozen_until;
+        let known = self.shares.remove(&request.holder);
+        let (old, gone) = match known {
+            Some(share) if share.incarnation == request.incarnation => (share, None),
+            gone => (Share { contended: false, ..Share::default() }, gone),
+        };
+        if let Some(gone) = gone {
+            self.bury(&gone, request.longest_request, now);
+        }
+        let held = old.granted.max(old.zombies);
+        let asserts = is_frozen && !old.asserted;
+        let kept = if asserts { request.keep } else { request.keep.min(held) };
+        if is_frozen && !asserts {
+            self.movable = self.movable.saturating_add(held - kept);
+        }
+        for (flow, pick) in &old.picks {
+            if let Some(terms) = &self.terms {
+                for _ in 0..pick.slots {
+                    self.order.uncharge(flow, pick.weight, pick.head, terms);
+                }
+            }
+        }
+        let share = Share {
+            incarnation: request.incarnation,
+            granted: kept,
+            zombies: 0,
+            zombies_until: Millis::ZERO,
+            renewed_at: now,
+            lease: request.lease,
+            asserted: true,
+            picks: BTreeMap::new(),
+            ..old
+        };
+        self.shares.insert(request.holder.clone(), share);
+    }
+
+    /// Ends an old incarnation: whatever it was granted may still be running.
+    fn bury(&mut self, old: &Share, longest_request: Millis, now: Millis) {
+        let slots = old.granted.max(old.zombies);
+        if slots > 0 {
+            let sum = self.zombies.entry(now.plus(longest_request)).or_default();
+            *sum = sum.saturating_add(slots);
+        }
+    }
+
+    fn take_draws(&mut self, request: &SyncRequest, now: Millis) {
+        for meter in self.meters.values_mut() {
+            meter.refill(now);
+        }
+        let Some(share) = self.shares.get_mut(&request.holder) else { return };
+        for (name, report) in &request.meters {
+            if let Some(meter) = self.meters.get_mut(name) {
+                meter.report(share.lent.entry(*name).or_default(), report);
+            }
+        }
+    }
+
+    /// Counts what was charged under numbers that this ledger has not seen yet.
+    fn take_charges(&mut self, request: &SyncRequest, now: Millis) {
+        let (Some(terms), Some(share)) = (self.terms.clone(), self.shares.get_mut(&request.holder)) else { return };
+        let seen = std::mem::replace(&mut share.seq, request.seq);
+        for spent in request.spent.iter().filter(|spent| spent.seq > seen) {
+            self.spent = self.spent.saturating_add(spent.charge);
+            let amount = spent.charge.unsigned_abs();
+            if spent.charge < 0 {
+                self.order.uncharge(&spent.flow, spent.weight, amount, &terms);
+            } else {
+                let waiting = waiting(&self.shares, now);
+                self.order.wake(&spent.flow, waiting.clone());
+                self.order.charge(&spent.flow, spent.weight, amount, &terms, waiting);
+            }
+        }
+    }
+
+    fn take_rows(&mut self, request: &SyncRequest, now: Millis) {
+        for row in &request.rows {
+            self.order.wake(&row.flow, waiting(&self.shares, now));
+            // Each wakes beside those before it.
+            if let Some(share) = self.shares.get_mut(&request.holder) {
+                share.rows.entry(row.flow.clone()).or_insert(share::WaitingRow {
+                    weight: row.weight,
+                    head: row.head.0,
+                    waiting: row.waiting,
+                    since: now,
+                });
+            }
+        }
+        if let Some(share) = self.shares.get_mut(&request.holder) {
+            share.first = request.rows.first().map(|row| row.flow.clone());
+            share.take_rows(&request.rows, now);
+        }
+    }
+
+    /// Hands out what is free, one slot with its tokens at a time, to the row whose turn it is. Tells how long the
+    /// first row waits for its tokens, if that is what it waits for.
+    fn walk(&mut self, caller: &HolderId, now: Millis, served: &mut BTreeSet<HolderId>) -> Option<Millis> {
+        let terms = self.terms.clone()?;
+        // Whoever waits alone is served in its own order, which is then the global one. It knows that order beyond its
+        // first row, so of an account with rates it gets one turn at a time, and the slots it may use ahead.
+        let mut alone = self.waits_alone(now);
+        let one_turn = !self.meters.is_empty() && alone.as_ref().is_some_and(|(holder, _)| holder == caller);
+        while self.free(now) > 0 {
+            let (holder, flow) = alone.take().or_else(|| self.first_row(&terms, now))?;
+            if let Err(wait) = self.pick(&holder, &flow, &terms, now) {
+                return wait;
+            }
+            served.insert(holder);
+            if one_turn {
+                break;
+            }
+        }
+        None
+    }
+
+    /// The only holder where anybody waits, and its first row, unless that has all its slots.
+    fn waits_alone(&self, now: Millis) -> Option<(HolderId, FlowName)> {
+        let mut waiting = self.shares.iter().filter(|(_, share)| share.unserved(now));
+        let (holder, share) = waiting.next()?;
+        let first = share.first.as_ref().filter(|_| waiting.next().is_none())?;
+        let is_open = share.open_rows().any(|(flow, _)| flow == first);
+        is_open.then(|| (holder.clone(), first.clone()))
+    }
+
+    fn first_row(&self, terms: &Terms, now: Millis) -> Option<(HolderId, FlowName)> {
+        let rows = self.shares.iter().filter(|(_, share)| share.has_fresh_rows(now)).flat_map(|(holder, share)| {
+            share.open_rows().map(move |(flow, row)| Candidate { flow, holder, since: row.since })
+        });
+        self.order.first(rows, terms.policy).map(|row| (row.holder.clone(), row.flow.clone()))
+    }
+
+    /// Gives a row a slot with all that its first call draws, or nothing and the time until that may change.
+    fn pick(&mut self, holder: &HolderId, flow: &FlowName, terms: &Terms, now: Millis) -> Result<(), Option<Millis>> {
+        let Some(share) = self.shares.get_mut(holder) else { return Err(None) };
+        let Some(row) = share.rows.get(flow).copied() else { return Err(None) };
+        // A row's picks are charged alike: their calls' own charges are told when they start.
+        let head = share.picks.get(flow).map_or(row.head, |pick| pick.head);
+        let amount = |name: MeterName| if name.counts_requests() { 1 } else { head };
+        let lacking = self.meters.iter().filter(|(name, meter)| !meter.allows(amount(**name), share.spare(**name)));
+        let waits: Vec<Option<Millis>> =
+            lacking.map(|(name, meter)| meter.wait_for(amount(*name), share.spare(*name))).collect();
+        if !waits.is_empty() {
+            return Err(waits.into_iter().collect::<Option<Vec<_>>>().and_then(|waits| waits.into_iter().max()));
+        }
+        for (name, meter) in &mut self.meters {
+            let missing = amount(*name).saturating_sub(share.spare(*name));
+            meter.lend(share.lent.entry(*name).or_default(), missing);
+        }
+        share.granted = share.granted.saturating_add(1);
+        let pick = share.picks.entry(flow.clone()).or_insert(Pick { slots: 0, weight: row.weight, head });
+        pick.slots += 1;
+        if let Some(row) = share.rows.get_mut(flow) {
+            // Of two holders with calls of one flow, the next turn is the other's.
+            row.since = now;
+        }
+        if now < self.frozen_until {
+            self.movable = self.movable.saturating_sub(1);
+        }
+        let waiting = waiting(&self.shares, now);
+        self.order.charge(flow, row.weight, head, terms, waiting);
+        Ok(())
+    }
+
+    /// Slots that may be handed out.
+    fn free(&self, now: Millis) -> u32 {
+        let capacity = self.terms.as_ref().map_or(0, |terms| terms.capacity);
+        let free = capacity.saturating_sub(self.granted().saturating_add(self.zombies()));
+        if now < self.frozen_until { free.min(self.movable) } else { free }
+    }
+
+    /// While nobody waits elsewhere, the caller gets slots and tokens to start calls without asking.
+    fn lend_ahead(&mut self, request: &SyncRequest, now: Millis) {
+        if request.want == 0 || self.is_contended(&request.holder, now) {
+            return;
+        }
+        let free = self.free(now);
+        let holders = self.shares.values().filter(|share| share.is_leased(now)).count();
+        let Some(share) = self.shares.get_mut(&request.holder) else { return };
+        let more = request.want.saturating_sub(share.granted).min(free);
+        share.granted += more;
+        for (name, meter) in self.meters.iter_mut().filter(|_| request.ahead) {
+            let promised = share.promised(*name);
+            let lent = share.lent.entry(*name).or_default();
+            meter.lend_ahead(lent, promised, u64::try_from(holders).unwrap_or(u64::MAX));
+        }
+        if now < self.frozen_until {
+            self.movable = self.movable.saturating_sub(more);
+        }
+    }
+
+    /// Whether somebody waits at another holder, or more is granted than there is since the capacity was lowered.
+    fn is_contended(&self, holder: &HolderId, now: Millis) -> bool {
+        let capacity = self.terms.as_ref().map_or(0, |terms| terms.capacity);
+        let is_over = self.granted().saturating_add(self.zombies()) > capacity;
+        is_over || self.shares.iter().any(|(other, share)| other != holder && share.unserved(now))
+    }
+
+    fn sweep(&mut self, now: Millis) {
+        if now.since(self.swept_at) >= SWEEP_EVERY {
+            self.swept_at = now;
+            let waiting = waiting(&self.shares, now);
+            self.order.sweep(waiting);
+        }
+    }
+
+    /// News for others: slots that it was their turn for, and, once, that they must hand back what comes free.
+    fn notices(
+        &mut self,
+        caller: &HolderId,
+        served: &BTreeSet<HolderId>,
+        now: Millis,
+    ) -> BTreeMap<HolderId, SyncReply> {
+        let contended: BTreeMap<HolderId, bool> =
+            self.shares.keys().map(|holder| (holder.clone(), self.is_contended(holder, now))).collect();
+        let mut told = Vec::new();
+        for (holder, share) in &mut self.shares {
+            let is_contended = contended.get(holder).copied().unwrap_or(false);
+            let is_news = is_contended && !share.contended && share.granted > 0;
+            share.contended = is_contended;
+            if holder != caller && (is_news || served.contains(holder)) {
+                told.push(holder.clone());
+            }
+        }
+        told.into_iter().map(|holder| (holder.clone(), self.reply(&holder, None, now))).collect()
+    }
+
+    fn reply(&self, holder: &HolderId, wait: Option<Millis>, now: Millis) -> SyncReply {
+        let share = self.shares.get(holder).cloned().unwrap_or_default();
+        let grant = |(name, meter): (&MeterName, &Meter)| {
+            (*name, meter.grant(share.lent.get(name).copied().unwrap_or_default()))
+        };
+        SyncReply {
+            incarnation: share.incarnation,
+            seq: share.seq,
+            granted: share.granted,
+            picks: share.picks.iter().map(|(flow, pick)| (flow.clone(), pick.slots)).collect(),
+            contended: share.contended,
+            meters: self.meters.iter().map(grant).collect(),
+            now,
+            wait,
+            alone: self.shares.iter().all(|(other, share)| other == holder || share.holds_nothing()),
+            zombies: self.zombies(),
+            frozen_until: (now < self.frozen_until).then_some(self.frozen_until),
         }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
+/// The flows that wait anywhere.
+fn waiting(shares: &BTreeMap<HolderId, Share>, now: Millis) -> impl Iterator<Item = &FlowName> + Clone {
+    shares.values().filter(move |share| share.has_fresh_rows(now)).flat_map(|share| share.rows.keys())
+}
 
-    fn request(incarnation: u64, seq: u64, keep: u32, want: u32) -> SyncRequest {
-        SyncRequest {
-            holder: "gate-0".into(),
-            incarnation,
-            seq,
-            keep,
-            want,
-            capacity: 10,
-            lease: Millis(2_000),
-            longest_request: Millis(60_000),
-            spent: 0,
-            levels: BTreeMap::new(),
-        }
-    }
-
-    #[test]
-    fn a_repeated_or_late_call_changes_nothing() {
-        let mut ledger = AccountLedger::default();
-        let first = ledger.sync(&request(1, 1, 0, 4), Millis(0));
-        let again = ledger.sync(&request(1, 1, 0, 9), Millis(1));
-        assert_eq!(again, SyncReply { now: Millis(1), ..first });
-        ledger.sync(&request(1, 2, 4, 6), Millis(2));
-        assert_eq!(ledger.sync(&request(1, 1, 0, 0), Millis(3)).granted, 6);
-    }
-
-    #[test]
-    fn the_slots_of_an_old_incarnation_come_free_after_the_longest_request() {
-        let mut ledger = AccountLedger::default();
-        ledger.sync(&request(1, 1, 0, 7), Millis(0));
-        let restarted = ledger.sync(&request(2, 1, 0, 10), Millis(100));
-        assert_eq!((restarted.granted, restarted.zombies), (3, 7));
-        let mut seq = 1;
-        for now in (1_000..60_000).step_by(1_000) {
-            seq += 1;
-            assert_eq!(ledger.sync(&request(2, seq, 3, 10), Millis(now)).granted, 3);
-        }
-        assert_eq!(ledger.sync(&request(2, 99, 3, 10), Millis(60_100)).granted, 10);
-    }
-
-    #[test]
-    fn a_holder_that_slept_takes_its_slots_up_again_and_nobody_else_had_them() {
-        let mut ledger = AccountLedger::default();
-        ledger.sync(&request(1, 1, 0, 7), Millis(0));
-        let other = SyncRequest { holder: "gate-1".into(), ..request(1, 1, 0, 10) };
-        let other = ledger.sync(&other, Millis(2_000));
-        assert_eq!((other.granted, other.zombies), (3, 7));
-        let back = ledger.sync(&request(1, 2, 7, 7), Millis(3_000));
-        assert_eq!((back.granted, back.zombies), (7, 0));
-    }
-
-    #[test]
-    fn a_holder_that_slept_longer_than_any_call_runs_keeps_nothing() {
-        let mut ledger = AccountLedger::default();
-        ledger.sync(&request(1, 1, 0, 7), Millis(0));
-        let other = SyncRequest { holder: "gate-1".into(), ..request(1, 1, 0, 10) };
-        ledger.sync(&other, Millis(2_000));
-        let other = SyncRequest { holder: "gate-1".into(), ..request(1, 2, 3, 10) };
-        assert_eq!(ledger.sync(&other, Millis(62_000)).granted, 10);
-        assert_eq!(ledger.sync(&request(1, 2, 7, 7), Millis(62_001)).granted, 0);
-    }
-
-    #[test]
-    fn a_holder_that_is_gone_for_good_is_forgotten_and_what_it_spent_is_not() {
-        let mut ledger = AccountLedger::default();
-        let gone = SyncRequest { holder: "pod-1".into(), spent: 70, ..request(1, 1, 0, 2) };
-        ledger.sync(&gone, Millis(0));
-        ledger.sync(&request(1, 1, 0, 1), Millis(2_000));
-        assert_eq!(ledger.shares.len(), 2);
-        ledger.sync(&request(1, 2, 1, 1), Millis(62_000));
-        assert_eq!((ledger.shares.len(), ledger.spent()), (1, 70));
-    }
-
-    #[test]
-    fn levels_return_to_the_first_call_of_an_incarnation_only() {
-        let mut ledger = AccountLedger::default();
-        let levels = BTreeMap::from([("tokens".to_owned(), -5)]);
-        let told = SyncRequest { levels: levels.clone(), ..request(1, 1, 0, 0) };
-        assert_eq!(ledger.sync(&told, Millis(0)).restored, None);
-        let fresh = SyncRequest { levels: BTreeMap::from([("tokens".to_owned(), 99)]), ..request(2, 1, 0, 0) };
-        let restored = ledger.sync(&fresh, Millis(700)).restored;
-        assert_eq!(restored, Some(Restored { levels, age: Millis(700) }));
-        assert_eq!(ledger.sync(&request(2, 2, 0, 0), Millis(800)).restored, None);
-    }
-
-    proptest! {
-        /// I1 at the ledger, for any order of calls by three holders with restarts, delays and repetitions.
-        #[test]
-        fn granted_and_zombies_never_exceed_the_capacity(
-            calls in prop::collection::vec((0_u8..3, 0_u64..3, 0_u64..9, 0_u32..12, 0_u32..12, 0_u64..3_000), 1..80),
-        ) {
-            let mut ledger = AccountLedger::default();
-            let mut now = 0;
-            for (holder, incarnation, seq, keep, want, pause) in calls {
-                now += pause;
-                let holder = HolderId::from(format!("gate-{holder}"));
-                ledger.sync(&SyncRequest { holder, ..request(incarnation, seq, keep, want) }, Millis(now));
-                prop_assert!(ledger.granted() + ledger.zombies() <= 10);
-            }
-        }
-    }
+fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
 }

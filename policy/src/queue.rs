@@ -91,15 +91,15 @@ impl FairQueue {
     /// # Errors
     /// The bound that it would exceed; nothing has changed then.
     pub fn join(&mut self, waiter: Waiter) -> Result<Ticket, Full> {
-        if self.bytes.saturating_add(waiter.bytes) > self.settings.bytes {
-            return Err(Full::Bytes);
-        }
-        if self.tree.depth(waiter.flow.level) >= self.settings.depth_per_level {
-            return Err(Full::Level);
-        }
-        if self.tenant_depth(waiter.flow.tenant) >= self.settings.depth_per_tenant {
-            return Err(Full::Tenant);
-        }
+        self.has_room(&waiter)?;
+        self.join_anyway(waiter)
+    }
+
+    /// As [`FairQueue::join`], past the bounds: for a call that waits for nothing but an answer.
+    ///
+    /// # Errors
+    /// Four billion wait already.
+    pub(crate) fn join_anyway(&mut self, waiter: Waiter) -> Result<Ticket, Full> {
         let index = self.tree.index(waiter.flow);
         let waiter = Waiter { deadline: deadlines::rounded(waiter.deadline), ..waiter };
         let places = &mut self.places;
@@ -111,10 +111,40 @@ impl FairQueue {
         Ok(ticket)
     }
 
+    fn has_room(&self, waiter: &Waiter) -> Result<(), Full> {
+        if self.bytes.saturating_add(waiter.bytes) > self.settings.bytes {
+            return Err(Full::Bytes);
+        }
+        if self.tree.depth(waiter.flow.level) >= self.settings.depth_per_level {
+            return Err(Full::Level);
+        }
+        if self.tenant_depth(waiter.flow.tenant) >= self.settings.depth_per_tenant {
+            return Err(Full::Tenant);
+        }
+        Ok(())
+    }
+
     /// Who starts next, if it can.
     #[must_use]
     pub fn head(&self) -> Option<(Ticket, &Waiter)> {
         self.places.first(self.tree.line(self.tree.next()?)?)
+    }
+
+    /// The first waiter of one flow.
+    #[must_use]
+    pub fn head_of(&self, flow: Flow) -> Option<(Ticket, &Waiter)> {
+        self.places.first(self.tree.line(self.tree.find(flow)?)?)
+    }
+
+    /// The flows that are served next, at most so many: each with its first waiter, its weight beside others of its
+    /// level, and how many wait in it.
+    #[must_use]
+    pub fn first_flows(&self, most: usize) -> Vec<(&Waiter, u64, u32)> {
+        let flow = |index| {
+            let line = self.tree.line(index)?;
+            Some((self.places.first(line)?.1, self.tree.flow(index)?.1, line.len))
+        };
+        self.tree.first_flows(most).into_iter().filter_map(flow).collect()
     }
 
     /// Takes a waiter out: it starts, gave up, or left.
@@ -158,6 +188,12 @@ impl FairQueue {
     /// Changes a tenant's weight beside the others of its level; 1 unless it was set.
     pub fn set_weight(&mut self, tenant: TenantIndex, weight: u64) {
         self.tree.set_weight(tenant, weight);
+    }
+
+    /// A tenant's weight beside the others of its level.
+    #[must_use]
+    pub fn weight(&self, tenant: TenantIndex) -> u64 {
+        u64::from(self.tree.weight(tenant))
     }
 
     /// The branches of the tree that have waiters, for those who want to know why.

@@ -36,7 +36,7 @@ use serde::{Deserialize, Serialize};
 /// An instant: milliseconds since 1970-01-01T00:00:00Z without leap seconds.
 ///
 /// Not [`crate::units::Millis`], whose origin is the caller's; windows need the calendar.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct UnixMillis(pub i64);
 

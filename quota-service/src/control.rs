@@ -15,8 +15,10 @@ use crate::engine::Engine;
 use crate::identity::{Identity, SharedIdentity};
 use crate::settings::Settings;
 use sluice_policy::adaptive::Adapting;
+use sluice_policy::admission::Admission;
 use sluice_policy::config::Config;
 use sluice_policy::config::reader::{ConfigError, ConfigErrors, Section, read_document};
+use sluice_policy::ledger::Version;
 use sluice_policy::schedule::{Change, Settings as Effective, UnixMillis};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -41,7 +43,17 @@ struct State {
     adapting: Adapting,
     /// What was in force when it was last looked at, to say what changed.
     active: Vec<String>,
+    /// When a rule or a reload last changed what is in force.
+    since: UnixMillis,
     reloads: Reloads,
+}
+
+impl State {
+    fn put_in_force(&self, core: &mut Admission, now: UnixMillis) {
+        let since = u64::try_from(self.since.0).unwrap_or(0);
+        let version = Version { file: core.config().revision, overlay: self.overlay.version, since };
+        core.apply(&effective(core.config(), &self.overlay, now), version);
+    }
 }
 
 /// What operators have set at run time.
@@ -66,7 +78,8 @@ impl Control {
         clock: WallClock,
         audit: Audit,
     ) -> Self {
-        Self { engine, identity, config_file, clock, audit, state: Mutex::default(), changed: Notify::new() }
+        let state = State { since: clock.now(), ..State::default() };
+        Self { engine, identity, config_file, clock, audit, state: Mutex::new(state), changed: Notify::new() }
     }
 
     /// Follows the time rules and the adaptive window. Runs until shutdown.
@@ -86,18 +99,17 @@ impl Control {
     pub fn apply(&self) {
         let mut state = self.lock();
         let now = self.clock.now();
-        let active = self.engine.change(|core, core_now| {
-            let effective = effective(core.config(), &state.overlay, now);
-            core.apply(&effective, core_now);
-            core.config().time_rules.active(now).map(|rule| rule.name.clone()).collect::<Vec<_>>()
-        });
+        let active: Vec<String> =
+            self.engine.read(|core| core.config().time_rules.active(now).map(|rule| rule.name.clone()).collect());
         if active != state.active {
             self.audit.log(
                 "time rules",
                 format!("active now: [{}], before: [{}]", active.join(", "), state.active.join(", ")),
             );
             state.active = active;
+            state.since = now;
         }
+        self.engine.change(|core, _| state.put_in_force(core, now));
     }
 
     /// Reads an overlay from a request's body and puts it in force, in place of the one before.
@@ -150,11 +162,11 @@ impl Control {
             }
         };
         {
-            let state = self.lock();
+            let mut state = self.lock();
             let now = self.clock.now();
-            self.engine.configure(settings.policy.clone(), |core, core_now| {
-                let effective = effective(core.config(), &state.overlay, now);
-                core.apply(&effective, core_now);
+            state.since = now;
+            self.engine.configure(settings.policy.clone(), now, |core| {
+                state.put_in_force(core, now);
                 core.weigh_tenants(&state.adapting.weights(&core.served()));
             });
         }

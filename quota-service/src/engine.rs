@@ -1,24 +1,25 @@
 //! Drives the admission core: gives it the clock and the ledger, and wakes the callers it has decided about.
 //!
 //! The core is locked for microseconds and never across an await. Whoever changes it calls [`Engine::pump`] before
-//! unlocking, so that a freed slot is given away in the same breath.
+//! unlocking, so that in the same breath a freed slot is given away, and the ledger is told of what it must know.
 
-mod leases;
-mod mirror;
+mod calls;
 mod totals;
 
 pub use totals::{PoolStats, Totals};
 
 use crate::ledger::Ledger;
 use crate::metrics::Metrics;
+use calls::Call;
 use sluice_policy::admission::{Admission, Decision, Event};
 use sluice_policy::config::Config;
-use sluice_policy::units::{AdmissionId, HolderId, Millis, ModelName, PoolName, Priority, TenantId};
+use sluice_policy::schedule::UnixMillis;
+use sluice_policy::units::{AdmissionId, HolderId, Millis, ModelName, Priority, TenantId};
 use sluice_policy::wire::{AdmissionReply, AdmissionRequest, Outcome, Refusal, Settlement, Usage};
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Duration, Instant, sleep_until};
 
@@ -27,15 +28,13 @@ pub struct Engine {
     state: Mutex<State>,
     /// The next timer has moved forward.
     timer: Notify,
-    /// The same for the ledger call of each pool; a reload may add pools.
-    ledger_timers: Mutex<BTreeMap<PoolName, Arc<Notify>>>,
-    /// A reload has brought pools that nobody keeps a lease of yet.
-    pools_changed: Notify,
+    ledger: Arc<dyn Ledger>,
+    /// Where calls to a ledger go that is not in this process.
+    calls: mpsc::UnboundedSender<Call>,
     /// A call has ended; [`Engine::all_settled`] waits for it.
     settled: Notify,
     metrics: Arc<Metrics>,
     holder: HolderId,
-    incarnation: u64,
 }
 
 struct State {
@@ -51,7 +50,16 @@ struct State {
 }
 
 impl Engine {
-    pub fn new(core: Admission, holder: HolderId, incarnation: u64, metrics: Arc<Metrics>, started: Instant) -> Self {
+    /// Starts everything that must happen without a caller, too: `tasks` run until shutdown.
+    pub fn start(
+        core: Admission,
+        ledger: Arc<dyn Ledger>,
+        metrics: Arc<Metrics>,
+        shutdown: &watch::Receiver<bool>,
+        tasks: &mut JoinSet<()>,
+    ) -> Arc<Self> {
+        let (calls, sent) = mpsc::unbounded_channel();
+        let holder = core.replica().id.clone();
         let state = State {
             core,
             waiters: HashMap::new(),
@@ -60,32 +68,21 @@ impl Engine {
             #[cfg(test)]
             pumped: 0,
         };
-        Self {
-            started,
+        let engine = Arc::new(Self {
+            started: Instant::now(),
             state: Mutex::new(state),
             timer: Notify::new(),
-            ledger_timers: Mutex::default(),
-            pools_changed: Notify::new(),
+            ledger,
+            calls,
             settled: Notify::new(),
             metrics,
             holder,
-            incarnation,
-        }
-    }
-
-    /// Starts everything that must happen without a caller.
-    pub fn spawn(
-        self: &Arc<Self>,
-        ledger: &Arc<dyn Ledger>,
-        shutdown: &watch::Receiver<bool>,
-        tasks: &mut JoinSet<()>,
-    ) {
-        let (engine, stop) = (Arc::clone(self), shutdown.clone());
-        tasks.spawn(async move { engine.run_timer(stop).await });
-        let (engine, leases, stop) = (Arc::clone(self), Arc::clone(ledger), shutdown.clone());
-        tasks.spawn(async move { engine.run_leases(&leases, stop).await });
-        let (engine, ledger, stop) = (Arc::clone(self), Arc::clone(ledger), shutdown.clone());
-        tasks.spawn(async move { engine.run_mirror(&*ledger, stop).await });
+        });
+        let (timed, stop) = (Arc::clone(&engine), shutdown.clone());
+        tasks.spawn(async move { timed.run_timer(stop).await });
+        let (calling, stop) = (Arc::clone(&engine), shutdown.clone());
+        tasks.spawn(async move { calling.run_calls(sent, stop).await });
+        engine
     }
 
     /// Decides about a call, and holds it while it is queued. Dropping the future takes the call back.
@@ -113,12 +110,11 @@ impl Engine {
 
     /// Takes over a configuration; see [`Admission::configure`]. Nobody who waits or runs is lost. `then` puts in force
     /// what lies over it, before anybody starts.
-    pub fn configure(&self, config: Config, then: impl FnOnce(&mut Admission, Millis)) {
+    pub fn configure(&self, config: Config, since: UnixMillis, then: impl FnOnce(&mut Admission)) {
         self.change(|core, now| {
-            core.configure(config, now);
-            then(core, now);
+            core.configure(config, since, now);
+            then(core);
         });
-        self.pools_changed.notify_one();
     }
 
     /// Changes the core, and starts whoever may start by it.
@@ -189,7 +185,7 @@ impl Engine {
             let next = {
                 let mut state = self.lock();
                 self.pump(&mut state);
-                state.timer_at = state.core.next_wake(self.now());
+                state.timer_at = next_moment(&state.core, self.now());
                 state.timer_at
             };
             tokio::select! {
@@ -237,18 +233,33 @@ impl Engine {
             state.pumped += 1;
         }
         let now = self.now();
-        let events = state.core.advance(now);
-        self.deliver(state, events);
-        if state.core.next_wake(now).is_some_and(|next| state.timer_at.is_none_or(|set| next < set)) {
-            self.timer.notify_one();
-        }
-        let timers = self.ledger_timers.lock().unwrap_or_else(PoisonError::into_inner);
-        for (pool, timer) in &*timers {
-            if state.core.next_ledger_call(pool, now).is_some_and(|at| at <= now) {
-                timer.notify_one();
+        loop {
+            let events = state.core.advance(now);
+            self.deliver(state, events);
+            if !self.call_ledger(&mut state.core, now) {
+                break;
             }
         }
+        if next_moment(&state.core, now).is_some_and(|next| state.timer_at.is_none_or(|set| next < set)) {
+            self.timer.notify_one();
+        }
         self.gauge(state, now);
+    }
+
+    /// Makes the calls to the ledger that are due. Tells whether one of them has been answered on the spot.
+    fn call_ledger(&self, core: &mut Admission, now: Millis) -> bool {
+        let mut is_answered = false;
+        while let Some((account, request)) = core.ask_ledger(now) {
+            match self.ledger.sync_at_once(&account, &request) {
+                Some(reply) => {
+                    self.metrics.ledger_call("answered");
+                    is_answered |= core.ledger_answered(&account, Some(&reply), now);
+                }
+                // Without a receiver everything ends, and nobody waits for the answer.
+                None => drop(self.calls.send(Call { account, request })),
+            }
+        }
+        is_answered
     }
 
     fn deliver(&self, state: &mut State, events: Vec<Event>) {
@@ -305,6 +316,11 @@ impl Engine {
         // A panic while the lock was held is a defect; to go on deciding is better than to refuse everyone.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// When time alone changes something: a waiter's deadline, or a call to the ledger.
+fn next_moment(core: &Admission, now: Millis) -> Option<Millis> {
+    core.next_wake().into_iter().chain(core.next_ledger_call(now)).min()
 }
 
 /// The settlement with the model's own name in it: a call that passed while the service was away tells the client's.

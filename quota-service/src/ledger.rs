@@ -5,33 +5,18 @@
 mod embedded;
 pub mod link;
 mod redis;
+pub mod wire;
 
 pub use embedded::EmbeddedLedger;
 pub use redis::RedisLedger;
+pub use sluice_policy::ledger::Account;
+pub use wire::Notice;
 
 use crate::audit::Entry;
 use sluice_policy::ledger::{SyncReply, SyncRequest};
-use sluice_policy::units::{PoolName, TenantId};
-use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-
-/// What a call is charged to, by the name of its key in Redis.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Account {
-    Pool(PoolName),
-    Tenant(TenantId),
-}
-
-impl fmt::Display for Account {
-    /// The braces are a hash tag, so that all that ever belongs to an account lies in one slot of a Redis Cluster.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Account::Pool(name) => write!(f, "sluice:{{pool:{name}}}"),
-            Account::Tenant(id) => write!(f, "sluice:{{tenant:{id}}}"),
-        }
-    }
-}
+use tokio::sync::mpsc;
 
 /// The ledger did not answer. The call may have been applied all the same; the next one makes up for it.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +38,12 @@ pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, LedgerError>> + S
 pub trait Ledger: Send + Sync {
     /// One idempotent call; see [`sluice_policy::ledger`].
     fn sync<'a>(&'a self, account: &'a Account, request: &'a SyncRequest) -> Answer<'a, SyncReply>;
+
+    /// The same without waiting, where the ledger is in this process.
+    fn sync_at_once(&self, account: &Account, request: &SyncRequest) -> Option<SyncReply>;
+
+    /// What holders' calls have changed for other holders, as far as it is heard. It may be lost: the tick repairs that.
+    fn notices(&self) -> mpsc::Receiver<Notice>;
 
     /// Keeps an entry of the audit log, where the ledger outlives this process.
     fn record<'a>(&'a self, entry: &'a Entry) -> Answer<'a, ()>;

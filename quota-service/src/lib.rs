@@ -31,6 +31,7 @@ use server::Listener;
 use settings::{FilterListener, LEAST_SECRET_BYTES, Settings};
 use sluice_policy::admission::Admission;
 use sluice_policy::config::reader::{ConfigError, ConfigErrors};
+use sluice_policy::holder::Replica;
 use sluice_policy::units::{HolderId, Millis};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -39,7 +40,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 /// What the configuration names by file, opened.
 pub struct Secrets {
@@ -118,7 +119,6 @@ pub async fn run(
     hang_ups: watch::Receiver<u64>,
     shutdown: watch::Receiver<bool>,
 ) -> anyhow::Result<()> {
-    let started = Instant::now();
     let ledger: Arc<dyn Ledger> = match &settings.redis {
         Some(redis) => Arc::new(RedisLedger::new(connect(redis, &secrets.redis).await?)),
         None => Arc::new(EmbeddedLedger::default()),
@@ -127,18 +127,17 @@ pub async fn run(
     let gpu_view = GpuView::new(&settings.gpu);
     metrics.also(Box::new(gpu_view.collector()?))?;
 
-    let holder = HolderId::from(settings.holder.as_str());
-    let incarnation = incarnation();
     let namespaces: BTreeMap<String, String> =
         settings.policy.tenants.iter().map(|(id, tenant)| (tenant.namespace.to_string(), id.to_string())).collect();
     let identity = SharedIdentity::new(Identity::new(&settings.policy, secrets.peppers));
-    let core = Admission::new(settings.policy, &holder, incarnation, &settings.terms, Millis::ZERO);
-    let engine = Arc::new(Engine::new(core, holder, incarnation, Arc::clone(&metrics), started));
+    let id = HolderId::from(settings.holder.as_str());
+    let replica = Replica { id, incarnation: incarnation(), lease: settings.terms };
+    let core = Admission::new(settings.policy, &replica, Millis::ZERO);
 
     // Listeners stop after the engine has answered everyone, the tasks with them.
     let (stop, stopped) = watch::channel(false);
     let mut tasks = JoinSet::new();
-    engine.spawn(&ledger, &stopped, &mut tasks);
+    let engine = Engine::start(core, Arc::clone(&ledger), Arc::clone(&metrics), &stopped, &mut tasks);
     tasks.spawn(gpu::run(settings.gpu, namespaces, gpu_view, stopped.clone()));
     let gate = admission_api::router(Arc::clone(&engine), identity.clone(), secrets.filter_secret);
     let (audit, entries) = Audit::new();

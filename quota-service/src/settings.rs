@@ -172,6 +172,7 @@ fn read_ledger(section: &Section<'_>, folder: &Path) -> (Option<RedisSettings>, 
     let redis = RedisSettings::read(section, folder);
     let holder = section.name("holder").map_or_else(host_name, str::to_owned);
     let terms = LeaseTerms {
+        shared: redis.is_some(),
         lease: section.integer("lease_ms", 100..=60_000).map_or(Millis(2_000), Millis),
         longest_request: section.integer("longest_request_ms", 1_000..=86_400_000).map_or(Millis(600_000), Millis),
     };

@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 use sluice_policy::admission::{Admission, Decision, Event};
 use sluice_policy::config::Config;
 use sluice_policy::config::reader::read_document;
-use sluice_policy::holder::LeaseTerms;
-use sluice_policy::ledger::AccountLedger;
+use sluice_policy::holder::{LeaseTerms, Replica};
+use sluice_policy::ledger::{AccountLedger, Server};
 use sluice_policy::queue::{ChargedBy, FairQueue, Flow, GroupIndex, QueueSettings, TenantIndex, Waiter};
 use sluice_policy::simulate::SplitMix64;
 use sluice_policy::units::{AdmissionId, Millis, PoolName, Priority, TenantId, Tokens};
@@ -16,7 +16,7 @@ use std::collections::VecDeque;
 const TENANTS: u64 = 10_000;
 const SLOTS: u64 = 64;
 /// One ledger call lasts for the whole measurement.
-const TERMS: LeaseTerms = LeaseTerms { lease: Millis(86_400_000), longest_request: Millis(86_400_000) };
+const LEASE: LeaseTerms = LeaseTerms { lease: Millis(86_400_000), longest_request: Millis(86_400_000), shared: true };
 
 /// The core with its queue, and what is needed to keep it busy.
 pub struct Crowd {
@@ -43,14 +43,14 @@ impl Crowd {
     pub fn new(seed: u64) -> Result<Self> {
         let config = read_document(&document(), Config::read)?;
         let tenants = config.tenants.keys().cloned().collect();
-        let core = Admission::new(config, &"bench".into(), 1, &TERMS, Millis(0));
+        let core = Admission::new(config, &Replica { id: "bench".into(), incarnation: 1, lease: LEASE }, Millis(0));
         let (running, random) = (VecDeque::new(), SplitMix64::new(seed));
         let mut crowd = Self { core, tenants, running, events: Vec::new(), random, asked: 0, now: Millis(1) };
-        let (pool, mut ledger) = (PoolName::from("pool"), AccountLedger::default());
+        let mut ledger = AccountLedger::default();
         while crowd.running.len() < usize::try_from(SLOTS)? {
-            if let Some(request) = crowd.core.ask_ledger(&pool, crowd.now) {
-                let reply = ledger.sync(&request, crowd.now);
-                crowd.core.ledger_answered(&pool, Some(&reply), crowd.now);
+            if let Some((account, request)) = crowd.core.ask_ledger(crowd.now) {
+                let reply = ledger.sync(&request, Server { run: "bench", now: crowd.now }).reply;
+                crowd.core.ledger_answered(&account, Some(&reply), crowd.now);
             }
             crowd.advance();
             let call = crowd.prepare();

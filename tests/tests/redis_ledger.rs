@@ -5,7 +5,7 @@ use e2e::stack::{MODEL, Redis, Stack, StackBuilder};
 use e2e::tenant::Tenant;
 use e2e::wait::{wait_for, wait_until};
 use nix::sys::signal::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ async fn the_ledgers_in_redis_can_be_read_with_redis_cli() {
 
     let pool = hash(redis, "sluice:{pool:smol}");
     assert_eq!(pool.get("capacity").map(String::as_str), Some("2"), "{pool:?}");
-    let granted: u64 = of_holders(&pool, "granted:").sum();
+    let granted: u64 = records(&pool, "holder:").filter_map(|holder| holder["granted"].as_u64()).sum();
     assert!((1..=2).contains(&granted), "a slot is in use: {pool:?}");
     assert!(!hash(redis, "sluice:{tenant:only}").is_empty());
     let foreign = redis.cli(&["KEYS", "*"]).unwrap();
@@ -86,7 +86,7 @@ async fn a_tenants_minute_budget_survives_a_crash_once_redis_shows_it() {
     let redis = stack.redis.as_ref().unwrap();
     wait_until("Redis shows an empty bucket", SLACK, || async {
         let levels = hash(redis, "sluice:{tenant:only}");
-        levels.iter().any(|(field, level)| field.starts_with("level:") && level == "0")
+        records(&levels, "meter:").any(|meter| meter["level"] == 0)
     })
     .await
     .unwrap();
@@ -116,9 +116,9 @@ async fn assert_minute_is_used_up(stack: &Stack) {
     assert_eq!((reply.status, reply.reason()), (429, Some("tenant_requests_per_minute")), "{}", reply.summary());
 }
 
-/// The numbers of the fields that begin with `prefix`, one a holder.
-fn of_holders(hash: &BTreeMap<String, String>, prefix: &str) -> impl Iterator<Item = u64> {
-    hash.iter().filter(move |(field, _)| field.starts_with(prefix)).filter_map(|(_, number)| number.parse().ok())
+/// What the fields that begin with `prefix` hold, which is JSON.
+fn records(hash: &BTreeMap<String, String>, prefix: &str) -> impl Iterator<Item = Value> {
+    hash.iter().filter(move |(field, _)| field.starts_with(prefix)).map(|(_, text)| serde_json::from_str(text).unwrap())
 }
 
 fn hash(redis: &Redis, key: &str) -> BTreeMap<String, String> {

@@ -1,13 +1,17 @@
 //! A call arrives: whose it is, where it goes, what it may cost, and whether it starts, waits or is refused.
 
 use super::explain::{Fate, Seen};
-use super::live::{Live, PoolIndex, State};
-use super::refusals::{LimitName, Refused, full_of_bytes, over_limit, queue_full, shutting_down, too_late};
+use super::live::{Live, LiveKey, PoolIndex, State};
+use super::names::Names;
+use super::refusals::{
+    LimitName, Refused, full_of_bytes, ledger_unavailable, over_limit, queue_full, shutting_down, too_late,
+};
 use super::tenants::{ModelIndex, Terms};
 use super::{Admission, Decision, grant};
-use crate::queue::{ChargedBy, Flow, GroupIndex, QueueSettings, Standing, TenantIndex, Waiter};
+use crate::account::Charge;
+use crate::queue::{Flow, GroupIndex, QueueSettings, Standing, TenantIndex, Waiter};
 use crate::units::{Millis, Priority, TenantId, Tokens};
-use crate::wire::{AdmissionRequest, Reason, Refusal};
+use crate::wire::{AdmissionRequest, Grant, Reason, Refusal};
 
 /// Where a call goes and what it will be charged.
 struct Plan {
@@ -22,6 +26,24 @@ struct Plan {
     standing: Standing,
     /// Request bytes that Envoy holds for the tenant's waiting calls.
     held: u64,
+}
+
+/// How a call would wait.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    /// Of its body, which Envoy holds.
+    pub(super) bytes: u64,
+    pub(super) deadline: Option<Millis>,
+}
+
+/// How a call would stand in the queue.
+#[derive(Debug)]
+pub(super) struct Line {
+    pub(super) patience: Patience,
+    /// Its flow before it.
+    pub(super) standing: Standing,
+    /// Request bytes that Envoy holds for waiting calls of the same tenant.
+    pub(super) held: u64,
 }
 
 impl Admission {
@@ -78,7 +100,7 @@ impl Admission {
         seen.level = Some(level);
         let plan = self.plan(index, terms, level, request, seen)?;
         (seen.reserved, seen.charge) = (plan.reserved, plan.charge);
-        self.decide(tenant_id, &plan, request, now)
+        self.decide(tenant_id, plan, request, now)
     }
 
     fn tenant(&self, id: &TenantId) -> Result<(TenantIndex, &Terms), Refusal> {
@@ -165,11 +187,12 @@ impl Admission {
         Ok((input, output))
     }
 
-    /// Charges the tenant, then starts the call, queues it, or gives everything back.
+    /// Charges the tenant, then starts the call, queues it, or gives everything back. Where the ledger must be asked
+    /// for the tenant first, the call applies.
     fn decide(
         &mut self,
         tenant_id: &TenantId,
-        plan: &Plan,
+        plan: Plan,
         request: &AdmissionRequest,
         now: Millis,
     ) -> Result<Decision, Refused> {
@@ -177,71 +200,97 @@ impl Admission {
         else {
             return Err(Refusal::new(Reason::ModelNotFound, "no pool serves this model").about("model").into());
         };
-        if !pool.holder.is_leased(now) {
-            let refusal = Refusal::new(Reason::LedgerUnavailable, "the quota ledger does not answer");
-            return Err(refusal.retry_after(Millis(1_000)).into());
+        if !pool.holder.is_open(now) {
+            return Err(ledger_unavailable().into());
         }
-        if let Err(limited) = tenant.account.charge(plan.reserved, now) {
-            let next_end = tenant.next_end(pool.pace.typical_service(), pool.drain_time(now), now);
-            return Err(over_limit(tenant_id, limited, next_end));
+        let patience = Patience { bytes: request.body_bytes, deadline: request.deadline_ms };
+        let live = live_of(&plan, request, now);
+        match tenant.charge(plan.reserved, now) {
+            Charge::Charged => self.enter_anew(live, Line { patience, standing: plan.standing, held: plan.held }, now),
+            Charge::Ask => self.apply_for(live, patience, now),
+            Charge::Refused(limited) => {
+                let next_end = tenant.next_end(pool.pace.typical_service(), pool.drain_time(now), now);
+                Err(over_limit(tenant_id, limited, next_end))
+            }
         }
-        if pool.can_start_past_queue(plan.charge, now) {
-            let by = pool.start(plan.flow, plan.charge, now);
-            return self.admit(plan, by, request, now).ok_or_else(|| shutting_down().into());
-        }
-        let joined = self.join(plan, request, now);
-        if joined.is_err()
-            && let Some(tenant) = self.tenants.get_mut(plan.flow.tenant)
-        {
-            tenant.account.release(plan.reserved, now);
-        }
-        joined
     }
 
-    fn admit(&mut self, plan: &Plan, by: ChargedBy, request: &AdmissionRequest, now: Millis) -> Option<Decision> {
-        let state = State::Running { since: now, by };
-        let tenant = self.tenants.get_mut(plan.flow.tenant)?;
+    /// Takes in a call that its tenant has been charged for; a refusal gives the charge back.
+    fn enter_anew(&mut self, mut live: Live, line: Line, now: Millis) -> Result<Decision, Refused> {
+        let entered = self.enter(&mut live, self.live.next_key(), line, now);
+        if entered.is_err()
+            && let Some(tenant) = self.tenants.get_mut(live.flow.tenant)
+        {
+            tenant.account.release(live.reserved);
+        }
+        self.schedule(live.flow.tenant, now);
+        let granted = entered?;
+        let state = live.state;
+        let key = self.live.insert(live);
+        self.note_running(key, state, now);
+        Ok(granted.map_or(Decision::Queued, Decision::Admitted))
+    }
+
+    /// Starts a call past an empty queue, or lets it join the queue; its state and its explanation are set.
+    pub(super) fn enter(
+        &mut self,
+        live: &mut Live,
+        key: LiveKey,
+        line: Line,
+        now: Millis,
+    ) -> Result<Option<Grant>, Refused> {
+        let Some(pool) = self.pools.get_mut(live.pool.0) else { return Err(shutting_down().into()) };
+        if !pool.can_start_past_queue(live.flow, live.charge, now) {
+            return self.join(live, key, line, now).map(|()| None);
+        }
+        let by = pool.start(live.flow, live.charge, now);
+        live.state = State::Running { since: now, by };
+        live.explained = self.explanations.add(live, None, Fate::Running { since: now });
+        let (Some(tenant), Some(pool)) = (self.tenants.get_mut(live.flow.tenant), self.pools.get(live.pool.0)) else {
+            return Err(shutting_down().into());
+        };
         tenant.has_started(now);
         let rates = tenant.account.rates(now);
-        let mut live = live_of(plan, request, state, now);
-        let granted = grant(&live, tenant, &self.pools.get(plan.pool.0)?.name, rates, now);
-        live.explained = self.explanations.add(&live, None, Fate::Running { since: now });
-        let key = self.live.insert(live);
-        self.live.start(key, now.plus(self.terms.longest_request));
-        Some(Decision::Admitted(granted))
+        Ok(Some(grant(live, tenant, &pool.name, rates, now)))
     }
 
-    fn join(&mut self, plan: &Plan, request: &AdmissionRequest, now: Millis) -> Result<Decision, Refused> {
-        let queue = &self.config.queue;
-        let deadline = request.deadline_ms.or(queue.deadline).unwrap_or(queue.timeout).min(queue.timeout);
+    fn join(&mut self, live: &mut Live, key: LiveKey, line: Line, now: Millis) -> Result<(), Refused> {
+        let (queue, flow, patience) = (&self.config.queue, live.flow, line.patience);
+        let deadline = patience.deadline.or(queue.deadline).unwrap_or(queue.timeout).min(queue.timeout);
         let waiter = Waiter {
-            key: self.live.next_key().to_bits(),
-            flow: plan.flow,
-            charge: plan.charge,
-            bytes: request.body_bytes,
-            deadline: now.plus(deadline),
+            key: key.to_bits(),
+            flow,
+            charge: live.charge,
+            bytes: patience.bytes,
+            deadline: live.arrived.plus(deadline),
         };
-        let is_heavy = plan.held.saturating_add(waiter.bytes) > queue.bytes_per_tenant;
+        let is_heavy = line.held.saturating_add(waiter.bytes) > queue.bytes_per_tenant;
         let is_full = self.waiting_bytes.saturating_add(waiter.bytes) > queue.bytes;
-        let Some(pool) = self.pools.get_mut(plan.pool.0) else { return Err(shutting_down().into()) };
+        let Some(pool) = self.pools.get_mut(live.pool.0) else { return Err(shutting_down().into()) };
         self.branches.clear();
         pool.queue.list_branches(&mut self.branches);
-        let (position, wait) = pool.place(&plan.standing, plan.charge, now);
-        let ticket = if pool.pace.is_known() && wait > deadline {
-            Err(too_late(wait, deadline, deadline_set_by(deadline, request, queue)))
+        let needs_only_the_ledger = pool.needs_only_the_ledger(live.charge, now);
+        let (position, wait) = match needs_only_the_ledger {
+            true => (1, Millis::ZERO),
+            false => pool.place(&line.standing, live.charge, now),
+        };
+        let ticket = if needs_only_the_ledger {
+            pool.queue.join_anyway(waiter).map_err(|full| queue_full(full, &pool.name, flow.level, queue))
+        } else if pool.pace.is_known() && wait > deadline {
+            Err(too_late(wait, deadline, deadline_set_by(deadline, patience, queue)))
         } else if is_heavy {
             Err(full_of_bytes(&pool.name).by(LimitName::QueueBytesPerTenant, queue.bytes_per_tenant))
         } else if is_full {
             Err(full_of_bytes(&pool.name).by(LimitName::QueueBytes, queue.bytes))
         } else {
-            pool.queue.join(waiter).map_err(|full| queue_full(full, &pool.name, plan.flow.level, queue))
+            pool.queue.join(waiter).map_err(|full| queue_full(full, &pool.name, flow.level, queue))
         };
         let ticket = ticket.map_err(|refused| refused.at(position, wait))?;
-        self.count_waiting(plan.flow.tenant, waiter.bytes, 0);
-        let mut live = live_of(plan, request, State::Queued(ticket), now);
-        live.explained = self.explanations.add(&live, Some((position, wait, &self.branches)), Fate::Waiting);
-        self.live.insert(live);
-        Ok(Decision::Queued)
+        pool.joined(flow, &Names { tenants: &self.tenants, groups: &self.config.groups });
+        self.count_waiting(flow.tenant, waiter.bytes, 0);
+        live.state = State::Queued(ticket);
+        live.explained = self.explanations.add(live, Some((position, wait, &self.branches)), Fate::Waiting);
+        Ok(())
     }
 
     /// Request bytes that Envoy holds, `more` of them and `less`.
@@ -253,7 +302,7 @@ impl Admission {
     }
 }
 
-fn live_of(plan: &Plan, request: &AdmissionRequest, state: State, now: Millis) -> Live {
+fn live_of(plan: &Plan, request: &AdmissionRequest, now: Millis) -> Live {
     Live {
         id: request.id.clone(),
         pool: plan.pool,
@@ -265,12 +314,12 @@ fn live_of(plan: &Plan, request: &AdmissionRequest, state: State, now: Millis) -
         sequences: request.sequences.max(1),
         arrived: now,
         explained: 0,
-        state,
+        state: State::Applying,
     }
 }
 
-fn deadline_set_by(deadline: Millis, request: &AdmissionRequest, queue: &QueueSettings) -> LimitName {
-    match request.deadline_ms {
+fn deadline_set_by(deadline: Millis, patience: Patience, queue: &QueueSettings) -> LimitName {
+    match patience.deadline {
         _ if deadline == queue.timeout => LimitName::QueueTimeout,
         Some(_) => LimitName::Deadline,
         None => LimitName::QueueDeadline,

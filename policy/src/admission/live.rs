@@ -54,8 +54,13 @@ pub(super) struct Live {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
+    /// The ledger is asked for its tenant; nothing is charged yet.
+    Applying,
     Queued(Ticket),
-    Running { since: Millis, by: ChargedBy },
+    Running {
+        since: Millis,
+        by: ChargedBy,
+    },
 }
 
 /// What came of taking an id out.
@@ -92,6 +97,13 @@ impl LiveTable {
         let fresh = u32::try_from(self.places.len()).unwrap_or(u32::MAX);
         let place = self.free.last().copied().unwrap_or(fresh);
         LiveKey { place, generation: self.places.get(at(place)).map_or(0, |place| place.generation) }
+    }
+
+    /// Changes what is known of an admission; its id stays.
+    pub(super) fn update(&mut self, key: LiveKey, live: Live) {
+        if let Some(place) = self.places.get_mut(at(key.place)).filter(|place| place.generation == key.generation) {
+            place.live = Some(live);
+        }
     }
 
     /// Whether the id is live, or has ended lately.

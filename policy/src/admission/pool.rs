@@ -1,14 +1,16 @@
-//! One pool: its slots, its rates, its queue and its lease.
+//! One pool: its queue, and what this replica holds of its slots and rates.
 
 use super::live::Live;
+use super::names::Names;
 use super::pace::Pace;
 use super::tenants::ModelIndex;
 use crate::bucket::{Bucket, Rate};
 use crate::config::{ChargeWeights, Pool};
-use crate::holder::{Holder, LeaseTerms};
-use crate::ledger::{SyncReply, SyncRequest};
+use crate::holder::{Demand, Holder, Replica};
+use crate::ledger::{Limit, MOST_ROWS, MeterName, Row, SyncReply, SyncRequest, Terms, Version};
 use crate::queue::{Ahead, ChargedBy, FairQueue, Flow, QueueSettings, Shares, Standing, TenantIndex, Ticket, Waiter};
-use crate::units::{HolderId, Millis, PoolName, Tokens};
+use crate::schedule::PoolSettings;
+use crate::units::{GroupName, Millis, PoolName, Tokens};
 use std::collections::BTreeMap;
 
 pub(super) struct PoolState {
@@ -17,61 +19,52 @@ pub(super) struct PoolState {
     pub(super) holder: Holder,
     /// Calls that have a slot.
     pub(super) running: u32,
-    requests: Option<Bucket>,
-    tokens: Option<Bucket>,
+    requests_per_s: Option<Rate>,
     context_length: Option<Tokens>,
     /// What tokens of each model that was ever served here cost.
     charges: BTreeMap<ModelIndex, ChargeWeights>,
     /// What the calls that have a slot were charged.
     running_charge: Tokens,
     pub(super) pace: Pace,
-    /// Tokens charged since this process began.
-    spent: u64,
 }
 
-/// The bucket's name in the ledger.
-const TOKENS: &str = "pool_tokens_per_second";
-
 impl PoolState {
-    pub(super) fn new(
-        name: &PoolName,
-        pool: &Pool,
-        queue: &QueueSettings,
-        holder: &HolderId,
-        incarnation: u64,
-        terms: &LeaseTerms,
-        now: Millis,
-    ) -> Self {
+    pub(super) fn new(name: &PoolName, pool: &Pool, queue: &QueueSettings, replica: &Replica) -> Self {
+        let mut holder = Holder::new(replica, no_terms());
+        holder.set_outage(pool.outage);
         Self {
             name: name.clone(),
             queue: FairQueue::new(queue.clone()),
-            holder: Holder::new(holder.clone(), incarnation, terms.clone(), pool.concurrent),
+            holder,
             running: 0,
-            requests: pool.requests_per_s.map(|rate| Bucket::full(rate, now)),
-            tokens: pool.tokens_per_s.map(|rate| Bucket::full(rate, now)),
+            requests_per_s: pool.requests_per_s,
             context_length: pool.context_length,
             charges: BTreeMap::new(),
             running_charge: Tokens::ZERO,
             pace: Pace::default(),
-            spent: 0,
         }
     }
 
-    /// Takes over a configuration; rates keep what has been drawn of them.
-    pub(super) fn configure(&mut self, pool: &Pool, queue: &QueueSettings, now: Millis) {
+    /// Takes over a configuration; [`PoolState::apply`] puts its capacities in force.
+    pub(super) fn configure(&mut self, pool: &Pool, queue: &QueueSettings) {
         self.queue.set_bounds(queue);
         self.context_length = pool.context_length;
-        self.requests = changed(self.requests.take(), pool.requests_per_s, now);
+        self.requests_per_s = pool.requests_per_s;
+        self.holder.set_outage(pool.outage);
     }
 
-    /// Puts a capacity and weights in force. Groups' shares are by their index; others keep 1.
-    pub(super) fn apply(&mut self, concurrent: u32, tokens_per_s: Option<Rate>, shares: Shares, now: Millis) {
-        if self.holder.capacity() != concurrent {
-            self.holder.set_capacity(concurrent);
-        }
-        if self.tokens.as_ref().map(Bucket::rate) != tokens_per_s {
-            self.tokens = changed(self.tokens.take(), tokens_per_s, now);
-        }
+    /// Puts capacities and weights in force. Groups' shares are by their index; others keep 1.
+    pub(super) fn apply(&mut self, settings: &PoolSettings, shares: Shares, version: Version) {
+        let requests = self.requests_per_s.map(|rate| (MeterName::RequestsPerSecond, Limit::Rate(rate)));
+        let tokens = settings.rate().map(|rate| (MeterName::TokensPerSecond, Limit::Rate(rate)));
+        self.holder.set_terms(Terms {
+            version,
+            capacity: settings.concurrent,
+            policy: shares.policy,
+            levels: shares.levels,
+            groups: settings.shares.iter().map(|(name, share)| (GroupName::from(name.as_str()), *share)).collect(),
+            meters: requests.into_iter().chain(tokens).collect(),
+        });
         self.queue.set_shares(shares);
     }
 
@@ -97,100 +90,101 @@ impl PoolState {
     }
 
     /// Whether a newcomer may start at once: nobody waits, and there is a slot and tokens for it.
-    pub(super) fn can_start_past_queue(&mut self, charge: Tokens, now: Millis) -> bool {
-        self.queue.is_empty() && self.has_room(charge, now)
+    pub(super) fn can_start_past_queue(&self, flow: Flow, charge: Tokens, now: Millis) -> bool {
+        self.queue.is_empty() && self.holder.may_start(flow, charge, self.running, now)
     }
 
-    /// The first waiter, if there is room for it. The head may wait for its tokens; nobody overtakes it.
+    /// Whether nobody waits here, and there is a slot and tokens as far as is known: the ledger need only say so.
+    pub(super) fn needs_only_the_ledger(&self, charge: Tokens, now: Millis) -> bool {
+        self.queue.is_empty() && self.running < self.holder.capacity() && self.holder.may_be_lent(charge, now)
+    }
+
+    /// The waiter whose turn it is, if there is room for it. The head may wait for its tokens; nobody overtakes it.
     pub(super) fn next_to_start(&mut self, now: Millis) -> Option<(Ticket, Waiter)> {
-        // Both are asked after every event, and the walk down the tree is not for nothing.
-        if self.queue.is_empty() || !self.has_slot(now) {
+        // Asked after every event, and the walk down the tree is not for nothing.
+        if self.queue.is_empty() || self.running >= self.holder.usable(now) {
             return None;
         }
-        let (ticket, head) = self.queue.head().map(|(ticket, head)| (ticket, *head))?;
-        let has_room = self.has_room(head.charge, now);
-        if !has_room {
+        let next = self.next(now).map(|(ticket, waiter)| (ticket, *waiter));
+        if next.is_none() {
             self.pace.was_short();
         }
-        has_room.then_some((ticket, head))
+        next
     }
 
     /// Takes a waiter out of the queue and starts it.
     pub(super) fn start_waiter(&mut self, ticket: Ticket, now: Millis) -> Option<ChargedBy> {
-        let waiter = self.queue.leave(ticket)?;
+        let waiter = self.leave(ticket)?;
         Some(self.start(waiter.flow, waiter.charge, now))
     }
 
     pub(super) fn start(&mut self, flow: Flow, charge: Tokens, now: Millis) -> ChargedBy {
-        if let Some(requests) = &mut self.requests {
-            requests.draw(1, now);
-        }
-        if let Some(tokens) = &mut self.tokens {
-            tokens.draw(charge.0, now);
-        }
+        self.holder.start(flow, self.queue.weight(flow.tenant), charge);
         self.running += 1;
         self.running_charge = self.running_charge.plus(charge);
         self.pace.has_started(!self.queue.is_empty(), now);
         self.queue.charge(flow, charge)
     }
 
+    /// Takes a waiter out: it starts, gave up, or left.
+    pub(super) fn leave(&mut self, ticket: Ticket) -> Option<Waiter> {
+        let waiter = self.queue.leave(ticket)?;
+        self.holder.stopped_waiting();
+        Some(waiter)
+    }
+
+    /// A call waits: the ledger may have to know at once.
+    pub(super) fn joined(&mut self, flow: Flow, names: &Names<'_>) {
+        self.holder.joined(flow, names);
+    }
+
     /// A running call that was charged by these weights has ended after `service`, having cost `actual`.
-    pub(super) fn end(&mut self, live: &Live, by: ChargedBy, actual: Tokens, service: Millis, now: Millis) {
+    pub(super) fn end(&mut self, live: &Live, by: ChargedBy, actual: Tokens, service: Millis) {
         self.running = self.running.saturating_sub(1);
         self.running_charge = Tokens(self.running_charge.0.saturating_sub(live.charge.0));
         self.queue.correct(live.flow, by, live.charge, actual);
-        if let Some(tokens) = &mut self.tokens {
-            tokens.correct(live.charge.0, actual.0, now);
-        }
-        self.spent = self.spent.saturating_add(actual.0);
+        self.holder.correct(live.flow, by.tenant(), live.charge, actual);
         self.pace.has_ended(service, live.charge, actual);
     }
 
-    pub(super) fn ask_ledger(&mut self, now: Millis) -> Option<SyncRequest> {
+    /// The next call to the ledger, if one is due. `arrived` tells since when a waiter waits.
+    pub(super) fn ask_ledger(
+        &mut self,
+        names: &Names<'_>,
+        arrived: impl Fn(&Waiter) -> Millis,
+        now: Millis,
+    ) -> Option<SyncRequest> {
         let demand = self.demand();
         if !self.holder.is_due(demand, now) {
             return None;
         }
-        let levels = self.levels(now);
-        Some(self.holder.ask(self.running, demand, self.spent, levels, now))
-    }
-
-    pub(super) fn give_back(&mut self, now: Millis) -> SyncRequest {
-        let levels = self.levels(now);
-        self.holder.give_back(self.running, self.spent, levels, now)
-    }
-
-    pub(super) fn ledger_answered(&mut self, reply: Option<&SyncReply>, now: Millis) -> bool {
-        let Some(reply) = reply.filter(|reply| self.holder.answered(reply)) else {
-            self.holder.failed();
-            return false;
+        let row = |(head, weight, waiting): (&Waiter, u64, u32)| {
+            let waited = now.since(arrived(head));
+            Some(Row { flow: names.of(head.flow)?, weight, head: head.charge, waiting, waited })
         };
-        let restored = reply.restored.as_ref();
-        let level = restored.and_then(|restored| Some((*restored.levels.get(TOKENS)?, restored.age)));
-        if let (Some(tokens), Some((level, age))) = (&mut self.tokens, level) {
-            *tokens = Bucket::restored(tokens.rate(), level, age, now);
+        let rows = self.queue.first_flows(MOST_ROWS).into_iter().filter_map(row).collect();
+        Some(self.holder.ask(demand, rows, names, now))
+    }
+
+    pub(super) fn give_back(&mut self, names: &Names<'_>, now: Millis) -> SyncRequest {
+        self.holder.give_back(self.running, names, now)
+    }
+
+    pub(super) fn ledger_answered(&mut self, reply: Option<&SyncReply>, names: &Names<'_>, now: Millis) -> bool {
+        let taken = reply.is_some_and(|reply| self.holder.answered(reply, names, now));
+        if !taken {
+            self.holder.failed();
         }
-        true
+        taken
     }
 
     pub(super) fn next_ledger_call(&self, now: Millis) -> Millis {
         self.holder.next_sync(self.demand(), now)
     }
 
-    /// When time alone changes something: a deadline, or tokens for the head.
-    pub(super) fn next_wake(&self, now: Millis) -> Option<Millis> {
-        if self.queue.is_empty() {
-            return None;
-        }
-        // Without a free slot the head waits for more than time.
-        let head = if self.has_slot(now) { self.queue.head() } else { None };
-        let for_head = head.and_then(|(_, head)| {
-            let tokens = self.tokens.clone().map(|mut tokens| tokens.wait_for(head.charge.0, now));
-            let requests = self.requests.clone().map(|mut requests| requests.wait_for(1, now));
-            let wait = tokens.into_iter().chain(requests).max()?;
-            (wait > Millis::ZERO).then(|| now.plus(wait))
-        });
-        self.queue.next_deadline().into_iter().chain(for_head).min()
+    /// When time alone changes something here: somebody's deadline.
+    pub(super) fn next_wake(&self) -> Option<Millis> {
+        self.queue.next_deadline()
     }
 
     /// Where a newcomer of a flow that stands so would be, from 1, and about how long it would wait.
@@ -209,38 +203,41 @@ impl PoolState {
     /// and cost as much of what they reserve as others have of late.
     fn wait_behind(&self, ahead: Ahead, charge: Tokens, now: Millis) -> Millis {
         let for_slot = self.pace.time_for(ahead.calls.saturating_add(1), self.running, self.holder.usable(now));
-        let for_requests = self.requests.as_ref().map(|requests| requests.wait_behind(ahead.calls, 1, now));
-        let for_tokens = self.tokens.as_ref().map(|tokens| {
+        let requests = self.bucket(MeterName::RequestsPerSecond, now);
+        let for_requests = requests.map(|requests| requests.wait_behind(ahead.calls, 1, now));
+        let for_tokens = self.bucket(MeterName::TokensPerSecond, now).map(|tokens| {
             let drawn = tokens.wait_behind(ahead.charge.0, charge.0, now);
             self.pace.with_refunds(drawn, tokens.time_to_gain(self.running_charge.0))
         });
         for_requests.into_iter().chain(for_tokens).fold(for_slot, Millis::max)
     }
 
-    fn has_slot(&self, now: Millis) -> bool {
-        self.running < self.holder.usable(now)
+    /// Whose turn it is: in this replica's own order while nobody waits elsewhere, else one of its picks. A pick has its
+    /// tokens, whatever else the head may wait for.
+    fn next(&self, now: Millis) -> Option<(Ticket, &Waiter)> {
+        let contended = self.holder.is_contended() && self.holder.is_leased(now);
+        let own = if contended { None } else { self.startable(self.queue.head()?, now) };
+        own.or_else(|| self.holder.picked().find_map(|flow| self.startable(self.queue.head_of(flow)?, now)))
     }
 
-    fn has_room(&mut self, charge: Tokens, now: Millis) -> bool {
-        self.has_slot(now)
-            && self.requests.as_mut().is_none_or(|requests| requests.allows(1, now))
-            && self.tokens.as_mut().is_none_or(|tokens| tokens.allows(charge.0, now))
+    fn startable<'w>(&self, head: (Ticket, &'w Waiter), now: Millis) -> Option<(Ticket, &'w Waiter)> {
+        Some(head).filter(|(_, waiter)| self.holder.may_start(waiter.flow, waiter.charge, self.running, now))
     }
 
-    fn levels(&mut self, now: Millis) -> BTreeMap<String, i64> {
-        let level = self.tokens.as_mut().map(|tokens| (TOKENS.to_owned(), tokens.level(now)));
-        level.into_iter().collect()
+    /// A rate as far as is known of it.
+    fn bucket(&self, name: MeterName, now: Millis) -> Option<Bucket> {
+        let Limit::Rate(rate) = self.holder.terms().meters.get(&name)? else { return None };
+        Some(Bucket::restored(*rate, self.holder.left(name, now)?, Millis::ZERO, now))
     }
 
-    /// Slots that could be in use if they were there.
-    fn demand(&self) -> u32 {
-        let waiting = u32::try_from(self.queue.len()).unwrap_or(u32::MAX);
-        self.running.saturating_add(waiting)
+    fn demand(&self) -> Demand {
+        Demand { running: self.running, waiting: u32::try_from(self.queue.len()).unwrap_or(u32::MAX) }
     }
 }
 
-/// A bucket under a new rate: full when it is new, as drawn as before when it is not.
-fn changed(bucket: Option<Bucket>, rate: Option<Rate>, now: Millis) -> Option<Bucket> {
-    let rate = rate?;
-    Some(bucket.map_or_else(|| Bucket::full(rate, now), |bucket| bucket.with_rate(rate, now)))
+/// Before the first settings are put in force: nothing may run.
+fn no_terms() -> Terms {
+    let Shares { policy, levels, .. } = Shares::default();
+    let (groups, meters) = (BTreeMap::new(), BTreeMap::new());
+    Terms { version: Version::default(), capacity: 0, policy, levels, groups, meters }
 }

@@ -94,6 +94,7 @@ impl Refusal {
 /// `typical` is how long a call of this pool usually runs: after about that, one of the tenant's own has ended.
 pub(super) fn over_limit(tenant: &TenantId, limited: Limited, typical: Millis) -> Refused {
     let (what, name) = match limited.reason {
+        Reason::LedgerUnavailable => return ledger_unavailable().into(),
         Reason::TenantConcurrency => ("concurrent calls", LimitName::TenantConcurrent),
         Reason::TenantRequestsPerSecond => ("requests per second", LimitName::TenantRequestsPerSecond),
         Reason::TenantRequestsPerMinute => ("requests per minute", LimitName::TenantRequestsPerMinute),
@@ -102,6 +103,10 @@ pub(super) fn over_limit(tenant: &TenantId, limited: Limited, typical: Millis) -
     Refusal::new(limited.reason, format!("the tenant {tenant} has reached its limit of {what}"))
         .retry_after(limited.wait.unwrap_or(typical))
         .by(name, limited.most)
+}
+
+pub(super) fn ledger_unavailable() -> Refusal {
+    Refusal::new(Reason::LedgerUnavailable, "the quota ledger does not answer").retry_after(Millis(1_000))
 }
 
 pub(super) fn queue_full(full: Full, pool: &PoolName, priority: Priority, queue: &QueueSettings) -> Refused {

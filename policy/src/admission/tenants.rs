@@ -1,15 +1,18 @@
 //! Tenants and models by index, so that a decision looks names up once.
 
+use super::applicants::Applicant;
 use super::hashed::{hash, spread};
 use super::starts::Starts;
 use super::yields::Yields;
-use crate::account::TenantAccount;
+use crate::account::{Charge, TenantAccount};
 use crate::config::{Config, Model, Tenant};
+use crate::holder::Replica;
+use crate::ledger::Version;
 use crate::queue::{GroupIndex, TenantIndex};
 use crate::units::{Millis, ModelName, Priority, TenantId, Tokens};
 use hashbrown::HashTable;
 use rustc_hash::FxHashMap;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 /// A model, by its place in [`Tenants`].
@@ -74,6 +77,10 @@ pub(super) struct TenantState {
     /// As configured; `None` when a reload has taken the tenant away while its last calls run.
     pub(super) terms: Option<Terms>,
     pub(super) account: TenantAccount,
+    /// Calls that wait for the ledger's word on the account, the first to come first. Some may have left.
+    pub(super) applicants: VecDeque<Applicant>,
+    /// When the ledger is asked next, as [`super::Admission::schedule`] has set it.
+    pub(super) next_call: Option<Millis>,
     /// When each of its running calls began.
     running: Starts,
     /// Request bytes that Envoy holds for its waiting calls.
@@ -84,7 +91,7 @@ pub(super) struct TenantState {
     pub(super) yields: Yields,
 }
 
-const _: () = assert!(size_of::<TenantState>() <= 192);
+const _: () = assert!(size_of::<TenantState>() <= 256);
 
 /// Indices are given once and stay: a reload adds tenants and models, and takes none out of the tables.
 #[derive(Debug, Default)]
@@ -100,12 +107,12 @@ pub(super) struct Tenants {
 
 impl Tenants {
     /// Takes over a configuration: new tenants get an account, known ones keep theirs under the new limits.
-    pub(super) fn configure(&mut self, config: &Config, now: Millis) {
+    pub(super) fn configure(&mut self, config: &Config, replica: &Replica, version: Version) {
         for state in &mut self.states {
             let settings = config.tenants.get(&state.id);
             state.terms = settings.map(|settings| Terms::of(&state.id, settings, &mut self.tiers));
             if let Some(settings) = settings {
-                state.account.set_limits(&settings.limits, now);
+                state.account.set_limits(&settings.limits, version, replica);
             }
         }
         for (id, settings) in &config.tenants {
@@ -115,7 +122,9 @@ impl Tenants {
                 self.states.push(TenantState {
                     id: id.clone(),
                     terms: Some(Terms::of(id, settings, &mut self.tiers)),
-                    account: TenantAccount::new(&settings.limits, now),
+                    account: TenantAccount::new(&settings.limits, version, replica),
+                    applicants: VecDeque::new(),
+                    next_call: None,
                     running: Starts::default(),
                     waiting_bytes: 0,
                     served: Tokens::ZERO,
@@ -144,6 +153,10 @@ impl Tenants {
         self.states.get_mut(usize::try_from(index.0).ok()?)
     }
 
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut TenantState> {
+        self.states.iter_mut()
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = (TenantIndex, &TenantState)> {
         (0..).map(TenantIndex).zip(&self.states)
     }
@@ -164,6 +177,27 @@ impl Tenants {
 }
 
 impl TenantState {
+    /// Charges a call, unless others wait for the ledger's word before it.
+    pub(super) fn charge(&mut self, tokens: Tokens, now: Millis) -> Charge {
+        let applicants = self.applicants();
+        self.account.charge(tokens, applicants, now)
+    }
+
+    /// How many wait for the ledger's word on the account.
+    pub(super) fn applicants(&self) -> u32 {
+        u32::try_from(self.applicants.len()).unwrap_or(u32::MAX)
+    }
+
+    /// The first applicant has its answer, or has left.
+    pub(super) fn heard(&mut self) {
+        self.applicants.pop_front();
+        self.account.stopped_applying();
+    }
+
+    pub(super) fn next_ledger_call(&self, now: Millis) -> Option<Millis> {
+        self.account.next_ledger_call(self.applicants(), now)
+    }
+
     pub(super) fn has_started(&mut self, at: Millis) {
         self.running.add(at);
     }

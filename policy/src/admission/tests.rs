@@ -1,18 +1,21 @@
 use super::*;
 use crate::config::reader::read_document;
-use crate::ledger::AccountLedger;
+use crate::holder::LeaseTerms;
+use crate::ledger::{Account, AccountLedger, Server};
 use crate::wire::{AdmissionRequest, KeyProof, Reason, WIRE_VERSION};
 use proptest::prelude::*;
 use serde_json::json;
 
-const TERMS: LeaseTerms = LeaseTerms { lease: Millis(2_000), longest_request: Millis(600_000) };
+const LEASE: LeaseTerms = LeaseTerms { lease: Millis(2_000), longest_request: Millis(600_000), shared: false };
 
 /// An admission core with a ledger beside it that always answers.
 struct World {
     core: Admission,
-    ledger: AccountLedger,
+    ledgers: BTreeMap<Account, AccountLedger>,
     now: Millis,
     asked: u64,
+    /// What was told while a decision was waited for, and is not about it.
+    unheard: Vec<Event>,
 }
 
 impl World {
@@ -28,19 +31,22 @@ impl World {
             ],
         });
         let config = read_document(&document, Config::read).unwrap();
-        let core = Admission::new(config, &"gate-0".into(), 1, &TERMS, Millis(0));
-        let mut world = World { core, ledger: AccountLedger::default(), now: Millis(0), asked: 0 };
+        let core = Admission::new(config, &Replica { id: "gate-0".into(), incarnation: 1, lease: LEASE }, Millis(0));
+        let mut world = World { core, ledgers: BTreeMap::new(), now: Millis(0), asked: 0, unheard: Vec::new() };
         world.sync();
         world
     }
 
     fn sync(&mut self) -> Vec<Event> {
-        let pool = PoolName::from("smol");
-        if let Some(request) = self.core.ask_ledger(&pool, self.now) {
-            let reply = self.ledger.sync(&request, self.now);
-            self.core.ledger_answered(&pool, Some(&reply), self.now);
+        let mut events = std::mem::take(&mut self.unheard);
+        events.extend(self.core.advance(self.now));
+        while let Some((account, request)) = self.core.ask_ledger(self.now) {
+            let ledger = self.ledgers.entry(account.clone()).or_default();
+            let reply = ledger.sync(&request, Server { run: "test", now: self.now }).reply;
+            self.core.ledger_answered(&account, Some(&reply), self.now);
+            events.extend(self.core.advance(self.now));
         }
-        self.core.advance(self.now)
+        events
     }
 
     fn wait(&mut self, span: u64) -> Vec<Event> {
@@ -71,11 +77,15 @@ impl World {
         };
         change(&mut request);
         let decision = self.core.request(&tenant.into(), None, &request, self.now);
-        let granted = self.sync().into_iter().find_map(|event| match event {
-            Event::Started(id, grant) if id == request.id => Some(Decision::Admitted(grant)),
-            Event::Started(..) | Event::Refused(..) => None,
+        let (own, others): (Vec<Event>, Vec<Event>) = self.sync().into_iter().partition(|event| match event {
+            Event::Started(id, _) | Event::Refused(id, _) => *id == request.id,
         });
-        (request.id, granted.unwrap_or(decision))
+        self.unheard = others;
+        let decided = own.into_iter().next().map(|event| match event {
+            Event::Started(_, grant) => Decision::Admitted(grant),
+            Event::Refused(_, refusal) => Decision::Rejected(refusal),
+        });
+        (request.id, decided.unwrap_or(decision))
     }
 
     fn admit(&mut self, tenant: &str) -> AdmissionId {
@@ -228,7 +238,8 @@ fn usage_of_a_call_that_nobody_admitted_is_charged_to_its_tenant() {
         Settlement { id: "x-1".into(), outcome: Outcome::Completed, usage, charge_to: Some(passed), timing: None };
     let settled = world.core.settle(&settlement, world.now).unwrap();
     assert_eq!((settled.usage.output, world.core.settle(&settlement, world.now)), (Tokens(400), None));
-    assert_eq!(world.core.account_state(&"a".into(), world.now).unwrap().1["tenant_tokens_per_minute"], 600);
+    world.sync();
+    assert_eq!(world.core.levels(&"a".into(), world.now)[&MeterName::TokensPerMinute], 600);
 }
 
 #[test]
@@ -240,7 +251,7 @@ fn usage_that_the_context_does_not_allow_is_estimated_instead() {
         (settled.usage.source, settled.usage.input, settled.usage.output),
         (UsageSource::Estimated, Tokens(10), Tokens(20))
     );
-    assert_eq!(world.core.account_state(&"a".into(), world.now).unwrap().1["tenant_tokens_per_minute"], 970);
+    assert_eq!(world.core.levels(&"a".into(), world.now)[&MeterName::TokensPerMinute], 970);
 }
 
 #[derive(Clone, Debug)]

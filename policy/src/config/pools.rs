@@ -4,8 +4,9 @@ use super::models::Price;
 use super::reader::Section;
 use super::tenants::Groups;
 use super::weights::read_shares;
-use super::{MOST_PER_WINDOW, MOST_SLOTS};
+use super::{MOST_PER_WINDOW, MOST_SLOTS, read_outage};
 use crate::bucket::Rate;
+use crate::holder::Outage;
 use crate::queue::GroupIndex;
 use crate::units::{GroupName, ModelName, PoolName, Tokens};
 use crate::wire::Usage;
@@ -22,6 +23,8 @@ pub struct Pool {
     pub tokens_per_s: Option<Rate>,
     /// Input and output of one sequence together; absent does not limit.
     pub context_length: Option<Tokens>,
+    /// What happens while the ledger does not answer.
+    pub outage: Outage,
     /// Shares of groups by their index, 1 to 1,000,000. Empty: groups do not matter in this pool.
     pub shares: BTreeMap<GroupIndex, u64>,
 }
@@ -121,6 +124,7 @@ fn read_pool(
         requests_per_s: requests_per_s.map(|amount| Rate::per_second(amount, amount)),
         tokens_per_s: tokens_per_s.map(|amount| Rate::per_second(amount, burst.unwrap_or(amount))),
         context_length,
+        outage: read_outage(section),
         shares: shares
             .into_iter()
             .filter_map(|(group, share)| Some((*groups.by_name.get(&GroupName::from(group))?, share)))

@@ -2,9 +2,10 @@
 
 use super::pools::{Model, slots};
 use super::reader::Section;
-use super::{MOST_PER_WINDOW, MOST_WEIGHT};
+use super::{MOST_PER_WINDOW, MOST_WEIGHT, read_outage};
 use crate::account::Limits;
 use crate::bucket::Rate;
+use crate::holder::Outage;
 use crate::queue::GroupIndex;
 use crate::units::{GroupName, ModelName, Priority, TenantId, Tokens};
 use std::collections::{BTreeMap, BTreeSet};
@@ -170,6 +171,7 @@ fn read_tenant(
     let weight = section.integer("weight", 1..=MOST_WEIGHT).unwrap_or(1);
     let (default_priority, ceiling) = read_priority(&section.section("priority"));
     let (limits, output_ceiling) = read_limits(&section.section("limits"));
+    let limits = Limits { outage: read_outage(section), ..limits };
     let allowed: Option<BTreeSet<ModelName>> =
         section.has("models").then(|| section.texts("models").into_iter().map(ModelName::from).collect());
     for model in allowed.iter().flatten().filter(|model| !models.contains_key(*model)) {
@@ -296,6 +298,7 @@ fn read_limits(section: &Section<'_>) -> (Limits, Option<Tokens>) {
         requests_per_s: rate("requests_per_s").map(|amount| Rate::per_second(amount, amount)),
         requests_per_min: rate("requests_per_min").map(Rate::per_minute),
         tokens_per_min: rate("tokens_per_min").map(Rate::per_minute),
+        outage: Outage::default(),
     };
     let output_ceiling = section.integer("max_tokens", 1..=MOST_OUTPUT).map(Tokens);
     section.finish();

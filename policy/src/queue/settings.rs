@@ -1,9 +1,11 @@
 //! How a pool's queue shares, and how much it holds.
 
 use crate::units::{Millis, Priority};
+use serde::{Deserialize, Serialize};
 
 /// How levels share.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum SharePolicy {
     /// The better level always first.
     Strict,

@@ -105,6 +105,14 @@ pub struct ChargedBy {
     tenant: u32,
 }
 
+impl ChargedBy {
+    /// The tenant's weight beside others of its level.
+    #[must_use]
+    pub fn tenant(self) -> u64 {
+        u64::from(self.tenant)
+    }
+}
+
 impl Tree {
     pub(super) fn new(shares: Shares) -> Self {
         Self {
@@ -160,7 +168,7 @@ impl Tree {
         }
     }
 
-    fn weight(&self, tenant: TenantIndex) -> u32 {
+    pub(super) fn weight(&self, tenant: TenantIndex) -> u32 {
         self.weights.get(&tenant).copied().unwrap_or(1)
     }
 
@@ -233,6 +241,22 @@ impl Tree {
     /// What everyone who waits will be charged.
     pub(super) fn waiting_charge(&self) -> Tokens {
         self.groups.iter().fold(Tokens::ZERO, |sum, group| sum.plus(group.charge))
+    }
+
+    /// The flow whose turn it is, then the first flows of every level that has waiters, the very first ones of all levels
+    /// before the second ones.
+    pub(super) fn first_flows(&self, most: usize) -> Vec<FlowIndex> {
+        let next = self.next();
+        let levels = self.groups.iter().flat_map(|group| &group.levels).filter(|level| level.waiting > 0);
+        let of_levels: Vec<Vec<FlowIndex>> = levels.map(|level| level.order.lowest_first(most)).collect();
+        let ranks = 0..of_levels.iter().map(Vec::len).max().unwrap_or(0);
+        let by_rank = ranks.flat_map(|rank| of_levels.iter().filter_map(move |flows| flows.get(rank).copied()));
+        next.into_iter().chain(by_rank.filter(|flow| Some(*flow) != next)).take(most).collect()
+    }
+
+    /// A flow, and what it weighs beside others of its level.
+    pub(super) fn flow(&self, index: FlowIndex) -> Option<(Flow, u64)> {
+        self.leaf(index).map(|leaf| (leaf.flow, u64::from(leaf.weight)))
     }
 
     /// Waiting calls of one level, over all groups.

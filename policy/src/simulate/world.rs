@@ -11,15 +11,15 @@ use super::trace::{Arrival, Trace};
 use crate::adaptive::Adapting;
 use crate::admission::{Admission, Decision, Event};
 use crate::config::ChargeWeights;
-use crate::holder::LeaseTerms;
-use crate::ledger::AccountLedger;
+use crate::holder::{LeaseTerms, Replica};
+use crate::ledger::{Account, AccountLedger, Server, Version};
 use crate::schedule::UnixMillis;
 use crate::units::{AdmissionId, Millis, ModelName, PoolName, Priority, Tokens};
 use crate::wire::{AdmissionRequest, KeyProof, Outcome, Settlement, Usage, UsageSource, WIRE_VERSION};
 use std::collections::BTreeMap;
 
 /// With one replica a lease decides nothing, and renewing it seldom saves time.
-const TERMS: LeaseTerms = LeaseTerms { lease: Millis(60_000), longest_request: Millis(2 * 86_400_000) };
+const LEASE: LeaseTerms = LeaseTerms { lease: Millis(60_000), longest_request: Millis(2 * 86_400_000), shared: false };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -40,7 +40,8 @@ pub(super) struct World<'t> {
     setup: &'t Setup,
     trace: &'t Trace,
     core: Admission,
-    pools: Vec<(PoolName, AccountLedger)>,
+    pools: Vec<PoolName>,
+    ledgers: BTreeMap<Account, AccountLedger>,
     /// By model of the trace.
     charges: Vec<ChargeWeights>,
     /// Default level and ceiling, by tenant of the trace.
@@ -52,7 +53,6 @@ pub(super) struct World<'t> {
     adapting: Adapting,
     /// When an adaptive window ends, or the first begins; `None` while they are off.
     next_window: Option<Millis>,
-    next_sync: Millis,
     /// When the core has something to do by itself.
     next_wake: Option<Millis>,
     now: Millis,
@@ -65,8 +65,9 @@ pub(super) struct World<'t> {
 impl<'t> World<'t> {
     pub(super) fn new(setup: &'t Setup, trace: &'t Trace) -> Self {
         let config = &setup.config;
-        let core = Admission::new(config.clone(), &"simulated".into(), 1, &TERMS, Millis::ZERO);
-        let pools: Vec<_> = config.pools.keys().map(|name| (name.clone(), AccountLedger::default())).collect();
+        let replica = Replica { id: "simulated".into(), incarnation: 1, lease: LEASE };
+        let core = Admission::new(config.clone(), &replica, Millis::ZERO);
+        let pools: Vec<PoolName> = config.pools.keys().cloned().collect();
         let charge = |model: &String| config.models.get(&ModelName::from(model.as_str())).map(|model| model.charge);
         let levels = |tenant| match config.tenants.get(tenant) {
             Some(tenant) => (tenant.default_priority, tenant.ceiling),
@@ -76,6 +77,7 @@ impl<'t> World<'t> {
         Self {
             core,
             pools,
+            ledgers: BTreeMap::new(),
             charges: trace.models.iter().map(|model| charge(model).unwrap_or_default()).collect(),
             levels: trace.tenants.iter().map(levels).collect(),
             calls: Vec::with_capacity(trace.arrivals.len()),
@@ -83,7 +85,6 @@ impl<'t> World<'t> {
             next_rule: Some(Millis::ZERO),
             adapting: Adapting::default(),
             next_window: config.adaptive.enabled.then_some(Millis::ZERO),
-            next_sync: Millis::ZERO,
             next_wake: None,
             now: Millis::ZERO,
             tally,
@@ -100,8 +101,7 @@ impl<'t> World<'t> {
             self.pass_to(next);
             self.live();
         }
-        let names: Vec<PoolName> = self.pools.into_iter().map(|(name, _)| name).collect();
-        let report = self.tally.report(self.trace, &self.setup.config, &names, self.now);
+        let report = self.tally.report(self.trace, &self.setup.config, &self.pools, self.now);
         Report { adapted: adapted(&self.adapting), ..report }
     }
 
@@ -109,8 +109,8 @@ impl<'t> World<'t> {
     fn live(&mut self) {
         self.obey_rules();
         self.adapt_if_due();
-        self.sync_if_due();
-        if self.next_wake.is_some_and(|wake| wake <= self.now) {
+        let is_due = |at: Option<Millis>| at.is_some_and(|at| at <= self.now);
+        if is_due(self.next_wake) || is_due(self.core.next_ledger_call(self.now)) {
             self.advance();
         }
         while let Some(task) = self.agenda.take_due(self.now) {
@@ -127,9 +127,10 @@ impl<'t> World<'t> {
         if arrival.is_none() && self.core.is_idle() {
             return None;
         }
-        self.next_wake = self.core.next_wake(self.now);
-        let news = [arrival, self.agenda.next(), self.next_wake, self.next_rule, self.next_window];
-        let next = news.iter().fold(self.next_sync, |next, at| at.map_or(next, |at| next.min(at)));
+        self.next_wake = self.core.next_wake();
+        let by_time = [self.next_wake, self.next_rule, self.next_window, self.core.next_ledger_call(self.now)];
+        let news = [arrival, self.agenda.next()];
+        let next = by_time.into_iter().chain(news).flatten().min()?;
         // What is due and could not be done now must not stop the clock.
         Some(next.max(self.now.plus(Millis(1))))
     }
@@ -153,11 +154,11 @@ impl<'t> World<'t> {
         let rules = &self.setup.config.time_rules;
         let start = self.setup.start.0;
         let unix = UnixMillis(start.saturating_add(i64::try_from(self.now.0).unwrap_or(i64::MAX)));
-        self.core.apply(&rules.effective(&self.setup.config.settings(), unix), self.now);
+        let version = Version { since: u64::try_from(unix.0).unwrap_or(0), ..Version::default() };
+        self.core.apply(&rules.effective(&self.setup.config.settings(), unix), version);
         let next = rules.next_change(unix).and_then(|next| u64::try_from(next.0.saturating_sub(start)).ok());
         self.next_rule = next.map(Millis);
         self.next_wake = Some(self.now);
-        self.note_sync();
     }
 
     fn adapt_if_due(&mut self) {
@@ -200,8 +201,6 @@ impl<'t> World<'t> {
             }
             Decision::Queued => {
                 self.set(index, State::Queued);
-                self.note_sync();
-                self.sync_if_due();
             }
         }
         if let Some(after) = call.cancel_after {
@@ -210,8 +209,15 @@ impl<'t> World<'t> {
         self.advance();
     }
 
-    /// What the core decides by time, and in consequence of what has happened.
+    /// What the core decides by time, and in consequence of what has happened, until the ledger has no more to say.
     fn advance(&mut self) {
+        self.hear();
+        while self.sync() {
+            self.hear();
+        }
+    }
+
+    fn hear(&mut self) {
         let mut events = std::mem::take(&mut self.events);
         self.core.advance_into(self.now, &mut events);
         for event in events.drain(..) {
@@ -260,22 +266,16 @@ impl<'t> World<'t> {
         self.advance();
     }
 
-    fn sync_if_due(&mut self) {
-        if self.now < self.next_sync {
-            return;
+    /// Makes the calls to the ledger that are due; tells whether there were any.
+    fn sync(&mut self) -> bool {
+        let mut any = false;
+        while let Some((account, request)) = self.core.ask_ledger(self.now) {
+            any = true;
+            let ledger = self.ledgers.entry(account.clone()).or_default();
+            let synced = ledger.sync(&request, Server { run: "simulated", now: self.now });
+            self.core.ledger_answered(&account, Some(&synced.reply), self.now);
         }
-        for (name, ledger) in &mut self.pools {
-            if let Some(request) = self.core.ask_ledger(name, self.now) {
-                let reply = ledger.sync(&request, self.now);
-                self.core.ledger_answered(name, Some(&reply), self.now);
-            }
-        }
-        self.next_wake = Some(self.now);
-        self.note_sync();
-    }
-
-    fn note_sync(&mut self) {
-        self.next_sync = self.core.next_ledger_call_of_any(self.now).unwrap_or(Millis(u64::MAX));
+        any
     }
 
     fn call(&self, index: usize) -> Option<(usize, &'t Arrival, Priority)> {

@@ -4,7 +4,7 @@ use crate::chance::Chance;
 use crate::setup::{Setup, TenantSetup};
 use crate::world::{Ask, LEASE_MS, World, id, started};
 use sluice_policy::admission::{Decision, Fate};
-use sluice_policy::units::{Millis, Tokens};
+use sluice_policy::units::Tokens;
 use sluice_policy::wire::{Outcome, Usage, UsageSource};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -47,7 +47,7 @@ impl Shop {
     /// Lets time pass until something happens.
     fn pass(&mut self) {
         let now = self.world.now;
-        let wake = self.world.core.next_wake(Millis(now)).map_or(u64::MAX, |at| at.0.max(now + 1));
+        let wake = self.world.next_wake().map_or(u64::MAX, |at| at.0.max(now + 1));
         let end = self.ends.first().map_or(u64::MAX, |(at, _)| *at);
         self.world.now = wake.min(end).min(now + LEASE_MS / 4);
         while let Some((at, number)) = self.ends.first().copied()

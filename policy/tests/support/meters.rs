@@ -3,12 +3,11 @@
 use crate::chance::cases;
 use crate::naive_bucket::NaiveBucket;
 use proptest::prelude::*;
-use sluice_policy::account::{Limits, TenantAccount};
 use sluice_policy::bucket::{Bucket, Rate};
 use sluice_policy::config::ChargeWeights;
 use sluice_policy::estimate::Yield;
 use sluice_policy::units::{Millis, Tokens};
-use sluice_policy::wire::{Reason, Usage};
+use sluice_policy::wire::Usage;
 
 #[derive(Clone, Debug)]
 enum Turn {
@@ -30,18 +29,6 @@ fn turn() -> impl Strategy<Value = Turn> {
         2 => (0_u64..50_000, 0_u64..50_000).prop_map(|(reserved, actual)| Turn::Correct(reserved, actual)),
         1 => rate().prop_map(Turn::Change),
     ]
-}
-
-fn limits() -> impl Strategy<Value = Limits> {
-    let some = |most: u64| prop::option::of(1..most);
-    (prop::option::of(1_u32..9), some(20), some(60), some(5_000)).prop_map(|(concurrent, per_s, per_min, tokens)| {
-        Limits {
-            concurrent,
-            requests_per_s: per_s.map(|amount| Rate::per_second(amount, amount)),
-            requests_per_min: per_min.map(Rate::per_minute),
-            tokens_per_min: tokens.map(Rate::per_minute),
-        }
-    })
 }
 
 proptest! {
@@ -92,67 +79,6 @@ proptest! {
         prop_assert_eq!(again, Millis((size * rate.window.0).div_ceil(rate.amount)));
         prop_assert!(bucket.allows(size, again));
         prop_assert_eq!(bucket.level(Millis(again.0 * 10)), i64::try_from(rate.burst).unwrap());
-    }
-
-    /// A charge is all or nothing, no limit is ever exceeded, and what a refusal promises about time is true.
-    #[test]
-    fn an_account_charges_every_limit_or_none_and_waits_are_honest(
-        limits in limits(), calls in prop::collection::vec((0_u64..4_000, 1_u64..3_000, any::<bool>()), 1..60),
-    ) {
-        let mut account = TenantAccount::new(&limits, Millis(0));
-        let (mut now, mut open) = (Millis(0), Vec::new());
-        for (pause, tokens, ends) in calls {
-            now = now.plus(Millis(pause));
-            let before = (account.levels(now), account.in_flight());
-            match account.charge(Tokens(tokens), now) {
-                Ok(()) => open.push(tokens),
-                Err(limited) => {
-                    prop_assert_eq!((account.levels(now), account.in_flight()), before);
-                    prop_assert_eq!(limited.wait.is_none(), limited.reason == Reason::TenantConcurrency);
-                    let later = limited.wait.map(|wait| account.clone().charge(Tokens(tokens), now.plus(wait)));
-                    prop_assert!(!matches!(later, Some(Err(again)) if again.reason == limited.reason));
-                }
-            }
-            prop_assert_eq!(account.in_flight() as usize, open.len());
-            prop_assert!(limits.concurrent.is_none_or(|limit| account.in_flight() <= limit));
-            if ends && let Some(reserved) = open.pop() {
-                account.settle(Tokens(reserved), Tokens(reserved / 2), now);
-            }
-        }
-    }
-
-    /// Whatever happened in between, whoever gets everything back stands where it stood, a minute later at the latest.
-    #[test]
-    fn an_account_returns_to_full_when_everything_was_released(
-        limits in limits(), calls in prop::collection::vec(1_u64..3_000, 1..30),
-    ) {
-        let mut account = TenantAccount::new(&limits, Millis(0));
-        let full = account.levels(Millis(0));
-        let fits = |tokens: &u64| account.charge(Tokens(*tokens), Millis(0)).is_ok();
-        for tokens in calls.into_iter().filter(fits).collect::<Vec<_>>() {
-            account.release(Tokens(tokens), Millis(0));
-        }
-        prop_assert_eq!((account.levels(Millis(0)), account.in_flight()), (full, 0));
-    }
-
-    /// A restart gives nobody a fresh minute: what the old process had drawn and the new one draws are both gone.
-    #[test]
-    fn a_restored_account_has_no_more_than_the_ledger_knew(
-        limits in limits(), before in 1_u64..5_000, since in 1_u64..5_000, age in 0_u64..90_000,
-    ) {
-        let mut old = TenantAccount::new(&limits, Millis(0));
-        let _ = old.charge(Tokens(before), Millis(0));
-        let mut new = TenantAccount::new(&limits, Millis(0));
-        let drawn = new.charge(Tokens(since), Millis(0)).is_ok();
-        new.restore(&old.levels(Millis(0)), Millis(age), Millis(0));
-        for (name, level) in new.levels(Millis(0)) {
-            let taken = match (drawn, name.as_str()) {
-                (false, _) => 0,
-                (true, "tenant_tokens_per_minute") => since,
-                (true, _) => 1,
-            };
-            prop_assert_eq!(level, old.levels(Millis(age))[&name] - i64::try_from(taken).unwrap());
-        }
     }
 
     /// A reservation lies between the least and what the client and the context allow, and the average between the

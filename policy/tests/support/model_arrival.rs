@@ -1,6 +1,6 @@
 //! What the documentation says about a call that arrives: whether it starts, waits, or is refused, and why.
 
-use super::{Call, LIMITS, Model, State, TOMBSTONE_MS};
+use super::{Call, LIMITS, Model, State, TOMBSTONE_MS, rates};
 use crate::naive_tree::Flow;
 use crate::setup::TenantSetup;
 use crate::world::{Ask, World, id};
@@ -14,6 +14,26 @@ impl Model {
     pub(crate) fn asked(&mut self, number: usize, ask: &Ask, decision: &Decision, world: &World) -> Result<(), String> {
         let now = world.now;
         let (call, early) = self.plan(number, ask, world);
+        // A tenant's limits cannot be charged beyond what is lent while the ledger does not answer, and what was used
+        // meanwhile it hears of late.
+        let tenant = &self.setup.tenants[ask.tenant];
+        let is_limited = tenant.concurrent.is_some() || rates(tenant).iter().any(Option::is_some);
+        let of_limits = |reason: Reason| {
+            [Reason::LedgerUnavailable, Reason::TenantConcurrency].contains(&reason) || LIMITS.contains(&reason)
+        };
+        if let Decision::Rejected(refusal) = decision
+            && is_limited
+            && world.has_failed
+            && of_limits(refusal.reason)
+            && early.is_none_or(of_limits)
+        {
+            self.past.push(Call { state: State::Refused(refusal.reason), ..call });
+            return Ok(());
+        }
+        let early = early.filter(|reason| {
+            let is_lenient = world.has_failed && of_limits(*reason) && !matches!(decision, Decision::Rejected(_));
+            !is_lenient
+        });
         if let Some(reason) = early {
             let Decision::Rejected(refusal) = decision else { return Err(format!("{reason:?} let in: {decision:?}")) };
             ensure!(refusal.reason == reason, "refused as {:?}, not {reason:?}", refusal.reason);
@@ -25,17 +45,27 @@ impl Model {
         let pool = call.flow.pool;
         let running = self.running().filter(|other| other.flow.pool == pool).count();
         let room = running < world.held(pool) as usize && self.has_tokens(pool, call.charge, now);
-        self.charge_tenant(&call, now)?;
+        self.charge_tenant(&call, world)?;
         match decision {
+            Decision::Admitted(grant) if !self.flows(pool).is_empty() => {
+                // It joined, and it was its turn: whoever stood there waits for more tokens than it needs.
+                ensure!(room, "a newcomer started without room");
+                let flows = self.flows(pool);
+                self.tree.lift(&flows, call.flow);
+                self.live.push(call.clone());
+                self.check_turn(&call)?;
+                self.check_grant(&call, grant, now)?;
+                self.start(call, now, world)
+            }
             Decision::Admitted(grant) => {
-                ensure!(self.flows(pool).is_empty(), "a newcomer overtook the queue");
                 ensure!(room, "a newcomer started without room");
                 self.check_grant(&call, grant, now)?;
                 self.start(call, now, world)
             }
             Decision::Queued => {
-                ensure!(!self.flows(pool).is_empty() || !room, "{call:?} must wait beside free capacity");
-                ensure!(self.full(&call).is_none(), "{call:?} was let into a full queue");
+                let is_lent = !world.has_failed || (world.is_healthy() && !self.has_rates(pool));
+                ensure!(!self.flows(pool).is_empty() || !room || !is_lent, "{call:?} must wait beside free capacity");
+                ensure!(self.full(&call).is_none() || world.has_failed, "{call:?} was let into a full queue");
                 let place = world.core.explain(&id(number)).and_then(|explanation| explanation.queued_at.clone());
                 let place = place.ok_or("a queued call without a place")?;
                 let patience = self.patience(ask);
@@ -48,7 +78,10 @@ impl Model {
                 Ok(())
             }
             Decision::Rejected(refusal) => {
-                ensure!(!self.flows(pool).is_empty() || !room, "{call:?} refused beside free capacity: {refusal:?}");
+                let is_free = self.flows(pool).is_empty()
+                    && room
+                    && (!world.has_failed || (world.is_healthy() && !self.has_rates(pool)));
+                ensure!(!is_free, "{call:?} refused beside free capacity: {refusal:?}");
                 let wait = refusal.estimated_wait_ms.ok_or("a refusal without an estimate")?.0;
                 self.check_position(&call, refusal.position.ok_or("a refusal without a position")?)?;
                 ensure!(refusal.retry_after_ms.is_some(), "a refusal without Retry-After");

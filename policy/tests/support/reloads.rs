@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use sluice_policy::admission::{Decision, Event};
 use sluice_policy::config::Config;
 use sluice_policy::config::reader::read_document;
+use sluice_policy::schedule::UnixMillis;
 use sluice_policy::units::{Millis, TenantId};
 use sluice_policy::wire::{Outcome, Usage};
 use std::collections::{BTreeMap, BTreeSet};
@@ -172,12 +173,12 @@ fn a_group_keeps_its_counter_and_share_when_the_list_of_groups_changes_order() {
     };
     let read = |groups| read_document(&document(groups), Config::read).unwrap();
     let mut world = World::new(&Setup::plain(1, vec![TenantSetup::plain(5); 2]));
-    world.core.configure(read(["internal", "external"]), Millis(0));
+    world.core.configure(read(["internal", "external"]), UnixMillis(1), Millis(0));
     for number in 0..400 {
         world.ask(number, &Ask::of(number % 2, 100));
     }
     assert_eq!(world.turn(), []);
-    world.core.configure(read(["external", "internal"]), Millis(0));
+    world.core.configure(read(["external", "internal"]), UnixMillis(1), Millis(0));
     let (mut running, mut internal) = (0, 0);
     for _ in 0..100 {
         world.end(running, 100);

@@ -5,6 +5,7 @@ use crate::model::{Model, State};
 use crate::setup::Setup;
 use crate::steps::{Step, applied, reloaded};
 use crate::world::{Ask, World};
+use sluice_policy::admission::Decision;
 use sluice_policy::units::{Millis, TenantId};
 use sluice_policy::wire::{Outcome, Usage, UsageSource};
 use std::collections::BTreeMap;
@@ -60,12 +61,7 @@ impl Run {
                 self.world.now += span;
                 Ok(())
             }
-            Step::WaitForWake => {
-                let wake = self.world.core.next_wake(Millis(self.world.now));
-                let due = wake.is_none_or(|wake| wake.0 > self.world.now);
-                self.world.now = wake.map_or(self.world.now, |wake| wake.0).max(self.world.now);
-                if due { Ok(()) } else { Err(format!("it should have woken at {wake:?}")) }
-            }
+            Step::WaitForWake => self.wait_for_wake(),
             Step::Ledger { answers } => {
                 self.world.ledger_answers = *answers;
                 Ok(())
@@ -93,9 +89,30 @@ impl Run {
         }
     }
 
+    /// Until somebody's time has come, or for some ticks of the ledger.
+    fn wait_for_wake(&mut self) -> Result<(), String> {
+        for _ in 0..20 {
+            let Some(wake) = self.world.next_wake() else { break };
+            if wake.0 <= self.world.now {
+                return Err(format!("it should have woken at {wake:?}"));
+            }
+            self.world.now = wake.0;
+            if self.world.core.next_wake().is_some_and(|wake| wake.0 <= self.world.now) {
+                break;
+            }
+            self.turn(false)?;
+        }
+        Ok(())
+    }
+
     fn ask(&mut self, number: usize, ask: &Ask) -> Result<(), String> {
         let decision = self.world.ask(number, ask);
-        self.model.asked(number, ask, &decision, &self.world)
+        self.model.asked(number, ask, &decision, &self.world)?;
+        if self.world.has_applied && matches!(decision, Decision::Rejected(_)) {
+            // It was live for a moment, other than a call that is refused on arrival.
+            self.model.bury(number, self.world.now);
+        }
+        Ok(())
     }
 
     fn settle(&mut self, number: usize, outcome: Outcome, usage: Usage) -> Result<(), String> {
@@ -135,7 +152,7 @@ impl Run {
             }
             self.turn(false)?;
             // A second at most, as an engine that renews leases sleeps at most.
-            let wake = self.world.core.next_wake(Millis(self.world.now)).map_or(0, |wake| wake.0);
+            let wake = self.world.next_wake().map_or(0, |wake| wake.0);
             self.world.now = wake.clamp(self.world.now + 1, self.world.now + 1_000);
         }
         if !self.world.core.is_idle() || !self.model.live.is_empty() {
@@ -152,10 +169,10 @@ impl Run {
         self.turn(true)?;
         let now = self.world.now;
         for pool in 0..self.world.pools.len() {
-            let told = self.world.ledger_level(pool);
+            let told = self.world.pool_tokens(pool);
             let expected = self.model.pool_tokens(pool, now);
-            if told != expected {
-                return Err(format!("the ledger is told of {told:?} tokens, not {expected:?}"));
+            if told != expected && !self.world.has_failed {
+                return Err(format!("the ledger knows of {told:?} tokens, not {expected:?}"));
             }
         }
         self.model.check_returned(now)
@@ -237,7 +254,7 @@ fn in_random_runs_every_answer_is_one_that_the_naive_model_allows_part_4() {
 #[test]
 fn the_random_runs_meet_every_kind_of_fate_often() {
     let mut fates: BTreeMap<String, u32> = BTreeMap::new();
-    for seed in 0..40 {
+    for seed in 0..80 {
         let mut chance = Chance::seeded(seed);
         let setup = Setup::random(&mut chance);
         let steps = Step::run(&mut chance, &setup, EVENTS);

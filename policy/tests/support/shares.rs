@@ -7,7 +7,6 @@ use proptest::prelude::*;
 use sluice_policy::admission::Decision;
 use sluice_policy::config::reader::read_document;
 use sluice_policy::schedule::{TimeRules, UnixMillis};
-use sluice_policy::units::Millis;
 
 /// Callers that always have enough calls waiting, one kind each: tenant and tokens.
 struct Backlog {
@@ -178,7 +177,7 @@ proptest! {
         // Whoever was ahead, whoever has a turn before it by the weights, and a full bucket.
         let patience = world.now + (burst + 4 * (large + (ahead as u64 + 10) * small)) * 1_000 / rate + 1_000;
         loop {
-            let wake = world.core.next_wake(Millis(world.now)).map_or(world.now + 500, |wake| wake.0);
+            let wake = world.next_wake().map_or(world.now + 500, |wake| wake.0);
             world.now = wake.clamp(world.now + 1, world.now + 500);
             let starts = started(world.turn());
             if starts.contains(&0) {
@@ -216,7 +215,7 @@ proptest! {
         for (at, shares) in [(1_772_449_200_000, day), (1_772_478_000_000, (day.1, day.0)), (1_772_535_600_000, day)] {
             let settings = rules.effective(&setup.settings(), UnixMillis(at));
             let waiting = backlog.world.waiting();
-            backlog.world.core.apply(&settings, Millis(backlog.world.now));
+            backlog.world.put_in_force(&settings);
             prop_assert_eq!(backlog.world.waiting(), waiting);
             backlog.forget();
             backlog.serve(400);

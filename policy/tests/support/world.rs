@@ -2,10 +2,12 @@
 
 use crate::setup::Setup;
 use sluice_policy::admission::{Admission, Decision, Event, Settled};
-use sluice_policy::holder::LeaseTerms;
-use sluice_policy::ledger::AccountLedger;
+use sluice_policy::holder::{LeaseTerms, Replica};
+use sluice_policy::ledger::{Account, AccountLedger, MeterName, Server, Version};
+use sluice_policy::schedule::{Settings, UnixMillis};
 use sluice_policy::units::{AdmissionId, Millis, PoolName, Priority, TenantId, Tokens};
 use sluice_policy::wire::{AdmissionRequest, KeyProof, Outcome, Settlement, Usage, UsageSource, WIRE_VERSION};
+use std::collections::BTreeMap;
 
 pub(crate) const LEASE_MS: u64 = 2_000;
 /// How long a call may run. Short, so that random runs see calls that nobody settles.
@@ -17,13 +19,19 @@ pub(crate) struct World {
     pub(crate) ledger_answers: bool,
     pub(crate) pools: Vec<PoolName>,
     pub(crate) tenants: Vec<TenantId>,
-    ledgers: Vec<AccountLedger>,
+    ledgers: BTreeMap<Account, AccountLedger>,
     /// When the calls that were answered last went out.
-    leased_at: Vec<Option<u64>>,
-    /// Whole tokens in each pool's bucket, as the ledger was told last.
-    levels: Vec<Option<i64>>,
+    answered_at: BTreeMap<Account, u64>,
+    /// What was told while a decision was waited for, and is not about it.
+    unheard: Vec<Event>,
+    /// The latest call was not decided about at once.
+    pub(crate) has_applied: bool,
+    /// Of what is in force.
+    changes: u64,
     /// The ledger has answered everything since.
     pub(crate) healthy_since: u64,
+    /// It has not always answered.
+    pub(crate) has_failed: bool,
 }
 
 /// A call as a client makes it.
@@ -92,18 +100,23 @@ pub(crate) fn request(number: usize, ask: &Ask) -> AdmissionRequest {
 
 impl World {
     pub(crate) fn new(setup: &Setup) -> Self {
-        let terms = LeaseTerms { lease: Millis(LEASE_MS), longest_request: Millis(LONGEST_MS) };
+        // A ledger of its own is exact to the call, as the naive model is.
+        let lease = LeaseTerms { lease: Millis(LEASE_MS), longest_request: Millis(LONGEST_MS), shared: false };
+        let replica = Replica { id: "gate-0".into(), incarnation: 1, lease };
         let pools = setup.pools.len();
         let mut world = Self {
-            core: Admission::new(setup.config(), &"gate-0".into(), 1, &terms, Millis(0)),
+            core: Admission::new(setup.config(), &replica, Millis(0)),
             now: 0,
             ledger_answers: true,
             pools: (0..pools).map(|index| format!("p{index}").into()).collect(),
             tenants: (0..setup.tenants.len()).map(|index| format!("t{index}").into()).collect(),
-            ledgers: vec![AccountLedger::default(); pools],
-            leased_at: vec![None; pools],
-            levels: vec![None; pools],
+            ledgers: BTreeMap::new(),
+            answered_at: BTreeMap::new(),
+            unheard: Vec::new(),
+            has_applied: false,
+            changes: 1,
             healthy_since: 0,
+            has_failed: false,
         };
         assert_eq!(world.turn(), []);
         world
@@ -111,32 +124,54 @@ impl World {
 
     /// What the service does after everything that happens: a call to each ledger that is due, then whoever can start.
     pub(crate) fn turn(&mut self) -> Vec<Event> {
-        let now = Millis(self.now);
-        for (pool, name) in self.pools.iter().enumerate() {
-            let Some(request) = self.core.ask_ledger(name, now) else { continue };
-            self.levels[pool] = request.levels.values().next().copied();
-            if self.ledger_answers {
-                let reply = self.ledgers[pool].sync(&request, now);
-                self.core.ledger_answered(name, Some(&reply), now);
-                self.leased_at[pool] = Some(self.now);
-            } else {
-                // Half of what is not answered was taken all the same.
-                if self.now.is_multiple_of(2) {
-                    self.ledgers[pool].sync(&request, now);
-                }
-                self.core.ledger_answered(name, None, now);
-                self.healthy_since = u64::MAX;
+        let mut events = std::mem::take(&mut self.unheard);
+        loop {
+            events.extend(self.core.advance(Millis(self.now)));
+            if !self.sync() {
+                return events;
             }
+        }
+    }
+
+    /// Makes the calls to the ledger that are due; tells whether there were any.
+    fn sync(&mut self) -> bool {
+        let (now, mut any) = (Millis(self.now), false);
+        while let Some((account, request)) = self.core.ask_ledger(now) {
+            any = true;
+            let ledger = self.ledgers.entry(account.clone()).or_default();
+            // Half of what is not answered was taken all the same.
+            let is_taken = self.ledger_answers || self.now.is_multiple_of(2);
+            let synced = is_taken.then(|| ledger.sync(&request, Server { run: "test", now }));
+            let reply = synced.filter(|_| self.ledger_answers).map(|synced| synced.reply);
+            if reply.is_some() {
+                self.answered_at.insert(account.clone(), self.now);
+            } else {
+                self.healthy_since = u64::MAX;
+                self.has_failed = true;
+            }
+            self.core.ledger_answered(&account, reply.as_ref(), now);
         }
         if self.ledger_answers && self.healthy_since == u64::MAX {
             self.healthy_since = self.now;
         }
-        self.core.advance(now)
+        any
+    }
+
+    /// When something happens by time alone: here, or because the ledger is to be asked.
+    pub(crate) fn next_wake(&self) -> Option<Millis> {
+        let core = &self.core;
+        core.next_wake().into_iter().chain(core.next_ledger_call(Millis(self.now))).min()
+    }
+
+    /// Whether the ledger has answered everything for longer than a tick.
+    pub(crate) fn is_healthy(&self) -> bool {
+        self.ledger_answers && self.healthy_since.saturating_add(200) <= self.now
     }
 
     /// Whether a pool's lease lasts: two seconds from when the call went out, less a fiftieth for the drift of clocks.
     pub(crate) fn is_leased(&self, pool: usize) -> bool {
-        self.leased_at[pool].is_some_and(|sent| self.now < sent + LEASE_MS - LEASE_MS / 50)
+        let sent = self.answered_at.get(&Account::Pool(self.pools[pool].clone()));
+        sent.is_some_and(|sent| self.now < sent + LEASE_MS - LEASE_MS / 50)
     }
 
     pub(crate) fn held(&self, pool: usize) -> u32 {
@@ -144,16 +179,35 @@ impl World {
     }
 
     pub(crate) fn ledger(&self, pool: usize) -> &AccountLedger {
-        &self.ledgers[pool]
+        &self.ledgers[&Account::Pool(self.pools[pool].clone())]
     }
 
-    pub(crate) fn ledger_level(&self, pool: usize) -> Option<i64> {
-        self.levels[pool]
+    /// What is left of a pool's tokens.
+    pub(crate) fn pool_tokens(&self, pool: usize) -> Option<i64> {
+        let levels = self.core.pool_levels(&self.pools[pool], Millis(self.now));
+        levels.get(&MeterName::TokensPerSecond).copied()
     }
 
     pub(crate) fn ask(&mut self, number: usize, ask: &Ask) -> Decision {
+        let request = request(number, ask);
         let (tenant, granted) = (&self.tenants[ask.tenant], ask.granted.map(level));
-        self.core.request(tenant, granted, &request(number, ask), Millis(self.now))
+        let decision = self.core.request(tenant, granted, &request, Millis(self.now));
+        self.has_applied = decision == Decision::Queued;
+        if self.has_applied { self.decided(&request.id) } else { decision }
+    }
+
+    /// What becomes of a call at once that had to wait for no more than the ledger.
+    fn decided(&mut self, of: &AdmissionId) -> Decision {
+        let events = self.turn();
+        let (own, others): (Vec<Event>, Vec<Event>) = events.into_iter().partition(|event| match event {
+            Event::Started(id, _) | Event::Refused(id, _) => id == of,
+        });
+        self.unheard = others;
+        match own.into_iter().next() {
+            Some(Event::Started(_, grant)) => Decision::Admitted(grant),
+            Some(Event::Refused(_, refusal)) => Decision::Rejected(refusal),
+            None => Decision::Queued,
+        }
     }
 
     pub(crate) fn settle(&mut self, number: usize, outcome: Outcome, usage: Usage) -> Option<Settled> {
@@ -196,10 +250,16 @@ impl World {
     }
 
     pub(crate) fn configure(&mut self, setup: &Setup) {
-        self.core.configure(setup.config(), Millis(self.now));
+        self.changes += 1;
+        self.core.configure(setup.config(), UnixMillis(i64::try_from(self.changes).unwrap()), Millis(self.now));
     }
 
     pub(crate) fn apply(&mut self, setup: &Setup) {
-        self.core.apply(&setup.settings(), Millis(self.now));
+        self.put_in_force(&setup.settings());
+    }
+
+    pub(crate) fn put_in_force(&mut self, settings: &Settings) {
+        self.changes += 1;
+        self.core.apply(settings, Version { since: self.changes, ..Version::default() });
     }
 }

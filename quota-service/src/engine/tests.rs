@@ -2,7 +2,7 @@ use super::*;
 use crate::ledger::EmbeddedLedger;
 use sluice_policy::config::Config;
 use sluice_policy::config::reader::read_document;
-use sluice_policy::holder::LeaseTerms;
+use sluice_policy::holder::{LeaseTerms, Replica};
 use sluice_policy::units::Tokens;
 use sluice_policy::wire::{KeyProof, Reason, UsageSource, WIRE_VERSION};
 
@@ -21,14 +21,12 @@ impl Bench {
             "tenants": [{"id": "a"}],
         });
         let config = read_document(&document, Config::read).unwrap();
-        let terms = LeaseTerms { lease: Millis(2_000), longest_request: Millis(60_000) };
-        let core = Admission::new(config, &"gate-0".into(), 1, &terms, Millis::ZERO);
+        let lease = LeaseTerms { lease: Millis(2_000), longest_request: Millis(60_000), shared: false };
+        let core = Admission::new(config, &Replica { id: "gate-0".into(), incarnation: 1, lease }, Millis::ZERO);
         let metrics = Arc::new(Metrics::new().unwrap());
-        let engine = Arc::new(Engine::new(core, "gate-0".into(), 1, metrics, Instant::now()));
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
-        let ledger: Arc<dyn Ledger> = Arc::new(EmbeddedLedger::default());
-        engine.spawn(&ledger, &stopped, &mut tasks);
+        let engine = Engine::start(core, Arc::new(EmbeddedLedger::default()), metrics, &stopped, &mut tasks);
         while !engine.is_ready() {
             tokio::task::yield_now().await;
         }

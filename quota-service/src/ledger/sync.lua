@@ -1,105 +1,746 @@
--- One account's ledger in Redis: the translation of AccountLedger::sync (policy/src/ledger.rs), replayed against it
--- by quota-service/tests/ledger_conformance.rs. Integers only; one key; all or nothing.
+-- One account's ledger in Redis: the translation of AccountLedger::sync (policy/src/ledger.rs), function by function and
+-- by the same names, replayed against it by quota-service/tests/ledger_conformance.rs. One key, all or nothing: what may
+-- fail is read first, then everything is written. docs/LEDGER.md explains every field of the key.
 --
--- KEYS[1]  the account, a hash. Fields (H is a holder): granted:H incarnation:H seq:H renewed_ms:H lease_ms:H spent:H;
---          expired:H and expired_until_ms:H, slots that H held when its lease ended, and may take up again;
---          zombies:<free at, ms> = slots of incarnations that are gone;
---          spent_before, level:<bucket>, levels_at_ms, capacity, v (format version).
--- ARGV     holder incarnation seq keep want capacity lease_ms longest_request_ms spent (bucket level)*
--- returns  seq granted zombies now_ms restored_age_ms|-1 (bucket level)*
-local key, holder = KEYS[1], ARGV[1]
+-- KEYS[1]  the account, a hash
+-- ARGV     1 holder   2 incarnation   3 seq   4 keep   5 want   6 lease   7 longest request   8 guarded   9 ahead
+--          10 the time that the holder expects, or nothing
+--          11 version   12 capacity   13 policy   14 levels   15 groups     as the hash keeps them
+--          16 limits    [[METER, AMOUNT, WINDOW, BURST, PERIOD], ...]; a budget has the window 0
+--          17 reports   [[METER, DRAWN, KEEP, PERIOD], ...]
+--          18 spent     [[SEQ, FLOW, WEIGHT, CHARGE], ...]; a FLOW is group/level/tenant
+--          19 rows      FLOW WEIGHT HEAD WAITING WAITED, a line each, in the holder's own order
+-- returns  what the ledger knows of the holder, its picks, and its parts of the meters: a line of `name=value ...` each
+--
+-- All numbers are integers below 2^53, which Lua's doubles hold exactly; names have no spaces, quotes or slashes.
+local key, me = KEYS[1], ARGV[1]
 local incarnation, seq, keep, want = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
-local capacity, lease, longest, spent = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local lease, longest, expected = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[10])
+local is_guarded, is_ahead = ARGV[8] == '1', ARGV[9] == '1'
 
--- Lua prints numbers of 1e14 and above in exponents, and Redis truncates those it returns.
-local function int(number) return string.format('%.0f', number) end
-local function set(field, number) redis.call('HSET', key, field, int(number)) end
+local FORMAT = '2'
+local TERMS = {'version', 'capacity', 'policy', 'levels', 'groups'}
+local STATE = {'spent', 'clock_offset', 'frozen_until', 'movable', 'swept_at', 'virtual_time'}
+local METERS = {'requests_per_second', 'requests_per_minute', 'tokens_per_second', 'tokens_per_minute', 'tokens_per_day',
+  'tokens_per_month'}
+local OF_HOLDER = {'holder:', 'lent:', 'drawn:', 'picks:', 'rows:'}
+local MOST_SKEW_MS, SWEEP_EVERY_MS, FRESH_MS = 2000, 60000, 250
+local MOST_REFILL, MOST_CHARGE, REBASE_AT, MOST_COUNTER = 2 ^ 36, 2 ^ 30, 2 ^ 50, 2 ^ 52
 
-local fields, flat = {}, redis.call('HGETALL', key)
-for i = 1, #flat, 2 do fields[flat[i]] = tonumber(flat[i + 1]) or 0 end
+-- What several functions share: the account, and the call's own view of it.
+local had = {}                          -- fields as they were read, '' for one that is not there
+local terms, state, meters, zombies = {}, {}, {}, {}
+local shares, lent, picks, rows = {}, {}, {}, {} -- by holder
+local share, drawn                      -- the caller's
+local is_stale, now, latest, is_frozen
+local granted, zombie_sum, capacity = 0, 0, 0    -- sums over all holders, kept up to date
+local open_rows = {}                    -- by holder: how many of its rows have more calls than slots
 
--- Zombies that have come free are forgotten; shares whose lease has ended become zombies.
-local granted_sum, zombie_sum, own_granted, own_expired = 0, 0, 0, 0
-local spent_before = fields['spent_before'] or 0
-local levels, has_levels = {}, false
-for field, value in pairs(fields) do
-  local kind, name = string.match(field, '^(%a+):(.*)$')
-  if kind == 'zombies' then
-    if tonumber(name) > now then zombie_sum = zombie_sum + value else redis.call('HDEL', key, field) end
-  elseif kind == 'granted' then
-    local expired = fields['expired:' .. name] or 0
-    if expired > 0 and fields['expired_until_ms:' .. name] <= now then
-      expired = 0
-      set('expired:' .. name, 0)
-    end
-    if value > 0 and fields['renewed_ms:' .. name] + fields['lease_ms:' .. name] <= now then
-      expired, value = value, 0
-      set(field, 0)
-      set('expired:' .. name, expired)
-      set('expired_until_ms:' .. name, now + longest)
-    end
-    -- Pods come and go under ever new names: who was silent for longer than a call runs is forgotten.
-    if name ~= holder and fields[field] == 0 and (fields['expired_until_ms:' .. name] or 0) <= now
-      and fields['renewed_ms:' .. name] + fields['lease_ms:' .. name] + longest <= now then
-      spent_before = spent_before + (fields['spent:' .. name] or 0)
-      for _, kind in ipairs({'granted', 'incarnation', 'seq', 'renewed_ms', 'lease_ms', 'spent', 'expired', 'expired_until_ms'}) do
-        redis.call('HDEL', key, kind .. ':' .. name)
+---------------------------------------------------------------------------------------------------- reading and writing
+
+-- Lua itself prints numbers of 1e14 and above in exponents.
+local function int(number) return string.format('%d', number) end
+
+-- Lua's own < goes by the server's locale.
+local function is_before(a, b)
+  for i = 1, math.min(#a, #b) do
+    local x, y = a:byte(i), b:byte(i)
+    if x ~= y then return x < y end
+  end
+  return #a < #b
+end
+
+-- Runs a command on many words. None has more arguments than Lua's stack has room for.
+local function in_parts(command, words, take)
+  for from = 1, #words, 1000 do
+    local answer = redis.call(command, key, unpack(words, from, math.min(from + 999, #words)))
+    for i, value in ipairs(take and answer or {}) do take(from + i - 1, value or '') end
+  end
+end
+
+-- A JSON object of numbers as a table, and back. (JSON is what Lua reads fastest; its own writer has 14 digits only, and
+-- writes {} as it pleases.)
+local function table_of(text) return text ~= '' and cjson.decode(text) or {} end
+local function text_of(values)
+  local words = {}
+  for name, value in pairs(values) do words[#words + 1] = string.format('"%s":%d', name, value) end
+  if #words == 0 then return '' end
+  table.sort(words)
+  return '{' .. table.concat(words, ',') .. '}'
+end
+
+-- Reads the account, unless another release has written it.
+local function read()
+  local fields = {'v', 'run', 'zombies', 'holders', unpack(TERMS)}
+  local function remember(i, value) had[fields[i]] = value end
+  for _, name in ipairs(STATE) do fields[#fields + 1] = name end
+  for _, name in ipairs(METERS) do fields[#fields + 1] = 'meter:' .. name end
+  for _, kind in ipairs(OF_HOLDER) do fields[#fields + 1] = kind .. me end
+  in_parts('HMGET', fields, remember)
+  if had.v ~= '' and had.v ~= FORMAT then return false end
+  fields = {}
+  for name in string.gmatch(had.holders, '%S+') do
+    for _, kind in ipairs(name ~= me and OF_HOLDER or {}) do fields[#fields + 1] = kind .. name end
+  end
+  in_parts('HMGET', fields, remember)
+  for name in string.gmatch(had.holders, '%S+') do
+    shares[name], lent[name] = cjson.decode(had['holder:' .. name]), table_of(had['lent:' .. name])
+    picks[name], rows[name] = table_of(had['picks:' .. name]), had['rows:' .. name]
+  end
+  share, zombies = shares[me], table_of(had.zombies)
+  for _, name in ipairs(TERMS) do terms[name] = had[name] end
+  for _, name in ipairs(STATE) do state[name] = tonumber(had[name]) or 0 end
+  for _, name in ipairs(METERS) do
+    local meter = had['meter:' .. name]
+    if meter ~= '' then meters[name] = cjson.decode(meter) end
+  end
+  return true
+end
+
+-- Only what differs is written: a replica is sent that much less.
+local changed, emptied = {}, {}
+local function put(field, value, was)
+  if value == (was or had[field]) then return end
+  if value == '' then emptied[#emptied + 1] = field
+  else changed[#changed + 1], changed[#changed + 2] = field, value end
+end
+
+local function put_share(name)
+  local s, given = shares[name], {}
+  for flow, pick in pairs(picks[name]) do
+    given[#given + 1] = string.format('"%s":{"slots":%d,"weight":%d,"head":%d,"at":%d}', flow, pick.slots, pick.weight,
+      pick.head, pick.at)
+  end
+  put('holder:' .. name, string.format('{"incarnation":%d,"seq":%d,"granted":%d,"zombies":%d,"zombies_until":%d,' ..
+    '"renewed_at":%d,"lease":%d,"asserted":%d,"contended":%d}', s.incarnation, s.seq, s.granted, s.zombies,
+    s.zombies_until, s.renewed_at, s.lease, s.asserted, s.contended))
+  put('picks:' .. name, #given > 0 and '{' .. table.concat(given, ',') .. '}' or '')
+  put('lent:' .. name, text_of(lent[name]))
+end
+
+-- Writes what even a stale call may have changed, and what was put before.
+local function write()
+  local names = {}
+  for name, other in pairs(shares) do
+    names[#names + 1] = name
+    if other.is_changed then put_share(name) end
+  end
+  table.sort(names)
+  put('v', FORMAT)
+  put('holders', table.concat(names, ' '))
+  put('zombies', text_of(zombies))
+  for _, name in ipairs(STATE) do put(name, int(state[name])) end
+  in_parts('HSET', changed)
+  in_parts('HDEL', emptied)
+end
+
+-- What a holder is told.
+local function reply(name, wait)
+  local other, alone, given, parts = shares[name], 1, {}, {}
+  for others, share in pairs(shares) do
+    if others ~= name then
+      if share.granted > 0 then alone = 0 end
+      for _, amount in pairs(lent[others]) do
+        if amount > 0 then alone = 0 end
       end
     end
-    if name == holder then own_granted, own_expired = value, expired end
-    granted_sum, zombie_sum = granted_sum + value, zombie_sum + expired
-  elseif kind == 'level' then
-    levels[name], has_levels = value, true
+  end
+  for flow, pick in pairs(picks[name]) do given[#given + 1] = flow .. '=' .. int(pick.slots) end
+  for meter, known in pairs(meters) do
+    local part = lent[name][meter] or 0
+    parts[#parts + 1] = string.format('%s=%d/%d/%d/%d', meter, part, known.level, known.fraction, known.period)
+  end
+  local text = string.format('incarnation=%d seq=%d granted=%d contended=%d now=%d alone=%d zombies=%d',
+    other.incarnation, other.seq, other.granted, other.contended, now, alone, zombie_sum)
+  if wait then text = text .. ' wait=' .. int(wait) end
+  if is_frozen then text = text .. ' frozen_until=' .. int(state.frozen_until) end
+  return text .. '\n' .. table.concat(given, ' ') .. '\n' .. table.concat(parts, ' ')
+end
+
+------------------------------------------------------------------------------------------------------- time and leases
+
+-- What a holder saw pass since its last reply tells a clock that was set from one that runs.
+local function tell_time()
+  local time = redis.call('TIME')
+  local server = time[1] * 1000 + math.floor(time[2] / 1000)
+  if expected and not is_stale and had.version ~= '' then
+    local skew = server + state.clock_offset - expected
+    if math.abs(skew) > MOST_SKEW_MS then state.clock_offset = state.clock_offset - skew end
+  end
+  now = math.max(0, server + state.clock_offset)
+  latest = now + longest
+end
+
+-- Freezes after a failover, a restart, or the loss of this account. A server that knows less than holders do has
+-- another run id: a replica that took over, or one that was started again from what it had saved.
+local function watch_for_loss()
+  local info, frozen_for = redis.call('INFO', 'server'), nil
+  local run = string.match(info, '^%w+', select(2, string.find(info, 'run_id:', 1, true)) + 1)
+  if had.version == '' then
+    frozen_for = keep > 0 and lease + longest or is_guarded and lease or 0
+  elseif run ~= had.run then
+    frozen_for, state.movable = lease + longest, 0
+    for _, other in pairs(shares) do other.asserted, other.is_changed = 0, true end
+  elseif keep > 0 and now < state.frozen_until and not (share and share.incarnation == incarnation) then
+    -- Born empty, and now somebody turns up who holds something of what was there before.
+    frozen_for = lease + longest
+  end
+  state.frozen_until = math.max(state.frozen_until, frozen_for and now + frozen_for or 0)
+  is_frozen = now < state.frozen_until
+  put('run', run)
+end
+
+-- Leases that have ended become zombies, zombies come free, and who was silent for longer than a call runs is forgotten.
+local function expire()
+  local kept = {}
+  for free_at, slots in pairs(zombies) do
+    if tonumber(free_at) > now then
+      -- Later than `latest` only by a clock that ran ahead and was set right again.
+      local at = int(math.min(free_at, latest))
+      kept[at], zombie_sum = (kept[at] or 0) + slots, zombie_sum + slots
+    end
+  end
+  zombies = kept
+  for name, other in pairs(shares) do
+    local silent_since = other.renewed_at + other.lease + longest
+    if name ~= me and other.granted == 0 and other.zombies_until <= now and silent_since <= now then
+      shares[name] = nil
+      for _, kind in ipairs(OF_HOLDER) do put(kind .. name, '') end
+    else
+      if other.renewed_at > now or other.zombies_until > latest then
+        other.renewed_at, other.zombies_until = math.min(other.renewed_at, now), math.min(other.zombies_until, latest)
+        other.is_changed = true
+      end
+      if other.zombies > 0 and other.zombies_until <= now then other.zombies, other.is_changed = 0, true end
+      if other.granted > 0 and other.renewed_at + other.lease <= now then
+        other.zombies, other.granted, other.zombies_until = other.granted, 0, latest
+        picks[name], other.is_changed = {}, true
+      end
+      granted, zombie_sum = granted + other.granted, zombie_sum + other.zombies
+    end
   end
 end
 
-local old_incarnation, old_seq = fields['incarnation:' .. holder], fields['seq:' .. holder]
-if old_incarnation and (incarnation < old_incarnation or (incarnation == old_incarnation and seq <= old_seq)) then
-  return {int(old_seq), int(own_granted), int(zombie_sum), int(now), '-1'}
+------------------------------------------------------------------------------------------------------ terms and meters
+
+-- What exceeds a full bucket is lost.
+local function cap(meter)
+  if meter.level >= meter.burst then meter.level, meter.fraction = meter.burst, 0 end
 end
 
--- From here on this holder's share is written anew: out of the sums with what it was.
-local held = math.max(own_granted, own_expired)
-granted_sum, zombie_sum = granted_sum - own_granted, zombie_sum - own_expired
-local is_new = not old_incarnation or old_incarnation < incarnation
-if is_new and old_incarnation then
-  spent_before = spent_before + (fields['spent:' .. holder] or 0)
-  if held > 0 then
-    redis.call('HINCRBY', key, 'zombies:' .. int(now + longest), int(held))
-    zombie_sum = zombie_sum + held
+local function refill(meter)
+  if meter.window == 0 then return end
+  local elapsed = math.max(0, now - meter.refilled_at)
+  meter.refilled_at = math.max(meter.refilled_at, now)
+  if elapsed > math.floor(MOST_REFILL * meter.window / meter.amount) then
+    meter.level, meter.fraction = meter.burst, 0
+    return
   end
-  held = 0
+  local gained = meter.fraction + elapsed * meter.amount
+  meter.level, meter.fraction = meter.level + math.floor(gained / meter.window), gained % meter.window
+  cap(meter)
 end
 
--- Of an expired lease only what became a zombie: a `keep` that was sent before must not create slots.
-local kept = math.min(held, keep)
-local free = math.max(0, capacity - granted_sum - kept - zombie_sum)
-local granted = kept + math.min(math.max(0, want - kept), free)
-
-set('v', 1)
-set('capacity', capacity)
-set('granted:' .. holder, granted)
-set('expired:' .. holder, 0)
-set('expired_until_ms:' .. holder, 0)
-set('incarnation:' .. holder, incarnation)
-set('seq:' .. holder, seq)
-set('renewed_ms:' .. holder, now)
-set('lease_ms:' .. holder, lease)
-set('spent:' .. holder, spent)
-set('spent_before', spent_before)
-
-local reply = {int(seq), int(granted), int(zombie_sum), int(now), '-1'}
-if is_new and has_levels then
-  reply[5] = int(math.max(0, now - fields['levels_at_ms']))
-  for name, level in pairs(levels) do
-    reply[#reply + 1] = name
-    reply[#reply + 1] = int(level)
+-- Takes over a limit: what has been drawn stays drawn. A later period begins with a full budget.
+local function set_limit(name, amount, window, burst, period)
+  local meter = meters[name]
+  local turns = meter.period < period
+  meter.level = turns and burst or meter.level + burst - meter.burst
+  meter.period = window == 0 and math.max(meter.period, period) or 0
+  meter.amount, meter.window, meter.burst, meter.fraction = amount, window, burst, 0
+  -- What was lent of the last period is worth nothing in this one.
+  for holder, other in pairs(turns and shares or {}) do
+    lent[holder][name], other.is_changed = lent[holder][name] and 0, true
   end
-else
-  for name in pairs(levels) do redis.call('HDEL', key, 'level:' .. name) end
-  for i = 10, #ARGV, 2 do redis.call('HSET', key, 'level:' .. ARGV[i], ARGV[i + 1]) end
-  set('levels_at_ms', now)
 end
-return reply
+
+-- Whether these terms are of an earlier version than those that are known; the first number of three counts most.
+local function is_outdated()
+  if had.version == '' or had.version == ARGV[11] then return false end
+  local known, told = {string.match(had.version, '(%d+) (%d+) (%d+)')}, {string.match(ARGV[11], '(%d+) (%d+) (%d+)')}
+  for i = 1, 3 do
+    if known[i] ~= told[i] then return tonumber(told[i]) < tonumber(known[i]) end
+  end
+  return false
+end
+
+-- The latest configuration counts; of two equal ones the one that was told last.
+local function take_terms()
+  if not is_outdated() then
+    for i, name in ipairs(TERMS) do
+      terms[name] = ARGV[10 + i]
+      put(name, terms[name])
+    end
+    local limited = {}
+    for _, limit in ipairs(cjson.decode(ARGV[16])) do
+      local name, amount, window, burst, period = unpack(limit)
+      limited[name] = true
+      meters[name] = meters[name] or {amount = amount, window = window, burst = burst, period = period, level = burst,
+        fraction = 0, refilled_at = now}
+      local meter = meters[name]
+      refill(meter)
+      if meter.amount ~= amount or meter.window ~= window or meter.burst ~= burst or meter.period ~= period then
+        set_limit(name, amount, window, burst, period)
+      end
+    end
+    for name in pairs(meters) do
+      if not limited[name] then meters[name] = nil end
+    end
+  end
+  capacity = tonumber(terms.capacity)
+end
+
+-- What the holder keeps. It cannot keep more than it was granted, or, after its lease ended, than what became a zombie:
+-- a `keep` that was sent before must not create slots. Only while the ledger is frozen a holder's first word counts more
+-- than the ledger's.
+local function take_share()
+  if share and share.incarnation ~= incarnation then
+    local slots, free_at = math.max(share.granted, share.zombies), int(latest)
+    if slots > 0 then zombies[free_at] = (zombies[free_at] or 0) + slots end
+    granted, zombie_sum, share = granted - share.granted, zombie_sum - share.zombies + slots, nil
+  end
+  drawn = share and table_of(had['drawn:' .. me]) or {}
+  if not share then
+    share = {incarnation = incarnation, seq = 0, granted = 0, zombies = 0, asserted = 0, contended = 0}
+    shares[me], lent[me], picks[me], rows[me] = share, {}, {}, ''
+  end
+  local held = math.max(share.granted, share.zombies)
+  local asserts = is_frozen and share.asserted == 0
+  local kept = asserts and keep or math.min(keep, held)
+  if is_frozen and not asserts then state.movable = state.movable + held - kept end
+  granted, zombie_sum = granted - share.granted + kept, zombie_sum - share.zombies
+  share.granted, share.zombies, share.zombies_until = kept, 0, 0
+  share.renewed_at, share.lease, share.asserted, share.is_changed = now, lease, 1, true
+end
+
+-- What it has drawn, and keeps of what it was lent. What it gives back is free again, what it drew beyond its part is
+-- owed. Of a budget's earlier period nothing comes back.
+local function take_draws()
+  for _, meter in pairs(meters) do refill(meter) end
+  for _, report in ipairs(cjson.decode(ARGV[17])) do
+    local name, total, keeps, period = unpack(report)
+    local meter = meters[name]
+    if meter then
+      local left, kept = (lent[me][name] or 0) - (total - (drawn[name] or 0)), 0
+      if period == meter.period then
+        kept = math.max(0, math.min(left, keeps))
+        meter.level = meter.level + left - kept
+        cap(meter)
+      end
+      lent[me][name], drawn[name] = kept, total
+    end
+  end
+  put('drawn:' .. me, text_of(drawn))
+end
+
+------------------------------------------------------------------------------------------------------------- the order
+
+-- The branches that this call touches: flows of levels of groups. `waiting` counts the rows below a branch (of a flow) or
+-- the flows that have some (of a level and a group); `open` those with more calls than slots.
+local groups, levels, flows = {}, {}, {}
+local function level_of(name)
+  local level = levels[name]
+  if not level then
+    local group_name = name:sub(1, -3)
+    local group = groups[group_name] or {name = group_name, levels = {}, waiting = 0, open = 0}
+    level = {name = name, is_p0 = name:byte(-1) == 48, group = group, flows = {}, waiting = 0, open = 0}
+    groups[group_name], levels[name], group.levels[#group.levels + 1] = group, level, level
+  end
+  return level
+end
+local function flow_of(name)
+  local flow = flows[name]
+  if not flow then
+    local level = level_of(string.match(name, '^[^/]*/%d'))
+    flow = {name = name, level = level, waiting = 0, open = 0, holders = {}}
+    flows[name], level.flows[#level.flows + 1] = flow, flow
+  end
+  return flow
+end
+local function flows_of(rows)
+  local list = {}
+  for flow in string.gmatch(rows, '\n(%S+)') do list[#list + 1] = flow_of(flow) end
+  return list
+end
+
+-- Counts a row at its flow, and at the branches above a flow that had none before or has none now.
+local function count(flow, kind, more)
+  local rows = flow[kind] + more
+  flow[kind] = rows
+  if rows == 0 or rows == more then
+    local level = flow.level
+    level[kind], level.group[kind] = level[kind] + more, level.group[kind] + more
+  end
+end
+local function open_row(holder, flow)
+  count(flow, 'open', 1)
+  flow.holders[#flow.holders + 1], open_rows[holder] = holder, (open_rows[holder] or 0) + 1
+end
+
+-- A row in full. Few are looked at closely, so rows are kept as text.
+local function row_of(holder, flow)
+  local text, pick = rows[holder], picks[holder][flow.name]
+  local _, last = string.find(text, '\n' .. flow.name .. ' ', 1, true)
+  local weight, head, waiting, waited = string.match(text, '^(%d+) (%d+) (%d+) (%d+)', last + 1)
+  -- Of two holders with calls of one flow, the next turn after a pick is the other's.
+  local since = pick and pick.at or math.max(0, string.match(text, '^%d+') - waited)
+  return {holder = holder, flow = flow, weight = weight + 0, head = head + 0, since = since, pick = pick,
+    open = waiting - (pick and pick.slots or 0)}
+end
+
+-- Counters are read where they are needed: those of groups and levels, then those of one level's flows.
+local is_read = false
+local function read_counters(level)
+  if not is_read then
+    is_read = true
+    local fields, branches = {}, {}
+    for name, group in pairs(groups) do fields[#fields + 1], branches[#branches + 1] = 'group:' .. name, group end
+    for name, other in pairs(levels) do fields[#fields + 1], branches[#branches + 1] = 'level:' .. name, other end
+    in_parts('HMGET', fields, function(i, value)
+      local branch, known = branches[i], table_of(value)
+      -- A sweep asks again, for those that no call has touched.
+      if branch.counter then return end
+      branch.field, branch.was, branch.counter, branch.time = fields[i], value, known.counter or 0, known.time or 0
+    end)
+  end
+  if level and not level.is_read then
+    level.is_read = true
+    local fields = {}
+    for i, flow in ipairs(level.flows) do fields[i] = 'counter:' .. flow.name end
+    in_parts('HMGET', fields, function(i, value) level.flows[i].was, level.flows[i].counter = value, tonumber(value) or 0 end)
+  end
+end
+
+-- Lifts what is idle of a flow's branches to the virtual time, so that nobody claims the past.
+local function wake(flow)
+  if flow.waiting > 0 then return end
+  local level, group = flow.level, flow.level.group
+  read_counters(level)
+  if group.waiting == 0 then group.counter = math.max(group.counter, state.virtual_time) end
+  if level.waiting == 0 then level.counter = math.max(level.counter, group.time) end
+  flow.counter = math.max(flow.counter, level.time)
+end
+
+-- Charges every branch above a flow so many times.
+local weights
+local function add(branch, weight, charge, times)
+  local scaled = math.ceil(math.min(charge, MOST_CHARGE) * 1024 / math.max(1, weight))
+  branch.counter = math.max(0, math.min(MOST_COUNTER, branch.counter + times * scaled))
+end
+local function adjust(flow, weight, charge, times)
+  local level = flow.level
+  read_counters(level)
+  weights = weights or {groups = table_of(terms.groups), levels = cjson.decode(terms.levels)}
+  add(level.group, weights.groups[level.group.name] or 1, charge, times)
+  add(level, weights.levels[level.name:byte(-1) - 47], charge, times)
+  add(flow, weight, charge, times)
+end
+
+-- The smallest counter of those that wait, and of the one that starts.
+local function lowest(branches, own, without_p0)
+  local counter = own.counter
+  for _, branch in pairs(branches) do
+    if branch.waiting > 0 and branch.counter < counter and not (without_p0 and branch.is_p0) then counter = branch.counter end
+  end
+  return counter
+end
+
+-- Charges a start, and lets virtual time run: to the counter of what starts, but not past anyone who waits.
+local function charge(flow, weight, amount)
+  local level, group, is_hybrid = flow.level, flow.level.group, terms.policy == 'hybrid'
+  read_counters(level)
+  state.virtual_time = math.max(state.virtual_time, lowest(groups, group))
+  -- P0's turn is no matter of counters, so its own says nothing about the others.
+  if not (is_hybrid and level.is_p0) then group.time = math.max(group.time, lowest(group.levels, level, is_hybrid)) end
+  level.time = math.max(level.time, lowest(level.flows, flow))
+  adjust(flow, weight, amount, 1)
+end
+
+-- Forgets flows that are not ahead of their level's virtual time and do not wait, and keeps counters small. Only this
+-- looks at all there are.
+local function sweep()
+  if now - state.swept_at < SWEEP_EVERY_MS then return end
+  state.swept_at = now
+  local flat, level_at = redis.call('HGETALL', key), {}
+  for i = 1, #flat, 2 do
+    local level = string.match(flat[i], '^counter:([^/]*/%d)') or string.match(flat[i], '^level:(.*)')
+    level_at[i] = level and level_of(level)
+  end
+  is_read = false
+  read_counters()
+  local function rebased(counter, time) return time >= REBASE_AT and math.max(0, counter - REBASE_AT / 2) or counter end
+  local function swept(counter, level) return counter <= level.time and 0 or rebased(counter, level.time) end
+  for _, flow in pairs(flows) do
+    read_counters(flow.level)
+    flow.counter = flow.waiting > 0 and rebased(flow.counter, flow.level.time) or swept(flow.counter, flow.level)
+  end
+  for i, level in pairs(level_at) do
+    local flow = string.match(flat[i], '^counter:(.*)')
+    local counter = flow and not flows[flow] and swept(tonumber(flat[i + 1]), level)
+    if counter then put(flat[i], counter > 0 and int(counter) or '', flat[i + 1]) end
+  end
+  for _, level in pairs(levels) do
+    level.counter, level.time = rebased(level.counter, level.group.time), rebased(level.time, level.time)
+  end
+  for _, group in pairs(groups) do
+    group.counter, group.time = rebased(group.counter, state.virtual_time), rebased(group.time, group.time)
+  end
+  state.virtual_time = rebased(state.virtual_time, state.virtual_time)
+end
+
+local function put_counters()
+  for _, branches in ipairs({groups, levels}) do
+    for _, branch in pairs(branches) do
+      local text = branch.counter and string.format('{"counter":%d,"time":%d}', branch.counter, branch.time)
+      if text then put(branch.field, text, branch.was) end
+    end
+  end
+  for name, flow in pairs(flows) do
+    if flow.counter then put('counter:' .. name, flow.counter > 0 and int(flow.counter) or '', flow.was) end
+  end
+end
+
+------------------------------------------------------------------------------------------------------- charges and rows
+
+-- Who waits elsewhere. Rows are fresh for a quarter of a second, and while their holder's lease lasts.
+local function find_rows_of_others()
+  for name, other in pairs(shares) do
+    if name ~= me and other.renewed_at + other.lease > now and now - other.renewed_at <= FRESH_MS then
+      for _, flow in ipairs(flows_of(rows[name])) do
+        count(flow, 'waiting', 1)
+        if not picks[name][flow.name] or row_of(name, flow).open > 0 then open_row(name, flow) end
+      end
+    end
+  end
+end
+
+-- Counts what was charged under numbers that this ledger has not seen yet, then lets the new rows take the place of the
+-- last ones. All branches are made before the first counter is read.
+local function take_charges_and_rows()
+  local last_flows, spent = flows_of(rows[me]), {}
+  for _, flow in ipairs(last_flows) do count(flow, 'waiting', 1) end
+  rows[me] = ARGV[19] ~= '' and int(now) .. '\n' .. ARGV[19] or ''
+  local told_flows = flows_of(rows[me])
+  for _, told in ipairs(cjson.decode(ARGV[18])) do
+    local first_told, flow, weight, amount = unpack(told)
+    if first_told > share.seq then spent[#spent + 1] = {flow = flow_of(flow), weight = weight, amount = amount} end
+  end
+  for flow in pairs(picks[me]) do flow_of(flow) end
+  share.seq = seq
+  -- What the last picks were charged virtually, the holder has told since.
+  for flow, pick in pairs(picks[me]) do adjust(flows[flow], pick.weight, pick.head, -pick.slots) end
+  picks[me] = {}
+  for _, told in ipairs(spent) do
+    state.spent = state.spent + told.amount
+    if told.amount < 0 then
+      adjust(told.flow, told.weight, -told.amount, -1)
+    else
+      wake(told.flow)
+      charge(told.flow, told.weight, told.amount)
+    end
+  end
+  for _, flow in ipairs(told_flows) do
+    wake(flow)
+    -- Each wakes beside those before it.
+    count(flow, 'waiting', 1)
+    open_row(me, flow)
+  end
+  for _, flow in ipairs(last_flows) do count(flow, 'waiting', -1) end
+  put('rows:' .. me, rows[me])
+end
+
+------------------------------------------------------------------------------------------------------------ handing out
+
+local function free()
+  local slots = math.max(0, capacity - granted - zombie_sum)
+  return is_frozen and math.min(slots, state.movable) or slots
+end
+local function grant(other, slots)
+  other.granted, granted, other.is_changed = other.granted + slots, granted + slots, true
+  if is_frozen then state.movable = math.max(0, state.movable - slots) end
+end
+
+-- What a call draws: one of what begins with `requests`, else its tokens.
+local function draw_of(meter, head) return meter:sub(1, 1) == 'r' and 1 or head end
+-- What of a meter a holder was lent and its picks will not draw.
+local function spare_of(holder, meter)
+  local spare = lent[holder][meter] or 0
+  for _, pick in pairs(picks[holder]) do spare = spare - draw_of(meter, pick.head) * pick.slots end
+  return math.max(0, spare)
+end
+-- Lending is debit: what is lost with its holder was drawn by nobody twice.
+local function lend(holder, meter, amount)
+  meters[meter].level, lent[holder][meter] = meters[meter].level - amount, (lent[holder][meter] or 0) + amount
+end
+
+-- The branch with the smallest counter; of two equal ones the first by name.
+local function first_of(branches, by_name)
+  local first
+  for _, branch in pairs(branches) do
+    if branch.open > 0 then
+      local less = not first or not by_name and branch.counter < first.counter
+      local equal = first and (by_name or branch.counter == first.counter)
+      if less or equal and is_before(branch.name, first.name) then first = branch end
+    end
+  end
+  return first
+end
+
+-- P0, then the group, the level, the flow with the smallest counter, then who waits longest.
+local function first_row()
+  read_counters()
+  local candidates, with_p0 = groups, {}
+  for _, level in pairs(terms.policy == 'hybrid' and levels or {}) do
+    if level.is_p0 and level.open > 0 then with_p0[#with_p0 + 1], candidates = level.group, with_p0 end
+  end
+  local group = first_of(candidates)
+  if not group then return nil end
+  local level = first_of(group.levels, terms.policy == 'strict' or candidates == with_p0)
+  read_counters(level)
+  local flow, first = first_of(level.flows), nil
+  for _, holder in ipairs(flow.holders) do
+    local row = row_of(holder, flow)
+    local is_earlier = not first or row.since < first.since
+    local is_equal = first and row.since == first.since
+    if row.open > 0 and (is_earlier or is_equal and is_before(holder, first.holder)) then first = row end
+  end
+  return first
+end
+
+-- The first row of the only holder where anybody waits, unless that row has all its slots.
+local function row_that_waits_alone()
+  local alone
+  for holder, open in pairs(open_rows) do
+    if open > 0 then
+      if alone then return nil end
+      alone = holder
+    end
+  end
+  local row = alone and row_of(alone, flow_of(string.match(rows[alone], '\n(%S+)')))
+  return row and row.open > 0 and row or nil
+end
+
+-- What a row's next call lacks: whether anything, and how long until it comes, if time is what brings it. And what is to
+-- be lent if it lacks nothing.
+local function lacking(row, head)
+  local lacks, wait, missing = false, 0, {}
+  for name, meter in pairs(meters) do
+    local amount, spare, is_rate = draw_of(name, head), spare_of(row.holder, name), meter.window > 0
+    local short = (is_rate and math.min(amount, meter.burst) or amount) - spare - meter.level
+    missing[name] = math.max(0, amount - spare)
+    if short > 0 then
+      -- Of a longer wait it tells a part.
+      local parts = math.max(0, math.min(short, MOST_REFILL) * meter.window - meter.fraction)
+      lacks, wait = true, is_rate and wait and math.max(wait, math.ceil(parts / meter.amount))
+    end
+  end
+  return lacks, wait, missing
+end
+
+-- Gives a row a slot with all that its next call draws, or nothing.
+local function pick(row)
+  -- A row's picks are charged alike: their calls' own charges are told when they start.
+  local head = row.pick and row.pick.head or row.head
+  local lacks, wait, missing = lacking(row, head)
+  if lacks then return false, wait end
+  for name, amount in pairs(missing) do lend(row.holder, name, amount) end
+  local given = row.pick or {slots = 0, weight = row.weight, head = head}
+  given.slots, given.at, picks[row.holder][row.flow.name] = given.slots + 1, now, given
+  grant(shares[row.holder], 1)
+  if row.open == 1 then
+    count(row.flow, 'open', -1)
+    open_rows[row.holder] = open_rows[row.holder] - 1
+  end
+  charge(row.flow, row.weight, head)
+  return true
+end
+
+-- What is free goes out, one slot with its tokens at a time, to the row whose turn it is. Whoever waits alone is served in
+-- its own order, which is then the global one. It knows that order beyond its first row, so of an account with rates it
+-- gets one turn at a time, and the slots it may use ahead.
+local function walk()
+  local row, served = row_that_waits_alone(), {}
+  local turns = row and row.holder == me and next(meters) and 1 or math.huge
+  while turns > 0 and free() > 0 do
+    row = row or first_row()
+    if not row then break end
+    local is_given, wait = pick(row)
+    if not is_given then return served, wait end
+    served[row.holder], row, turns = true, nil, turns - 1
+  end
+  return served
+end
+
+-- Whether somebody waits at another holder, or more is granted than there is since the capacity was lowered.
+local function is_contended(name)
+  if granted + zombie_sum > capacity then return true end
+  for other, open in pairs(open_rows) do
+    if other ~= name and open > 0 then return true end
+  end
+  return false
+end
+
+-- While nobody waits elsewhere, the caller gets slots and tokens to start calls without asking: of what is left of a
+-- meter a quarter of one holder's part.
+local function lend_ahead()
+  if want == 0 or is_contended(me) then return end
+  local holders = 0
+  for _, other in pairs(shares) do
+    if other.renewed_at + other.lease > now then holders = holders + 1 end
+  end
+  grant(share, math.min(math.max(0, want - share.granted), free()))
+  for name, meter in pairs(is_ahead and meters or {}) do
+    local spare = spare_of(me, name)
+    local target = math.floor(math.max(0, meter.level + spare) / (4 * math.max(1, holders)))
+    lend(me, name, math.max(0, target - spare))
+  end
+end
+
+-- Who must hear of it: those whose turn it was, and, once, who must hand back what comes free.
+local function told_by_notice(served)
+  local told = {}
+  for name, other in pairs(shares) do
+    local contended = is_contended(name) and 1 or 0
+    local is_news = contended > other.contended and other.granted > 0
+    if contended ~= other.contended then other.contended, other.is_changed = contended, true end
+    if name ~= me and (is_news or served[name]) then told[#told + 1] = name end
+  end
+  return told
+end
+
+local function put_meters()
+  for _, name in ipairs(METERS) do
+    local m = meters[name]
+    put('meter:' .. name, m and string.format('{"amount":%d,"window":%d,"burst":%d,"period":%d,"level":%d,' ..
+      '"fraction":%d,"refilled_at":%d}', m.amount, m.window, m.burst, m.period, m.level, m.fraction, m.refilled_at) or '')
+  end
+end
+
+--------------------------------------------------------------------------------------------------------------- the call
+
+-- %d needs 64 bits.
+assert(int(2 ^ 52) == '4503599627370496', 'sluice needs a server of 64 bits')
+if not read() then return redis.error_reply('ERR ' .. key .. ' is of format ' .. had.v) end
+is_stale = share and (incarnation < share.incarnation or incarnation == share.incarnation and seq <= share.seq)
+tell_time()
+watch_for_loss()
+expire()
+if is_stale then
+  write()
+  return reply(me)
+end
+take_terms()
+take_share()
+take_draws()
+find_rows_of_others()
+take_charges_and_rows()
+local served, wait = walk()
+lend_ahead()
+sweep()
+local told = told_by_notice(served)
+put_meters()
+put_counters()
+write()
+-- When nothing can fail any more. Who may not publish has a ledger all the same: others hear at their next call.
+for _, name in ipairs(told) do redis.pcall('PUBLISH', 'sluice:notices', key .. ' ' .. name .. '\n' .. reply(name)) end
+return reply(me, wait)

@@ -1,0 +1,204 @@
+//! Calls whose tenant's account is asked for at the ledger, and when which account is to be asked.
+
+use super::arrival::{Line, Patience};
+use super::live::{Live, LiveKey, State};
+use super::names::Names;
+use super::refusals::{Refused, over_limit, queue_full};
+use super::{Admission, Decision, Event};
+use crate::account::Charge;
+use crate::ledger::{Account, SyncReply, SyncRequest};
+use crate::queue::{Full, TenantIndex, Waiter};
+use crate::units::Millis;
+
+/// A call that applies for a part of its tenant's account.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Applicant {
+    key: LiveKey,
+    since: Millis,
+    patience: Patience,
+}
+
+impl Admission {
+    /// The next call to the ledger that is due, and for which account.
+    pub fn ask_ledger(&mut self, now: Millis) -> Option<(Account, SyncRequest)> {
+        self.ask_for_pools(now).or_else(|| self.ask_for_tenants(now))
+    }
+
+    /// The ledger's answer, or `None` when it did not answer. Tells whether it was an answer to the latest call. Call
+    /// [`Admission::advance`] after it.
+    pub fn ledger_answered(&mut self, account: &Account, reply: Option<&SyncReply>, now: Millis) -> bool {
+        match account {
+            Account::Pool(name) => {
+                let names = Names { tenants: &self.tenants, groups: &self.config.groups };
+                let pool = self.pools.iter_mut().find(|pool| pool.name == *name);
+                pool.is_some_and(|pool| pool.ledger_answered(reply, &names, now))
+            }
+            Account::Tenant(id) => {
+                let Some(index) = self.tenants.index(id) else { return false };
+                let state = self.tenants.get_mut(index);
+                let taken = state.is_some_and(|state| state.account.ledger_answered(id, reply, now));
+                self.hear_applicants(index, now);
+                taken
+            }
+        }
+    }
+
+    /// What another replica's call has changed for this one. Tells whether it was about the latest call. Call
+    /// [`Admission::advance`] after it.
+    pub fn ledger_noticed(&mut self, account: &Account, notice: &SyncReply, now: Millis) -> bool {
+        match account {
+            Account::Pool(name) => {
+                let names = Names { tenants: &self.tenants, groups: &self.config.groups };
+                let pool = self.pools.iter_mut().find(|pool| pool.name == *name);
+                pool.is_some_and(|pool| pool.holder.noticed(notice, &names))
+            }
+            Account::Tenant(id) => {
+                let Some(index) = self.tenants.index(id) else { return false };
+                let taken = self.tenants.get_mut(index).is_some_and(|state| state.account.ledger_noticed(id, notice));
+                self.hear_applicants(index, now);
+                taken
+            }
+        }
+    }
+
+    /// When [`Admission::ask_ledger`] will have something, if nothing else happens; `None` while all is asked.
+    #[must_use]
+    pub fn next_ledger_call(&self, now: Millis) -> Option<Millis> {
+        let pools = self.pools.iter().map(|pool| pool.next_ledger_call(now));
+        let tenants = self.tenant_calls.first().map(|(at, _)| *at);
+        pools.chain(tenants).min().filter(|next| *next < Millis(u64::MAX))
+    }
+
+    /// The last calls of this incarnation: they keep only what still runs.
+    pub fn give_back(&mut self, now: Millis) -> Vec<(Account, SyncRequest)> {
+        let names = Names { tenants: &self.tenants, groups: &self.config.groups };
+        let pools = self.pools.iter_mut();
+        let mut calls: Vec<_> =
+            pools.map(|pool| (Account::Pool(pool.name.clone()), pool.give_back(&names, now))).collect();
+        calls.extend(self.tenants.iter_mut().filter_map(|state| {
+            let request = state.account.give_back(&state.id, now)?;
+            Some((Account::Tenant(state.id.clone()), request))
+        }));
+        calls
+    }
+
+    /// A call stands in line for its tenant's account.
+    pub(super) fn apply_for(&mut self, live: Live, patience: Patience, now: Millis) -> Result<Decision, Refused> {
+        let (flow, pool) = (live.flow, live.pool);
+        let most = self.config.queue.depth_per_tenant;
+        let tenant = self.tenants.get_mut(flow.tenant).filter(|tenant| tenant.applicants.len() < most);
+        let Some(tenant) = tenant else {
+            let name = self.pools.get(pool.0).map_or_else(|| "".into(), |pool| pool.name.clone());
+            return Err(queue_full(Full::Tenant, &name, flow.level, &self.config.queue));
+        };
+        let key = self.live.insert(live);
+        tenant.applicants.push_back(Applicant { key, since: now, patience });
+        self.schedule(flow.tenant, now);
+        Ok(Decision::Queued)
+    }
+
+    /// Applicants that are not heard yet.
+    pub(super) fn applicants(&self) -> impl Iterator<Item = LiveKey> {
+        self.tenants.iter().flat_map(|(_, tenant)| tenant.applicants.iter().map(|applicant| applicant.key))
+    }
+
+    /// Sets a tenant's next call to the ledger anew; to be called whenever its account has changed.
+    pub(super) fn schedule(&mut self, index: TenantIndex, now: Millis) {
+        let Some(tenant) = self.tenants.get_mut(index) else { return };
+        let Some(next) = tenant.next_ledger_call(now) else { return };
+        // A later moment is found out when the earlier one has come.
+        if tenant.next_call.is_none_or(|set| next < set) {
+            if let Some(set) = tenant.next_call.replace(next) {
+                self.tenant_calls.remove(&(set, index));
+            }
+            self.tenant_calls.insert((next, index));
+        }
+    }
+
+    /// A call that has begun to run is watched until it must have ended.
+    pub(super) fn note_running(&mut self, key: LiveKey, state: State, now: Millis) {
+        if let State::Running { .. } = state {
+            self.live.start(key, now.plus(self.replica.lease.longest_request));
+        }
+    }
+
+    fn ask_for_pools(&mut self, now: Millis) -> Option<(Account, SyncRequest)> {
+        let live = &self.live;
+        let arrived = |waiter: &Waiter| live.get(LiveKey::from_bits(waiter.key)).map_or(now, |live| live.arrived);
+        let names = Names { tenants: &self.tenants, groups: &self.config.groups };
+        self.pools.iter_mut().find_map(|pool| {
+            let request = pool.ask_ledger(&names, arrived, now)?;
+            Some((Account::Pool(pool.name.clone()), request))
+        })
+    }
+
+    fn ask_for_tenants(&mut self, now: Millis) -> Option<(Account, SyncRequest)> {
+        while let Some((_, index)) = self.tenant_calls.first().copied().filter(|(at, _)| *at <= now) {
+            self.tenant_calls.pop_first();
+            let Some(tenant) = self.tenants.get_mut(index) else { continue };
+            tenant.next_call = None;
+            let first = tenant.applicants.front();
+            let first = first.and_then(|first| Some((self.live.get(first.key)?.reserved, first.since)));
+            let count = tenant.applicants();
+            let request = tenant.account.ask_ledger(&tenant.id, count, first, now);
+            let account = Account::Tenant(tenant.id.clone());
+            match request {
+                Some(request) => return Some((account, request)),
+                None => self.schedule(index, now),
+            }
+        }
+        None
+    }
+
+    /// The ledger has said something about a tenant: charges its applicants in order, until one must wait on.
+    fn hear_applicants(&mut self, index: TenantIndex, now: Millis) {
+        while let Some(tenant) = self.tenants.get_mut(index) {
+            let Some(applicant) = tenant.applicants.front().copied() else { break };
+            let Some(live) = self.live.get(applicant.key).cloned() else {
+                // Its caller has left.
+                tenant.heard();
+                continue;
+            };
+            match tenant.account.charge_applicant(live.reserved, applicant.since, now) {
+                Charge::Ask => break,
+                Charge::Charged => {
+                    tenant.heard();
+                    self.let_in(applicant, live, now);
+                }
+                Charge::Refused(limited) => {
+                    tenant.heard();
+                    let pool = self.pools.get(live.pool.0);
+                    let typical = pool.map_or(Millis::ZERO, |pool| {
+                        tenant.next_end(pool.pace.typical_service(), pool.drain_time(now), now)
+                    });
+                    let refusal = over_limit(&tenant.id, limited, typical);
+                    let refused = self.turn_away(applicant.key, refusal, now);
+                    self.news.extend(refused);
+                }
+            }
+        }
+        self.schedule(index, now);
+    }
+
+    fn let_in(&mut self, applicant: Applicant, mut live: Live, now: Millis) {
+        let Some(pool) = self.pools.get(live.pool.0) else { return };
+        let standing = pool.queue.standing(live.flow);
+        let held = self.tenants.get(live.flow.tenant).map_or(0, |tenant| tenant.waiting_bytes);
+        let line = Line { patience: applicant.patience, standing, held };
+        match self.enter(&mut live, applicant.key, line, now) {
+            Ok(granted) => {
+                let (id, state) = (live.id.clone(), live.state);
+                self.live.update(applicant.key, live);
+                self.note_running(applicant.key, state, now);
+                self.news.extend(granted.map(|grant| Event::Started(id, grant)));
+            }
+            Err(refusal) => {
+                if let Some(tenant) = self.tenants.get_mut(live.flow.tenant) {
+                    tenant.account.release(live.reserved);
+                }
+                let refused = self.turn_away(applicant.key, refusal, now);
+                self.news.extend(refused);
+            }
+        }
+    }
+}

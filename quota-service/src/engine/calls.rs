@@ -1,0 +1,111 @@
+//! The calls to the ledger: made in the same breath as what they tell of, answered here.
+
+use super::Engine;
+use crate::ledger::{Account, LedgerError, Notice};
+use sluice_policy::ledger::{SyncReply, SyncRequest};
+use std::sync::Arc;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Duration, Instant, timeout_at};
+
+/// A call on its way; of every account there is at most one.
+#[derive(Debug)]
+pub(super) struct Call {
+    pub(super) account: Account,
+    pub(super) request: SyncRequest,
+}
+
+type Answered = (Account, Result<SyncReply, LedgerError>);
+
+/// How long the last calls of all accounts may take together.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+impl Engine {
+    /// Sends the calls that the engine makes, and takes in answers and notices. Runs until shutdown, and then gives back
+    /// what this replica holds.
+    pub(super) async fn run_calls(
+        &self,
+        mut calls: mpsc::UnboundedReceiver<Call>,
+        mut shutdown: watch::Receiver<bool>,
+    ) {
+        let mut under_way = JoinSet::new();
+        let mut notices = self.ledger.notices();
+        let mut silence = Silence::default();
+        loop {
+            tokio::select! {
+                Some(call) = calls.recv() => self.send(call, &mut under_way),
+                Some(Ok((account, answer))) = under_way.join_next() => self.hear(&account, answer, &mut silence),
+                Some(notice) = notices.recv() => self.notice(&notice),
+                _ = shutdown.wait_for(|stop| *stop) => break,
+            }
+        }
+        // Their answers are nobody's business any more: what follows is later than they are.
+        under_way.detach_all();
+        self.give_back().await;
+    }
+
+    fn send(&self, Call { account, request }: Call, under_way: &mut JoinSet<Answered>) {
+        let ledger = Arc::clone(&self.ledger);
+        under_way.spawn(async move {
+            let answer = ledger.sync(&account, &request).await;
+            (account, answer)
+        });
+    }
+
+    fn hear(&self, account: &Account, answer: Result<SyncReply, LedgerError>, silence: &mut Silence) {
+        self.metrics.ledger_call(if answer.is_ok() { "answered" } else { "failed" });
+        silence.note(account, answer.as_ref().err());
+        let reply = answer.ok();
+        let taken = self.change(|core, now| core.ledger_answered(account, reply.as_ref(), now));
+        if reply.is_some() && !taken {
+            self.metrics.ledger_call("stale");
+            silence.note_stale(account);
+        }
+    }
+
+    fn notice(&self, Notice { account, holder, reply }: &Notice) {
+        if *holder == self.holder {
+            self.metrics.ledger_call("notice");
+            self.change(|core, now| core.ledger_noticed(account, reply, now));
+        }
+    }
+
+    async fn give_back(&self) {
+        let ends = Instant::now() + FAREWELL;
+        let mut last = JoinSet::new();
+        let calls = self.lock().core.give_back(self.now());
+        calls.into_iter().for_each(|(account, request)| self.send(Call { account, request }, &mut last));
+        while let Ok(Some(_)) = timeout_at(ends, last.join_next()).await {}
+    }
+}
+
+/// Logs the beginning and the end of a ledger's silence, not every failed call.
+#[derive(Default)]
+struct Silence {
+    is_silent: bool,
+    is_stale: bool,
+}
+
+impl Silence {
+    fn note(&mut self, account: &Account, error: Option<&LedgerError>) {
+        let was_silent = std::mem::replace(&mut self.is_silent, error.is_some());
+        match error {
+            Some(error) if !was_silent => {
+                tracing::warn!(%account, %error, "the ledger does not answer; what is leased goes on until it ends");
+            }
+            None if was_silent => tracing::info!(%account, "the ledger answers again"),
+            Some(_) | None => {}
+        }
+    }
+
+    /// The ledger answers, but to a later incarnation of this holder's name.
+    fn note_stale(&mut self, account: &Account) {
+        if !std::mem::replace(&mut self.is_stale, true) {
+            tracing::warn!(
+                %account,
+                "the ledger knows a later start of this holder: either another replica has the same ledger.holder, or \
+                 this machine's clock was set back"
+            );
+        }
+    }
+}
