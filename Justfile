@@ -37,10 +37,16 @@ e2e-full: (setup "full") build
 bench area: setup (build "release")
     @exec {{ target }}/release/bench "$1"
 
-# Run one area's random tests for long: `queue`, 100,000 simulated runs, an hour or so
+# Run one area's random tests for long: `queue`, 100,000 simulated runs, an hour; `ledger`, 100,000 calls, two minutes
 soak area runs="100000":
-    test "$1" = queue
-    SLUICE_SOAK_RUNS="$2" cargo test --release -p sluice-policy --test fair_queue
+    #!/usr/bin/env bash
+    set -euo pipefail
+    case "$1" in
+        queue) test=(-p sluice-policy --test fair_queue) ;;
+        ledger) test=(-p quota-service --test ledger_conformance) ;;
+        *) echo "no random tests of this name: $1" >&2; exit 64 ;;
+    esac
+    SLUICE_NEEDS_ALL_ENGINES=1 SLUICE_SOAK_RUNS="$2" cargo test --release "${test[@]}" -- --nocapture
 
 # Fuzz one target of filter/fuzz, or `all` one after the other, so many seconds each
 fuzz fuzz_target="all" seconds="60":

@@ -1,90 +1,68 @@
-//! What holds on every engine.
+//! Short stories with the facts that are expected of them. Their names say what they show.
 
-use super::rig::Rig;
-use proptest::prelude::*;
-use proptest::strategy::ValueTree;
-use proptest::test_runner::{Config, RngSeed, TestRunner};
-use sluice_policy::ledger::{AccountLedger, SyncRequest};
-use sluice_policy::units::{HolderId, Millis};
-use std::collections::BTreeMap;
-use std::future::Future;
-use std::pin::Pin;
+#[path = "cases/budgets.rs"]
+mod budgets;
+#[path = "cases/clock.rs"]
+mod clock;
+#[path = "cases/contention.rs"]
+mod contention;
+#[path = "cases/freeze.rs"]
+mod freeze;
+#[path = "cases/grants.rs"]
+mod grants;
+#[path = "cases/order.rs"]
+mod order;
+#[path = "cases/rates.rs"]
+mod rates;
+#[path = "cases/terms.rs"]
+mod terms;
+#[path = "cases/zombies.rs"]
+mod zombies;
 
-pub(crate) type Case = for<'a> fn(&'a Rig) -> Pin<Box<dyn Future<Output = ()> + 'a>>;
+use super::homes::{Home, Pure};
+use super::story::Story;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// Names a case after the function that it is.
+pub(crate) type Case = (&'static str, fn(&mut Story<'_>));
+
+/// Functions with their names, as a list of cases.
 macro_rules! cases {
-    ($($case:ident),* $(,)?) => { &[$((stringify!($case), |rig| Box::pin($case(rig)))),*] };
+    ($($case:ident),* $(,)?) => { &[$((stringify!($case), $case)),*] };
+}
+use cases;
+
+pub(crate) fn all() -> Vec<Case> {
+    let groups = [
+        grants::CASES,
+        zombies::CASES,
+        freeze::CASES,
+        clock::CASES,
+        contention::CASES,
+        order::CASES,
+        rates::CASES,
+        budgets::CASES,
+        terms::CASES,
+    ];
+    groups.concat()
 }
 
-pub(crate) const ALL: &[(&str, Case)] = cases![
-    a_new_holder_gets_what_is_free,
-    a_flushed_script_is_loaded_again,
-    random_traces_have_the_answers_of_the_pure_ledger,
-];
-
-const RANDOM_TRACES: u32 = 200;
-const LONGEST_TRACE: usize = 40;
-
-fn request(seq: u64, keep: u32, want: u32) -> SyncRequest {
-    SyncRequest {
-        holder: "gate-0".into(),
-        incarnation: 1,
-        seq,
-        keep,
-        want,
-        capacity: 2,
-        lease: Millis(2_000),
-        longest_request: Millis(2_000),
-        spent: 0,
-        levels: BTreeMap::new(),
-    }
-}
-
-async fn a_new_holder_gets_what_is_free(rig: &Rig) {
-    let account = rig.account();
-    assert_eq!(rig.sync(&account, &request(1, 0, 5)).await.granted, 2);
-}
-
-async fn a_flushed_script_is_loaded_again(rig: &Rig) {
-    let account = rig.account();
-    assert_eq!(rig.sync(&account, &request(1, 0, 2)).await.granted, 2);
-    rig.everywhere(&["SCRIPT", "FLUSH"]);
-    assert_eq!(rig.sync(&account, &request(2, 1, 1)).await.granted, 1);
-}
-
-async fn random_traces_have_the_answers_of_the_pure_ledger(rig: &Rig) {
-    let config = Config { rng_seed: RngSeed::Fixed(2), failure_persistence: None, ..Config::default() };
-    let mut runner = TestRunner::new(config);
-    let traces = prop::collection::vec(any_request(), 1..LONGEST_TRACE);
-    for trace in 0..RANDOM_TRACES {
-        let account = rig.account();
-        let mut pure = AccountLedger::default();
-        for (step, request) in traces.new_tree(&mut runner).unwrap().current().into_iter().enumerate() {
-            let answer = rig.sync(&account, &request).await;
-            let expected = pure.sync(&request, answer.now);
-            assert_eq!(answer, expected, "trace {trace}, step {step}, asked {request:?}");
+/// Tells every case to a home; the facts must be so, and the answers those of the function. Names what failed.
+pub(crate) fn tell_all(home: &mut dyn Home) -> Vec<&'static str> {
+    let mut pure = Pure::default();
+    let is_told = |(name, case): &Case, home: &mut dyn Home| {
+        catch_unwind(AssertUnwindSafe(|| {
+            let mut story = Story::begin(home, name);
+            case(&mut story);
+            story.transcript
+        }))
+        .ok()
+    };
+    let mut failed = Vec::new();
+    for case in all() {
+        let (expected, transcript) = (is_told(&case, &mut pure), is_told(&case, home));
+        if transcript.is_none() || transcript != expected {
+            failed.push(case.0);
         }
     }
-}
-
-fn any_request() -> impl Strategy<Value = SyncRequest> {
-    let names = prop::sample::subsequence(vec!["a", "b"], 0..=2);
-    // A lease of 0 ms has ended by the next call, so expiry is exercised without waiting.
-    let terms = (prop_oneof![Just(0_u64), Just(60_000)], prop_oneof![Just(0_u64), Just(1), Just(60_000)]);
-    ((0_u8..3, 0_u64..3, 0_u64..6), (0_u32..12, 0_u32..12, 0_u32..12), terms, names, any::<i32>()).prop_map(
-        |((holder, incarnation, seq), (keep, want, capacity), (lease, longest), names, level)| SyncRequest {
-            holder: HolderId::from(format!("gate-{holder}")),
-            // As large as in real life: milliseconds since 1970.
-            incarnation: 1_790_000_000_000 + incarnation,
-            seq,
-            keep,
-            want,
-            capacity,
-            lease: Millis(lease),
-            longest_request: Millis(longest),
-            spent: 3_000_000_000_000_000 + seq,
-            levels: names.into_iter().map(|name| (name.to_owned(), i64::from(level))).collect(),
-        },
-    )
+    failed
 }

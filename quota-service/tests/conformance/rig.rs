@@ -1,35 +1,33 @@
-//! A ledger on one of the engines, with what a case needs of it.
+//! The ledger on one of the engines, twice: as the service reaches it, and as the tests do, who tell it the time.
 
+use super::homes::Redis;
 use e2e::folder::Folder;
-use e2e::stack::Redis;
 use e2e::stack::redis::cluster::Cluster;
-use e2e::stack::redis::{Engine, Setup};
+use e2e::stack::redis::{Engine, Setup, documented_rights};
+use quota_service::ledger::RedisLedger;
 use quota_service::ledger::link::{Link, RedisSecrets, RedisSettings};
-use quota_service::ledger::{Account, EmbeddedLedger, Ledger, RedisLedger};
-use sluice_policy::ledger::{SyncReply, SyncRequest};
-use std::cell::{Cell, RefCell};
+use quota_service::secret::Secret;
 use std::io::Write;
+use std::time::Duration;
 
 /// Set by `./justw test`, whose setup has installed every engine. Anybody else is told which ones went untested.
 const NEEDS_ALL: &str = "SLUICE_NEEDS_ALL_ENGINES";
+/// Of the user `sluice`, who has the rights that docs/LEDGER.md asks for and no others.
+const PASSWORD: &str = "conformance";
+/// No master is replaced while a test runs, however busy the machine.
+const NODE_TIMEOUT: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Where {
-    Embedded,
     Redis,
     Valkey,
     Cluster,
 }
 
 pub(crate) struct Rig {
-    place: Where,
-    version: String,
-    ledger: Box<dyn Ledger>,
-    /// Those that take writes; killed and removed with the rig.
-    servers: Vec<Redis>,
-    _folder: Option<Folder>,
-    case: RefCell<&'static str>,
-    accounts: Cell<u32>,
+    /// All nodes; killed and removed with the rig.
+    pub(crate) servers: Vec<e2e::stack::Redis>,
+    _folder: Folder,
 }
 
 impl Rig {
@@ -45,72 +43,58 @@ impl Rig {
         }
     }
 
-    /// An account that no case has touched yet.
-    pub(crate) fn account(&self) -> Account {
-        self.accounts.set(self.accounts.get() + 1);
-        Account::Pool(format!("case-{}", self.accounts.get()).as_str().into())
+    /// The ledger, with the time and the run that a test tells it.
+    pub(crate) fn home(&self) -> Redis {
+        Redis::on(&self.servers)
     }
 
-    pub(crate) async fn sync(&self, account: &Account, request: &SyncRequest) -> SyncReply {
-        match self.ledger.sync(account, request).await {
-            Ok(reply) => reply,
-            Err(error) => panic!("{} on {:?}: {error}, asked {request:?}", self.case.borrow(), self.place),
+    /// The way that the service goes, with the rights that it asks for.
+    pub(crate) fn link(&self) -> Link {
+        let urls: Vec<String> = self.servers.iter().map(e2e::stack::Redis::url).collect();
+        let mut settings = match &urls[..] {
+            [url] => RedisSettings::from_url(url),
+            urls => RedisSettings::from_nodes(urls),
         }
+        .unwrap();
+        settings.login.user = Some("sluice".to_owned());
+        let password = Some(Secret::new(PASSWORD.to_owned()));
+        Link::new(&settings, &RedisSecrets { password, ..RedisSecrets::default() }).unwrap()
     }
 
-    /// Runs a command of an operator's on every server, of which the embedded ledger has none.
-    pub(crate) fn everywhere(&self, command: &[&str]) {
-        for server in &self.servers {
-            server.cli(command).unwrap();
-        }
+    /// What a server has refused to anybody.
+    pub(crate) fn refusals(&self) -> Vec<String> {
+        let log = |server: &e2e::stack::Redis| server.cli(&["ACL", "LOG"]).unwrap().trim().to_owned();
+        self.servers.iter().map(log).filter(|log| !log.is_empty()).collect()
     }
 
-    /// A failed test prints the last name.
-    pub(crate) fn begin(&self, case: &'static str) {
-        *self.case.borrow_mut() = case;
-        println!("{case}");
+    pub(crate) fn ledger(&self) -> RedisLedger {
+        RedisLedger::new(self.link())
     }
 
-    pub(crate) fn finish(&self, cases: usize) {
-        println!("{cases} cases and {} accounts on {:?} ({})", self.accounts.get(), self.place, self.version);
+    pub(crate) fn version(&self) -> String {
+        let info = self.servers[0].info().unwrap();
+        let name = info.get("server_name").map_or("redis", String::as_str);
+        format!("{} x {name} {}", self.servers.len(), info[&format!("{name}_version")])
     }
 }
 
 async fn start(place: Where) -> anyhow::Result<Rig> {
-    if place == Where::Embedded {
-        return Ok(Rig::new(place, Box::new(EmbeddedLedger::default()), Vec::new(), None));
-    }
     let folder = Folder::create(&format!("conformance-{place:?}"))?;
-    let (settings, servers) = match place {
-        Where::Embedded | Where::Redis => one(&folder, Engine::Redis).await?,
-        Where::Valkey => one(&folder, Engine::Valkey).await?,
-        Where::Cluster => {
-            let cluster = Cluster::start(&folder, Engine::Redis).await?;
-            let urls: Vec<String> = cluster.nodes.iter().map(Redis::url).collect();
-            (RedisSettings::from_nodes(&urls), cluster.nodes)
-        }
+    let one = |engine| e2e::stack::Redis::launch(&folder, Setup::named("server").engine(engine));
+    let servers = match place {
+        Where::Redis => vec![one(Engine::Redis).await?],
+        Where::Valkey => vec![one(Engine::Valkey).await?],
+        Where::Cluster => Cluster::launch(&folder, Engine::Redis, NODE_TIMEOUT).await?.nodes,
     };
-    let link =
-        Link::new(&settings.map_err(anyhow::Error::msg)?, &RedisSecrets::default()).map_err(anyhow::Error::msg)?;
-    Ok(Rig::new(place, Box::new(RedisLedger::new(link)), servers, Some(folder)))
-}
-
-async fn one(folder: &Folder, engine: Engine) -> anyhow::Result<(Result<RedisSettings, &'static str>, Vec<Redis>)> {
-    let server = Redis::launch(folder, Setup::named("server").engine(engine)).await?;
-    Ok((RedisSettings::from_url(&server.url()), vec![server]))
-}
-
-impl Rig {
-    fn new(place: Where, ledger: Box<dyn Ledger>, servers: Vec<Redis>, folder: Option<Folder>) -> Self {
-        let version = servers.first().and_then(|server| server.info().ok()).map(|info| {
-            let field = |name: &str| info.get(name).cloned();
-            let name = field("server_name").unwrap_or_else(|| "redis".to_owned());
-            let version = field(&format!("{name}_version")).unwrap_or_default();
-            format!("{name} {version}")
-        });
-        let version = version.unwrap_or_else(|| "in process".to_owned());
-        Self { place, version, ledger, servers, _folder: folder, case: RefCell::default(), accounts: Cell::default() }
+    let mut rights = documented_rights(PASSWORD)?;
+    if place == Where::Cluster {
+        rights.extend(["+cluster|slots", "+asking"].map(str::to_owned));
     }
+    for server in &servers {
+        let rights = rights.iter().map(String::as_str);
+        server.cli(&["ACL", "SETUSER", "sluice"].into_iter().chain(rights).collect::<Vec<_>>())?;
+    }
+    Ok(Rig { servers, _folder: folder })
 }
 
 /// Past the test harness, which shows what a test prints only when it fails.

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 const NODES: usize = 6;
 const FORMS_WITHIN: Duration = Duration::from_secs(30);
-/// How long a master may be silent before its replica takes over.
-const NODE_TIMEOUT_MS: u32 = 1_000;
+/// How long a master may be silent before its replica takes over, unless somebody wants it otherwise.
+const NODE_TIMEOUT: Duration = Duration::from_secs(1);
 
 pub struct Cluster {
     pub nodes: Vec<Redis>,
@@ -24,6 +24,14 @@ impl Cluster {
     /// # Errors
     /// When the engine is not installed or the cluster does not form.
     pub async fn start(folder: &Folder, engine: Engine) -> Result<Self> {
+        Self::launch(folder, engine, NODE_TIMEOUT).await
+    }
+
+    /// The same; a master that is silent for `node_timeout` is replaced.
+    ///
+    /// # Errors
+    /// When the engine is not installed or the cluster does not form.
+    pub async fn launch(folder: &Folder, engine: Engine, node_timeout: Duration) -> Result<Self> {
         let mut nodes = Vec::new();
         for number in 0..NODES {
             let setup = Setup::named(&format!("node-{number}")).engine(engine).arguments([
@@ -33,7 +41,7 @@ impl Cluster {
                 "--cluster-port".to_owned(),
                 ports::free()?.to_string(),
                 "--cluster-node-timeout".to_owned(),
-                NODE_TIMEOUT_MS.to_string(),
+                node_timeout.as_millis().to_string(),
                 "--repl-diskless-sync-delay".to_owned(),
                 "0".to_owned(),
             ]);

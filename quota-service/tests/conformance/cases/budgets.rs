@@ -1,0 +1,104 @@
+//! Budgets: a day's or a month's, and what happens when one turns.
+
+use super::{Case, cases};
+use crate::story::Story;
+use sluice_policy::ledger::Limit;
+use sluice_policy::ledger::MeterName::{TokensPerDay, TokensPerMonth};
+
+pub(crate) const CASES: &[Case] = cases![
+    a_budget_gives_nothing_beyond_it,
+    time_brings_a_budget_nothing,
+    a_later_period_begins_full,
+    a_debt_ends_with_its_period,
+    an_earlier_period_that_is_told_late_changes_nothing,
+    a_refund_of_an_earlier_period_does_not_come_back,
+    what_was_lent_of_an_earlier_period_is_worth_nothing,
+    a_larger_budget_keeps_what_was_drawn,
+    a_budget_is_lent_ahead_too,
+    a_call_draws_of_every_budget_or_of_none,
+];
+
+const FIRST: u64 = 20_260_131;
+const NEXT: u64 = 20_260_201;
+
+fn day(amount: u64, period: u64) -> Limit {
+    Limit::Budget { amount, period }
+}
+
+fn a_budget_gives_nothing_beyond_it(story: &mut Story<'_>) {
+    story.set_meter(TokensPerDay, day(100, FIRST));
+    let said = story.call("a").row_of("/1/t", 1, 60, 2, 0).send();
+    assert_eq!((said.granted, said.level(TokensPerDay), said.wait), (1, 40, None));
+    // More than there ever is: not even a full budget goes into debt.
+    let said = story.call("b").row_of("/1/u", 1, 101, 1, 0).send();
+    assert_eq!(said.granted, 0);
+}
+
+fn time_brings_a_budget_nothing(story: &mut Story<'_>) {
+    story.set_meter(TokensPerDay, day(100, FIRST));
+    story.call("a").drew_in(FIRST, TokensPerDay, 70, 0).send();
+    story.wait(86_400_000);
+    assert_eq!(story.call("a").unaware().drew_in(FIRST, TokensPerDay, 70, 0).send().level(TokensPerDay), 30);
+}
+
+fn a_later_period_begins_full(story: &mut Story<'_>) {
+    story.set_meter(TokensPerDay, day(100, FIRST));
+    story.call("a").drew_in(FIRST, TokensPerDay, 70, 0).send();
+    story.set_meter(TokensPerDay, day(100, NEXT));
+    let said = story.call("a").drew_in(FIRST, TokensPerDay, 70, 0).send();
+    assert_eq!((said.level(TokensPerDay), said.meters[&TokensPerDay].period), (100, NEXT));
+}
+
+fn a_debt_ends_with_its_period(story: &mut Story<'_>) {
+    story.set_meter(TokensPerDay, day(100, FIRST));
+    assert_eq!(story.call("a").drew_in(FIRST, TokensPerDay, 170, 0).send().level(TokensPerDay), -70);
+    story.set_meter(TokensPerDay, day(100, NEXT));
+    assert_eq!(story.call("a").drew_in(FIRST, TokensPerDay, 170, 0).send().level(TokensPerDay), 100);
+}
+
+fn an_earlier_period_that_is_told_late_changes_nothing(story: &mut Story<'_>) {
+    story.set_meter(TokensPerDay, day(100, NEXT));
+    story.call("a").drew_in(NEXT, TokensPerDay, 30, 0).send();
+    // A holder whose clock is behind.
+    story.set_meter(TokensPerDay, day(100, FIRST));
+    let said = story.call("b").drew_in(FIRST, TokensPerDay, 0, 0).send();
+    assert_eq!((said.level(TokensPerDay), said.meters[&TokensPerDay].period), (70, NEXT));
+}
+
+fn a_refund_of_an_earlier_period_does_not_come_back(story: &mut Story<'_>) {
+    story.set_meter(TokensPerDay, day(100, FIRST));
+    story.call("a").drew_in(FIRST, TokensPerDay, 70, 0).send();
+    story.set_meter(TokensPerDay, day(100, NEXT));
+    story.call("a").drew_in(FIRST, TokensPerDay, 80, 0).send();
+    story.call("a").drew_in(NEXT, TokensPerDay, 90, 0).send();
+    assert_eq!(story.call("a").drew_in(FIRST, TokensPerDay, 40, 0).send().level(TokensPerDay), 90);
+}
+
+fn what_was_lent_of_an_earlier_period_is_worth_nothing(story: &mut Story<'_>) {
+    story.set_meter(TokensPerDay, day(100, FIRST));
+    assert_eq!(story.call("a").want(1).ahead().send().held(TokensPerDay), 25);
+    story.set_meter(TokensPerDay, day(100, NEXT));
+    story.call("b").send();
+    let said = story.call("a").drew_in(NEXT, TokensPerDay, 0, 25).send();
+    assert_eq!((said.held(TokensPerDay), said.level(TokensPerDay)), (0, 100));
+}
+
+fn a_larger_budget_keeps_what_was_drawn(story: &mut Story<'_>) {
+    story.set_meter(TokensPerMonth, day(100, FIRST));
+    story.call("a").drew_in(FIRST, TokensPerMonth, 70, 0).send();
+    story.set_meter(TokensPerMonth, day(1_000, FIRST));
+    assert_eq!(story.call("a").drew_in(FIRST, TokensPerMonth, 70, 0).send().level(TokensPerMonth), 930);
+}
+
+fn a_budget_is_lent_ahead_too(story: &mut Story<'_>) {
+    story.set_meter(TokensPerMonth, day(1_000, FIRST));
+    let said = story.call("a").want(1).ahead().send();
+    assert_eq!((said.held(TokensPerMonth), said.level(TokensPerMonth)), (250, 750));
+}
+
+fn a_call_draws_of_every_budget_or_of_none(story: &mut Story<'_>) {
+    story.set_meter(TokensPerDay, day(100, FIRST));
+    story.set_meter(TokensPerMonth, day(50, FIRST));
+    let said = story.call("a").row_of("/1/t", 1, 60, 1, 0).send();
+    assert_eq!((said.granted, said.level(TokensPerDay), said.level(TokensPerMonth)), (0, 100, 50));
+}

@@ -1,0 +1,120 @@
+//! What happens when the server's clock is set.
+
+use super::{Case, cases};
+use crate::story::{HOUR, LEASE, LONGEST, Story};
+
+pub(crate) const CASES: &[Case] = cases![
+    a_clock_that_jumps_an_hour_ahead_ends_no_lease,
+    a_clock_that_jumps_an_hour_back_stops_no_lease_from_ending,
+    a_clock_that_jumps_there_and_back_changes_nothing,
+    two_seconds_are_no_jump,
+    more_than_two_seconds_are_one,
+    who_remembers_no_answer_believes_the_server,
+    a_holder_that_remembers_sets_the_clock_right_for_others,
+    zombies_of_a_clock_that_ran_ahead_come_free_in_time,
+    a_stale_call_sets_no_clock,
+    a_lost_account_believes_the_server,
+    a_rate_refills_by_the_time_that_passed,
+];
+
+fn a_clock_that_jumps_an_hour_ahead_ends_no_lease(story: &mut Story<'_>) {
+    let began = story.now();
+    story.call("a").want(4).send();
+    story.call("b").send();
+    story.wait(500);
+    story.jump(HOUR);
+    let said = story.call("b").want(10).send();
+    assert_eq!((said.granted, said.zombies), (6, 0));
+    assert_eq!(said.now.since(began).0, 500);
+}
+
+fn a_clock_that_jumps_an_hour_back_stops_no_lease_from_ending(story: &mut Story<'_>) {
+    story.call("a").want(4).send();
+    story.call("b").send();
+    story.jump(-HOUR);
+    story.wait(LEASE);
+    assert_eq!(story.call("b").send().zombies, 4);
+}
+
+fn a_clock_that_jumps_there_and_back_changes_nothing(story: &mut Story<'_>) {
+    let began = story.now();
+    story.call("a").want(4).send();
+    for jump in [HOUR, -HOUR, -HOUR, HOUR] {
+        story.jump(jump);
+        story.wait(1_000);
+        assert_eq!(story.call("a").want(4).send().granted, 4);
+    }
+    assert_eq!(story.call("b").send().now.since(began).0, 4_000);
+}
+
+fn two_seconds_are_no_jump(story: &mut Story<'_>) {
+    story.call("a").lease(60_000).send();
+    let began = story.now();
+    story.jump(2_000);
+    assert_eq!(story.call("a").send().now.since(began).0, 2_000);
+}
+
+fn more_than_two_seconds_are_one(story: &mut Story<'_>) {
+    story.call("a").lease(60_000).send();
+    let began = story.now();
+    story.jump(2_001);
+    assert_eq!(story.call("a").send().now, began);
+}
+
+fn who_remembers_no_answer_believes_the_server(story: &mut Story<'_>) {
+    story.call("a").want(4).send();
+    story.jump(HOUR);
+    let said = story.call("b").send();
+    assert_eq!((said.now, said.zombies), (story.now(), 4));
+}
+
+fn a_holder_that_remembers_sets_the_clock_right_for_others(story: &mut Story<'_>) {
+    let began = story.now();
+    story.call("a").want(4).send();
+    story.jump(HOUR);
+    story.call("a").want(4).send();
+    story.wait(100);
+    let said = story.call("b").send();
+    assert_eq!((said.now.since(began).0, said.zombies), (100, 0));
+}
+
+fn zombies_of_a_clock_that_ran_ahead_come_free_in_time(story: &mut Story<'_>) {
+    story.call("a").want(4).send();
+    story.call("c").send();
+    story.jump(HOUR);
+    story.restart("a");
+    assert_eq!(story.call("a").send().zombies, 4);
+    assert_eq!(story.call("c").send().zombies, 4);
+    story.wait(LONGEST - 1);
+    assert_eq!(story.call("c").send().zombies, 4);
+    story.wait(1);
+    assert_eq!(story.call("c").send().zombies, 0);
+}
+
+fn a_stale_call_sets_no_clock(story: &mut Story<'_>) {
+    story.call("a").send();
+    let call = story.call("a").hold_back();
+    story.deliver(&call);
+    story.jump(HOUR);
+    assert_eq!(story.deliver(&call).now, story.now());
+}
+
+fn a_lost_account_believes_the_server(story: &mut Story<'_>) {
+    story.call("a").want(4).send();
+    story.jump(HOUR);
+    story.lose();
+    assert_eq!(story.call("a").send().now, story.now());
+}
+
+fn a_rate_refills_by_the_time_that_passed(story: &mut Story<'_>) {
+    use sluice_policy::bucket::Rate;
+    use sluice_policy::ledger::{Limit, MeterName::TokensPerSecond};
+    story.set_meter(TokensPerSecond, Limit::Rate(Rate::per_second(10, 100)));
+    assert_eq!(story.call("a").row_of("/1/t", 1, 100, 1, 0).send().level(TokensPerSecond), 0);
+    story.jump(HOUR);
+    story.wait(1_000);
+    assert_eq!(story.call("a").drew(TokensPerSecond, 100, 0).send().level(TokensPerSecond), 10);
+    story.jump(-HOUR);
+    story.wait(1_000);
+    assert_eq!(story.call("a").drew(TokensPerSecond, 100, 0).send().level(TokensPerSecond), 20);
+}
