@@ -10,6 +10,7 @@ pub(crate) const CASES: &[Case] = cases![
     the_better_level_goes_first_under_strict,
     levels_share_by_weight,
     p0_leaves_no_debt_to_the_other_levels_under_hybrid,
+    p0_that_waits_holds_no_virtual_time_back_under_hybrid,
     tenants_of_a_level_take_turns,
     a_tenant_with_weight_gets_more,
     groups_share_before_levels,
@@ -99,6 +100,16 @@ fn p0_leaves_no_debt_to_the_other_levels_under_hybrid(story: &mut Story<'_>) {
     turns(story, 5, &[("/0/t", 1, 1_000), ("/1/u", 1, 100), ("/2/v", 1, 100)]);
     let turns = turns(story, 6, &[("/1/u", 1, 100), ("/2/v", 1, 100)]);
     assert_eq!((share(&turns, "/1/u"), share(&turns, "/2/v")), (4, 2));
+}
+
+fn p0_that_waits_holds_no_virtual_time_back_under_hybrid(story: &mut Story<'_>) {
+    story.call("filler").want(10).send();
+    story.call("urgent").row("/0/z", 1).send();
+    story.call("a").spent("/1/t", 1_000).send();
+    story.call("a").row("/1/t", 1).spent("/1/t", 1_000).send();
+    // P2 wakes where P1 stood before its last charge; its own takes it beyond P1.
+    story.call("b").row("/2/u", 1).spent("/2/u", 600).send();
+    assert_eq!(story.call("filler").keep(8).send().notified(), ["a", "urgent"]);
 }
 
 fn tenants_of_a_level_take_turns(story: &mut Story<'_>) {
