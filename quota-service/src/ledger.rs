@@ -5,6 +5,7 @@
 mod embedded;
 pub mod link;
 mod redis;
+pub mod stored;
 pub mod wire;
 
 pub use embedded::EmbeddedLedger;

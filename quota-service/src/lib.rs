@@ -17,6 +17,7 @@ pub mod ledger;
 pub mod metrics;
 pub mod gpu;
 pub mod simulate;
+pub mod inspect;
 
 use audit::Audit;
 use control::{Control, WallClock};

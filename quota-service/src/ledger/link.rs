@@ -11,6 +11,7 @@ mod fitness;
 mod keeper;
 mod lua;
 mod notices;
+mod scan;
 mod secrets;
 mod sentinel;
 mod settings;
@@ -24,6 +25,7 @@ use super::LedgerError;
 use dial::Dialer;
 use keeper::{Complaint, State, Wire};
 use redis::{Cmd, ErrorKind, FromRedisValue, RedisError, ServerErrorKind};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -97,6 +99,22 @@ impl Link {
     /// No answer in time, or Redis refused. The command may have run all the same.
     pub async fn command<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, LedgerError> {
         self.within_time(async |wire: &mut Wire| command.query_async(&mut wire.connection).await).await
+    }
+
+    /// The names of all keys that match a pattern, of every master. Each step of the way has the time of one call.
+    ///
+    /// # Errors
+    /// No answer in time, or Redis refused.
+    pub async fn keys(&self, pattern: &str) -> Result<BTreeSet<String>, LedgerError> {
+        let mut keys = BTreeSet::new();
+        let mut steps = self.within_time(async |wire| wire.connection.scan(pattern).await).await?;
+        while let Some(mut step) = steps.pop() {
+            keys.extend(std::mem::take(&mut step.keys));
+            if !step.is_last() {
+                steps.push(self.within_time(async |wire| wire.connection.scan_on(step, pattern).await).await?);
+            }
+        }
+        Ok(keys)
     }
 
     /// Listens to channels for as long as the receiver lives, again after every reconnect. What is published
