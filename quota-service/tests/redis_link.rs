@@ -162,6 +162,18 @@ async fn the_first_contact_tells_absence_from_unfitness() {
 }
 
 #[tokio::test]
+async fn a_user_who_may_not_see_info_is_refused_with_the_right_to_add() {
+    let folder = Folder::create("link-blind").unwrap();
+    let redis = Redis::launch(&folder, Setup::named("redis")).await.unwrap();
+    redis.cli(&["ACL", "SETUSER", "default", "-info"]).unwrap();
+    let to_redis = || link(&json!({"url": redis.url()}));
+    let problem = to_redis().first_contact().await.unwrap_err();
+    assert!(problem.contains("+info"), "{problem}");
+    redis.cli(&["ACL", "SETUSER", "default", "+info"]).unwrap();
+    assert_eq!(to_redis().first_contact().await.unwrap(), FirstContact::Reached);
+}
+
+#[tokio::test]
 async fn a_single_server_and_a_cluster_are_not_mistaken_for_each_other() {
     let folder = Folder::create("link-mistaken").unwrap();
     let alone = Redis::launch(&folder, Setup::named("alone")).await.unwrap();

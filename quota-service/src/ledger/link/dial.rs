@@ -180,10 +180,7 @@ impl Connection {
         let is_cluster = self.is_cluster();
         let infos = match self.infos().await {
             Ok(infos) => infos,
-            Err(error) if fitness::is_denied(&error) => {
-                tracing::info!("Redis does not let us see INFO: version and maxmemory-policy go unchecked");
-                return Ok(Facts::Unknown);
-            }
+            Err(error) if fitness::is_denied(&error) => return Err(fitness::blind()),
             // The accounts on the other masters need not wait for this one.
             Err(error) if is_cluster => {
                 tracing::info!("not every master answers, so maxmemory-policy goes unchecked: {error}");

@@ -9,7 +9,7 @@ const OLDEST_VERSION: (u32, u32) = (7, 0);
 /// What the log tells of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Facts {
-    /// It does not let us look.
+    /// Not every master of the cluster answers.
     Unknown,
     Known {
         version: String,
@@ -44,6 +44,12 @@ impl Unfit {
             Unfit::NotNow(problem) => Unfit::NotNow(name(problem)),
         }
     }
+}
+
+/// The ledger's script asks for it too, so no call would be answered.
+pub(super) fn blind() -> Unfit {
+    let mend = "does not let us see INFO, whose run_id tells a failover: add +info to the rights of ledger.redis' user";
+    Unfit::Setting(mend.to_owned())
 }
 
 pub(super) fn is_denied(error: &RedisError) -> bool {
