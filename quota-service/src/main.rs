@@ -32,6 +32,8 @@ enum Command {
     CheckConfig(ConfigFile),
     /// Play a trace of calls against a configuration, or against two, and tell who waited and who was refused.
     Simulate(quota_service::simulate::SimulateArgs),
+    /// Tell what the ledger's Redis holds of pools and tenants: who holds what and until when, and who waits.
+    Inspect(quota_service::inspect::InspectArgs),
     /// Make API keys. What is printed as YAML goes under the tenant's `keys`.
     #[command(subcommand)]
     Key(KeyCommand),
@@ -71,6 +73,7 @@ fn main() -> ExitCode {
         Command::Serve(file) => serve(&file),
         Command::CheckConfig(file) => check_config(&file),
         Command::Simulate(args) => quota_service::simulate::run(&args),
+        Command::Inspect(args) => quota_service::inspect::run(&args),
         Command::Key(command) => key(command),
     };
     match result {
