@@ -18,6 +18,7 @@ pub mod folder;
 pub mod process;
 
 pub mod document;
+pub mod gzip;
 pub mod keys;
 pub mod tenant;
 

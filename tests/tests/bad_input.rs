@@ -1,6 +1,7 @@
 //! Bad input gets a clear error in the caller's dialect, and nothing is lost by it.
 
 use e2e::client::{CHAT_PATH, Chat, Client, send};
+use e2e::gzip::gzip;
 use e2e::keys::unknown_key;
 use e2e::stack::{MODEL, Stack};
 use e2e::tenant::Tenant;
@@ -8,7 +9,6 @@ use e2e::upstream::Call;
 use reqwest::{Method, RequestBuilder};
 use serde_json::json;
 use std::collections::BTreeSet;
-use std::io::Write as _;
 use std::time::Duration;
 
 const SLACK: Duration = Duration::from_secs(10);
@@ -302,15 +302,4 @@ async fn assert_nothing_lost(stack: &Stack, client: &Client) {
     let reply = client.chat(&Chat::to(MODEL)).await.unwrap();
     assert_eq!(reply.status, 200, "{}", reply.summary());
     stack.operators().wait_until_idle(SLACK).await.unwrap();
-}
-
-/// A gzip file of one stored block: no compressor is needed for a body that nobody may open.
-fn gzip(content: &[u8]) -> Vec<u8> {
-    let mut file = vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255, 1];
-    let length = u16::try_from(content.len()).expect("a short body");
-    file.write_all(&length.to_le_bytes()).unwrap();
-    file.write_all(&(!length).to_le_bytes()).unwrap();
-    file.write_all(content).unwrap();
-    file.write_all(&[0; 8]).unwrap();
-    file
 }

@@ -38,7 +38,9 @@ impl Envoy {
         command
             .current_dir(folder.path())
             .args(["-c", BOOTSTRAP, "--disable-hot-restart", "--component-log-level", "main:warning"])
-            .args(["--concurrency", &workers.to_string()]);
+            .args(["--concurrency", &workers.to_string()])
+            // Of the access log, which otherwise comes every 10 s.
+            .args(["--file-flush-interval-msec", "50"]);
         let mut process = Component::start("envoy", command, &folder.path().join("envoy.log"))?;
         let ready = format!("http://127.0.0.1:{admin_port}/ready");
         let http = reqwest::Client::new();

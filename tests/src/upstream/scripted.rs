@@ -1,16 +1,17 @@
 //! A model server whose calls say themselves how they shall go: `metadata.behave` in the body is a [`Behaviour`].
 //!
 //! It speaks OpenAI chat completions, as a document and as a stream, and like a real server it sends the usage of a
-//! stream only when `stream_options.include_usage` asks for it.
+//! stream only when `stream_options.include_usage` asks for it. It packs its replies for whoever takes gzip.
 
 use super::calls::{CallLog, Ticket};
 use super::server::Answer;
 use super::usage::Usage;
+use crate::gzip::Gzip;
 use axum::body::{Body, to_bytes};
-use futures_util::stream;
+use futures_util::{StreamExt, stream};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::CONTENT_TYPE;
-use hyper::{Request, Response};
+use hyper::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue};
+use hyper::{HeaderMap, Request, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::VecDeque;
@@ -89,6 +90,33 @@ impl Behaviour {
 }
 
 pub(super) async fn answer(log: CallLog, request: Request<Incoming>) -> Answer {
+    let takes_gzip = takes_gzip(request.headers());
+    let reply = plain_answer(log, request).await?;
+    Ok(if takes_gzip { packed(reply) } else { reply })
+}
+
+fn takes_gzip(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|coding| coding.trim() == "gzip")
+}
+
+/// Each chunk is packed by itself, so that a stream goes on streaming.
+fn packed(reply: Response<Body>) -> Response<Body> {
+    let (mut parts, body) = reply.into_parts();
+    parts.headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    let chunks = stream::unfold(Some((body.into_data_stream(), Gzip::begin())), |state| async {
+        let (mut chunks, mut file) = state?;
+        match chunks.next().await {
+            Some(Ok(chunk)) => Some((Ok(file.piece(&chunk)), Some((chunks, file)))),
+            Some(Err(error)) => Some((Err(error), None)),
+            None => Some((Ok(file.end()), None)),
+        }
+    });
+    let head = stream::once(async { Ok(Gzip::HEAD.to_vec()) });
+    Response::from_parts(parts, Body::from_stream(head.chain(chunks)))
+}
+
+async fn plain_answer(log: CallLog, request: Request<Incoming>) -> Answer {
     let (parts, body) = request.into_parts();
     let body = to_bytes(Body::new(body), usize::MAX).await.map_err(io::Error::other)?;
     let call: Value = serde_json::from_slice(&body).unwrap_or_default();
