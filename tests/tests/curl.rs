@@ -158,3 +158,27 @@ fn logged(log: &str) -> Option<Value> {
     let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     lines.into_iter().find(|line| line["traceparent"] == TRACEPARENT)
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn trailers_right_after_the_last_event_lose_nothing_of_it() {
+    let options = "/typed_extension_protocol_options/envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+    let stack = Stack::builder("curl-trailers")
+        .tenant(Tenant::new("only"))
+        .envoy_config(move |bootstrap| {
+            let clusters = bootstrap["static_resources"]["clusters"].as_array_mut().unwrap();
+            let model = clusters.iter_mut().find(|cluster| cluster["name"] == "model").unwrap();
+            let options = model.pointer_mut(options).unwrap();
+            options["explicit_http_config"] = json!({"http2_protocol_options": {}});
+        })
+        .start()
+        .await
+        .unwrap();
+    let key = stack.key("only").unwrap();
+    let chat = Chat::to(MODEL).stream().behave(json!({"ending": "trailers"}));
+    let got = curl(&["--http2-prior-knowledge"], &stack.envoy.base(), key, &chat).await.unwrap();
+    assert!(got.body.contains("data: [DONE]"), "{got:?}");
+    assert!(got.body.contains("x-trailer: 1"), "curl shows trailers after the body: {got:?}");
+    assert!(!got.body.contains("prompt_tokens"), "what we asked for is still taken out: {got:?}");
+    assert_eq!(got.content(), CONTENT);
+    assert_all_reported(&stack, 1).await;
+}

@@ -205,7 +205,8 @@ impl HttpContext for Stream {
         Action::Continue
     }
 
-    /// What was held of an event that the upstream never ended is lost here: trailers cannot carry it.
+    /// Trailers cannot carry what is held. That can only be a document which breaks off, or the event that we asked for:
+    /// everything else went on as soon as it could be told from that.
     fn on_http_response_trailers(&mut self, _: usize) -> Action {
         if let Some((shared, exchange)) = &mut self.call
             && exchange.meters_reply()

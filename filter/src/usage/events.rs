@@ -37,6 +37,11 @@ pub(super) fn read(event: &[u8], shape: Shape, reported: &mut Reported) -> Optio
     }
 }
 
+/// Whether an event bears a usage and nothing else.
+pub(super) fn bears_only_usage(event: &[u8], shape: Shape) -> bool {
+    read(event, shape, &mut Reported::default()).is_some_and(|event| event.is_usage_only)
+}
+
 /// Our count of a piece of text.
 fn tokens_of(bytes: usize) -> u64 {
     (bytes as u64).div_ceil(BYTES_PER_TOKEN_MAX)

@@ -1,11 +1,14 @@
 //! Usage from a stream of server-sent events, cut at any byte.
 //!
 //! An event ends at an empty line, and a line at LF, CR or CRLF. Events pass byte for byte, except that the one event
-//! which we asked for and the client did not (no choices, only usage) is taken out; only then is an incomplete event
-//! held.
+//! which we asked for and the client did not (no choices, only usage) is taken out; only an incomplete event that may
+//! still be this one is held.
+
+mod outline;
 
 use super::report::Reported;
 use super::{Passage, Reading, Shape, events};
+use outline::{Document, Outline};
 use sluice_policy::units::Tokens;
 
 /// A longer event passes unread, and counts as one piece of content. The last event of a response repeats all of it.
@@ -16,6 +19,9 @@ pub(crate) struct SseMeter {
     drop_usage: bool,
     /// The beginning of an event whose end has not come yet.
     event: Vec<u8>,
+    /// How many bytes of `event` have gone on: all, or none where it may still be the one to be dropped.
+    released: usize,
+    outline: Outline,
     /// The current event is over [`EVENT_MAX_BYTES`].
     oversized: bool,
     /// The current line is not empty.
@@ -50,6 +56,8 @@ impl SseMeter {
             shape,
             drop_usage,
             event: Vec::new(),
+            released: 0,
+            outline: Outline::default(),
             oversized: false,
             line_has_content: false,
             after_cr: false,
@@ -126,6 +134,8 @@ impl SseMeter {
 
     fn end_event(&mut self, tail: &[u8], passed: &mut Vec<u8>) -> Fate {
         let mut event = std::mem::take(&mut self.event);
+        let released = std::mem::take(&mut self.released);
+        self.outline = Outline::default();
         let is_oversized = std::mem::take(&mut self.oversized) || event.len() + tail.len() > EVENT_MAX_BYTES;
         let dropped = if is_oversized {
             self.counted += 1;
@@ -139,7 +149,7 @@ impl SseMeter {
             dropped
         };
         if self.drop_usage && !dropped {
-            passed.extend_from_slice(&event);
+            passed.extend_from_slice(event.get(released..).unwrap_or_default());
             passed.extend_from_slice(tail);
         }
         if dropped { Fate::Dropped } else { Fate::Passed }
@@ -149,13 +159,32 @@ impl SseMeter {
     fn keep(&mut self, rest: &[u8], passed: &mut Vec<u8>) {
         if !self.oversized && self.event.len() + rest.len() <= EVENT_MAX_BYTES {
             self.event.extend_from_slice(rest);
+            if self.drop_usage && !self.may_be_dropped(rest) {
+                passed.extend_from_slice(self.event.get(self.released..).unwrap_or_default());
+                self.released = self.event.len();
+            }
             return;
         }
         self.oversized = true;
         let event = std::mem::take(&mut self.event);
+        let released = std::mem::take(&mut self.released);
         if self.drop_usage {
-            passed.extend_from_slice(&event);
+            passed.extend_from_slice(event.get(released..).unwrap_or_default());
             passed.extend_from_slice(rest);
+        }
+    }
+
+    /// Whether the event that goes on with `rest` may turn out to be the one that the client did not ask for. What is
+    /// false once stays false: a complete document is read once, and can only be spoilt by what follows.
+    fn may_be_dropped(&mut self, rest: &[u8]) -> bool {
+        if self.released > 0 {
+            return false;
+        }
+        let was_closed = self.outline.read(&[]) == Document::Closed;
+        match self.outline.read(rest) {
+            Document::Empty | Document::Open { .. } => true,
+            Document::Closed => was_closed || events::bears_only_usage(&self.event, self.shape),
+            Document::Other => false,
         }
     }
 

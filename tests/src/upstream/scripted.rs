@@ -9,8 +9,9 @@ use super::usage::Usage;
 use crate::gzip::Gzip;
 use axum::body::{Body, to_bytes};
 use futures_util::{StreamExt, stream};
-use hyper::body::{Bytes, Incoming};
-use hyper::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue};
+use http_body_util::StreamBody;
+use hyper::body::{Bytes, Frame, Incoming};
+use hyper::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{HeaderMap, Request, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -45,6 +46,8 @@ pub enum Ending {
     ResetMidway,
     /// A stream ends, in good order for HTTP, in the middle of a `data:` line.
     CutLine,
+    /// A stream's last event has no empty line after it, and trailers (of HTTP/2) follow.
+    Trailers,
 }
 
 /// What the reply says of its usage.
@@ -70,6 +73,7 @@ impl Default for Behaviour {
     }
 }
 
+const TRAILER_NAME: HeaderName = HeaderName::from_static("x-trailer");
 /// What every prompt counts as.
 const PROMPT_TOKENS: u64 = 11;
 
@@ -188,6 +192,7 @@ fn event_stream(call: &Value, behaviour: &Behaviour, ticket: Ticket) -> Answer {
 
 enum Step {
     Send(String),
+    Trailers,
     Break,
 }
 
@@ -204,7 +209,7 @@ fn stream_steps(call: &Value, behaviour: &Behaviour, usage: Option<Usage>) -> Ve
             let text = word.to_string();
             steps.push_back(Step::Send(format!("data: {}", &text[..text.len() / 2])));
         }
-        Ending::Whole | Ending::ResetAtOnce => {
+        Ending::Whole | Ending::ResetAtOnce | Ending::Trailers => {
             let stop = json!([{"index": 0, "delta": {}, "finish_reason": "stop"}]);
             steps.push_back(event(&chunk(call, stop)));
             if let Some(usage) = usage {
@@ -212,7 +217,11 @@ fn stream_steps(call: &Value, behaviour: &Behaviour, usage: Option<Usage>) -> Ve
                 last["usage"] = usage.to_openai();
                 steps.push_back(event(&last));
             }
-            steps.push_back(Step::Send("data: [DONE]\n\n".to_owned()));
+            if behaviour.ending == Ending::Trailers {
+                steps.extend([Step::Send("data: [DONE]".to_owned()), Step::Trailers]);
+            } else {
+                steps.push_back(Step::Send("data: [DONE]\n\n".to_owned()));
+            }
         }
     }
     steps
@@ -240,7 +249,10 @@ fn stepwise(content_type: &str, steps: VecDeque<Step>, gap: Duration, usage: Opt
             ticket.end(usage);
         }
         let sent = match step {
-            Step::Send(text) => Ok(Bytes::from(text)),
+            Step::Send(text) => Ok(Frame::data(Bytes::from(text))),
+            Step::Trailers => {
+                Ok(Frame::trailers(HeaderMap::from_iter([(TRAILER_NAME, HeaderValue::from_static("1"))])))
+            }
             Step::Break => {
                 // hyper sends what it has buffered while we are pending, and drops it at an error.
                 tokio::task::yield_now().await;
@@ -252,5 +264,6 @@ fn stepwise(content_type: &str, steps: VecDeque<Step>, gap: Duration, usage: Opt
         }
         Some((sent, (steps, ticket)))
     });
-    Response::builder().header(CONTENT_TYPE, content_type).body(Body::from_stream(body)).map_err(io::Error::other)
+    let body = Body::new(StreamBody::new(body));
+    Response::builder().header(CONTENT_TYPE, content_type).body(body).map_err(io::Error::other)
 }

@@ -39,6 +39,10 @@ struct Delta<'a> {
 }
 
 pub(super) fn read(data: &[u8], reported: &mut Reported) -> Option<Event> {
+    // An array of the right fields would do for the reader too, but is no chunk.
+    if data.trim_ascii_start().first() != Some(&b'{') {
+        return None;
+    }
     let payload: Payload<'_> = serde_json::from_slice(data).ok()?;
     let choices = payload.choices.map_or("[]", RawValue::get);
     let has_choices = !choices.trim_matches(['[', ']', ' ', '\t', '\r', '\n']).is_empty();

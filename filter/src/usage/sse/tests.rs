@@ -102,6 +102,32 @@ fn only_an_incomplete_event_is_held_back() {
 }
 
 #[test]
+fn an_event_that_cannot_be_ours_is_not_held_until_its_end() {
+    let content = content("One");
+    let usage = usage_only();
+    for (event, is_held) in [
+        ("data: [DONE]", false),
+        ("data: [D", false),
+        (content.trim_end(), false),
+        ("data: {\"error\":{\"message\":\"}\"}}", false),
+        ("data: {\"error\":{\"message\":\"}", true),
+        ("event: error\ndata: ", true),
+        (usage.trim_end(), true),
+    ] {
+        let mut meter = SseMeter::new(Shape::OpenAi, true);
+        let passed = if is_held { Vec::new() } else { event.as_bytes().to_vec() };
+        assert_eq!(meter.read(event.as_bytes()), Passage::Replaced(passed), "{event}");
+        let rest = if is_held && event != usage.trim_end() { event } else { "" };
+        assert_eq!(meter.finish(), rest.as_bytes(), "{event}");
+    }
+    let mut meter = SseMeter::new(Shape::OpenAi, true);
+    meter.read(b"data: [DO");
+    assert_eq!(meter.read(b"NE]\n"), Passage::Replaced(b"NE]\n".to_vec()));
+    assert_eq!(meter.read(b"\n"), Passage::Replaced(b"\n".to_vec()));
+    assert_eq!(meter.finish(), b"");
+}
+
+#[test]
 fn a_stream_that_ends_without_an_empty_line_is_read_to_its_end() {
     let whole = stream().replace("data: [DONE]\n\n", "");
     let (seen, reading) = run(true, &[whole.trim_end().as_bytes()]);
