@@ -13,6 +13,7 @@ mod events;
 mod json;
 mod report;
 mod sse;
+mod work;
 
 pub(crate) use report::Counts;
 use sluice_policy::units::Tokens;

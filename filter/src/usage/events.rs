@@ -7,6 +7,7 @@ mod text;
 
 use super::Shape;
 use super::report::Reported;
+use super::work;
 use std::borrow::Cow;
 
 /// A server may put several tokens into one piece (speculative decoding, coalescing proxies); text beyond this many
@@ -27,6 +28,8 @@ pub(super) struct Event {
 /// Reads an event, and takes over what it reports. `None`: it bears no data that anybody could read (`[DONE]`, a
 /// comment).
 pub(super) fn read(event: &[u8], shape: Shape, reported: &mut Reported) -> Option<Event> {
+    // To find its data and to read it.
+    work::on(event.len() * 2);
     let data = data_of(event)?;
     match shape {
         Shape::OpenAi | Shape::Embeddings => openai::read(&data, reported),

@@ -7,7 +7,7 @@
 mod outline;
 
 use super::report::Reported;
-use super::{Passage, Reading, Shape, events};
+use super::{Passage, Reading, Shape, events, work};
 use outline::{Document, Outline};
 use sluice_policy::units::Tokens;
 
@@ -112,11 +112,15 @@ impl SseMeter {
             self.after_cr = *byte == b'\r';
             match byte {
                 b'\n' if is_second_half => {}
-                b'\n' | b'\r' if !self.line_has_content => return Some(at + 1),
+                b'\n' | b'\r' if !self.line_has_content => {
+                    work::on(at + 1);
+                    return Some(at + 1);
+                }
                 b'\n' | b'\r' => self.line_has_content = false,
                 _ => self.line_has_content = true,
             }
         }
+        work::on(piece.len());
         None
     }
 
@@ -143,12 +147,14 @@ impl SseMeter {
         } else if event.is_empty() {
             self.meter(tail)
         } else {
+            work::on(tail.len());
             event.extend_from_slice(tail);
             let dropped = self.meter(&event);
             event.truncate(event.len() - tail.len());
             dropped
         };
         if self.drop_usage && !dropped {
+            work::on(event.len() - released + tail.len());
             passed.extend_from_slice(event.get(released..).unwrap_or_default());
             passed.extend_from_slice(tail);
         }
@@ -157,9 +163,11 @@ impl SseMeter {
 
     /// Keeps the beginning of an event for later. Over the bound it is no longer kept, and no longer held.
     fn keep(&mut self, rest: &[u8], passed: &mut Vec<u8>) {
+        work::on(rest.len());
         if !self.oversized && self.event.len() + rest.len() <= EVENT_MAX_BYTES {
             self.event.extend_from_slice(rest);
             if self.drop_usage && !self.may_be_dropped(rest) {
+                work::on(self.event.len() - self.released);
                 passed.extend_from_slice(self.event.get(self.released..).unwrap_or_default());
                 self.released = self.event.len();
             }
@@ -169,6 +177,7 @@ impl SseMeter {
         let event = std::mem::take(&mut self.event);
         let released = std::mem::take(&mut self.released);
         if self.drop_usage {
+            work::on(event.len() - released + rest.len());
             passed.extend_from_slice(event.get(released..).unwrap_or_default());
             passed.extend_from_slice(rest);
         }

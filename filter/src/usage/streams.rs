@@ -96,17 +96,50 @@ fn a_stream_that_breaks_off_anywhere_is_charged_for_what_was_delivered_and_at_mo
     assert!(broken >= 10_000, "{broken}");
 }
 
-/// The cost of a long line grows with its length and not with its square.
+/// Ten times the bytes, in whatever pieces they come, are ten times the work. What the readers do with a byte is counted,
+/// so a busy machine changes nothing, and the bound may be tight.
 #[test]
-fn a_long_line_costs_in_proportion_to_its_length() {
-    let cost = |bytes: usize| {
-        let line = format!("data: {{\"choices\":[{{\"delta\":{{\"content\":\"{}\"}}}}]}}\n\n", "x".repeat(bytes));
-        let begun = std::time::Instant::now();
-        run(Shape::OpenAi, true, line.as_bytes().chunks(1_000));
-        begun.elapsed()
-    };
-    // Ten times the bytes, and double that for noise; the square would be a hundred times. A busy machine may spoil any
-    // one comparison, and cannot make the square look linear in any.
-    let is_linear = (0..100).any(|_| cost(1 << 20) < cost(100 << 10) * 20);
-    assert!(is_linear, "a line of 1 MiB never cost less than 20 times one of 100 KiB");
+fn a_line_of_a_mebibyte_costs_ten_times_one_of_a_tenth() {
+    const LONG_BYTES: usize = 1 << 20;
+    const SHORT_BYTES: usize = LONG_BYTES / 10;
+    let text = |bytes| "x".repeat(bytes);
+    let words = |bytes| "{\"}\\n".repeat(bytes / 6);
+    let braces = |bytes| "{}".repeat(bytes / 2);
+    let chat = |text: String| format!("data: {{\"choices\":[{{\"delta\":{{\"content\":{}}}}}]}}\n\n", json_text(&text));
+    let document = |text: String| format!("{{\"choices\":[{{\"message\":{{\"content\":{}}}}}]}}", json_text(&text));
+    let lines: [(&str, &str, Write<'_>); 7] = [
+        ("content", "text/event-stream", &|bytes| chat(text(bytes))),
+        ("escapes", "text/event-stream", &|bytes| chat(words(bytes))),
+        ("objects", "text/event-stream", &|bytes| format!("data: {}\n\n", braces(bytes))),
+        ("lines", "text/event-stream", &|bytes| format!("{}\n", "data: {\n".repeat(bytes / 8))),
+        ("a comment", "text/event-stream", &|bytes| format!(": {}\n\n", text(bytes))),
+        ("a reply", "application/json", &|bytes| document(text(bytes))),
+        ("a reply with escapes", "application/json", &|bytes| document(words(bytes))),
+    ];
+    for (name, kind, line) in lines {
+        for (shape, drop_usage) in [(Shape::OpenAi, true), (Shape::Anthropic, false)] {
+            for piece_bytes in [1, 1_000, usize::MAX] {
+                let cost = |bytes: usize| {
+                    let line = line(bytes);
+                    let mut meter = Meter::for_reply(shape, Some(kind), None, drop_usage);
+                    work::of(|| {
+                        for piece in line.as_bytes().chunks(piece_bytes) {
+                            meter.read(piece);
+                        }
+                        meter.finish();
+                    })
+                };
+                let (short, long) = (cost(SHORT_BYTES), cost(LONG_BYTES));
+                assert!(short >= SHORT_BYTES as u64 / 2, "{name}: every byte is looked at: {short}");
+                assert!(long * 100 <= short * 1_005, "{name} by {piece_bytes}: {long} after {short}");
+            }
+        }
+    }
+}
+
+/// A line of about so many bytes.
+type Write<'a> = &'a dyn Fn(usize) -> String;
+
+fn json_text(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
 }

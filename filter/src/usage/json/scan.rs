@@ -1,6 +1,8 @@
 //! A walk over a JSON document that comes in pieces. It keeps the value of the top-level field `usage` and the length of
 //! the text that a model wrote, and nothing else; whether the rest is valid JSON is the client's business.
 
+use crate::usage::work;
+
 /// A larger `usage` is none.
 const USAGE_BYTES_MAX: usize = 16 << 10;
 /// Deeper replies are not walked.
@@ -75,6 +77,7 @@ impl Scan {
                 Within::Text => self.text(piece),
                 Within::Structure | Within::Name | Within::NameEscape | Within::TextEscape => self.byte(piece),
             };
+            work::on(taken);
             let (seen, rest) = piece.split_at_checked(taken).unwrap_or((piece, &[]));
             // Neither the colon before the value nor what ends it is a part of it.
             if captured_before && self.captures_usage {

@@ -4,6 +4,8 @@
 //! byte, and everything else at the brace that closes it: an upstream may end a stream right there, without the empty
 //! line, and send trailers, which cannot carry what was held.
 
+use crate::usage::work;
+
 /// How an event's line begins that bears data.
 const DATA: &[u8] = b"data:";
 
@@ -53,6 +55,7 @@ impl Default for Line {
 impl Outline {
     /// Goes on with the next bytes of the event, cut anywhere.
     pub(super) fn read(&mut self, bytes: &[u8]) -> Document {
+        work::on(bytes.len());
         for byte in bytes {
             match (self.line, byte) {
                 (_, b'\n' | b'\r') => self.line = Line::default(),
