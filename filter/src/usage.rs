@@ -145,7 +145,7 @@ fn tokens_of(bytes: u64) -> Tokens {
 }
 
 #[cfg(test)]
-mod streams;
+pub(crate) mod streams;
 
 #[cfg(test)]
 mod tests {

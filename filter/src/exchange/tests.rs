@@ -8,6 +8,7 @@ use sluice_policy::wire::{AdmissionReply, ChargeTo, Grant, ModelsReply, RateKind
 mod dialects;
 mod grpc;
 mod lifecycles;
+mod passage;
 mod replies;
 mod requests;
 

@@ -1,7 +1,7 @@
 //! Whole streams, recorded and made up, in the shapes of vLLM, llama.cpp, OpenAI and Anthropic: wherever the network
 //! cuts them, the usage is the same, and the client gets what the upstream sent but for the one event that was ours.
 
-mod made_up;
+pub(crate) mod made_up;
 
 use super::*;
 use made_up::Stream;

@@ -54,7 +54,8 @@ pub(super) fn read(data: &[u8], reported: &mut Reported) -> Option<Event> {
     Some(Event {
         tokens: if has_choices { tokens_in(choices) } else { 0 },
         is_report: usage.is_some(),
-        is_usage_only: usage.is_some() && (!has_choices || bear_nothing(choices)),
+        // Without a list of choices it is no chunk at all, and so not the one that we asked for.
+        is_usage_only: usage.is_some() && payload.choices.is_some() && (!has_choices || bear_nothing(choices)),
     })
 }
 

@@ -5,11 +5,11 @@ use serde_json::{Value, json};
 use sluice_policy::units::Tokens;
 
 /// A stream, and what it truly says.
-pub(super) struct Stream {
-    pub(super) name: String,
-    pub(super) text: String,
-    pub(super) shape: Shape,
-    pub(super) reported: Option<Counts>,
+pub(crate) struct Stream {
+    pub(crate) name: String,
+    pub(crate) text: String,
+    pub(crate) shape: Shape,
+    pub(crate) reported: Option<Counts>,
 }
 
 /// A stream of which every prefix can be counted.
@@ -55,7 +55,7 @@ impl Dice {
 }
 
 impl Stream {
-    pub(super) fn make_up(seed: u64) -> Self {
+    pub(crate) fn make_up(seed: u64) -> Self {
         let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
         dice.below(2);
         let counts = Counts {
@@ -79,7 +79,7 @@ impl Stream {
     }
 
     /// The stream without the events that bear a usage and nothing else: an oracle that reads line by line.
-    pub(super) fn without_usage_event(&self) -> String {
+    pub(crate) fn without_usage_event(&self) -> String {
         let line_end = if self.text.contains("\r\n") {
             "\r\n"
         } else if self.text.contains('\r') {
