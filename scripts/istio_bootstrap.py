@@ -26,7 +26,8 @@ class ManifestError(Exception):
 
 
 def gateway_bootstrap(virtual_service, listen_port, upstream, admin_port=0):
-    """A gateway with one HTTP listener, the VirtualService's routes, and one model server for all of them."""
+    """A gateway with one HTTP listener, the VirtualService's routes, and one model server for all of them, which takes
+    gRPC on the same port."""
     hcm = {
         "@type": f"{EXTENSIONS}.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "outbound_0.0.0.0_8080",
@@ -50,9 +51,13 @@ def gateway_bootstrap(virtual_service, listen_port, upstream, admin_port=0):
         "filter_chains": [{"filters": [{"name": HCM, "typed_config": hcm}]}],
     }
     model = static_cluster("model", socket_address(*upstream))
+    grpc = static_cluster("model-grpc", socket_address(*upstream))
+    # What istiod makes of a Service's port that is named `grpc`.
+    http2 = {"@type": f"type.googleapis.com/{HTTP_OPTIONS}", "explicit_http_config": {"http2_protocol_options": {}}}
+    grpc["typed_extension_protocol_options"] = {HTTP_OPTIONS: http2}
     return {
         "admin": {"address": socket_address("127.0.0.1", admin_port)},
-        "static_resources": {"listeners": [listener], "clusters": [model]},
+        "static_resources": {"listeners": [listener], "clusters": [model, grpc]},
     }
 
 
@@ -76,17 +81,19 @@ def routes(virtual_service):
 
 def rule_routes(rule):
     refuse_unknown(rule, {"name", "match", "route", "retries", "timeout"}, "VirtualService http")
-    action = {"cluster": "model", "timeout": rule.get("timeout", "0s")}
+    action = {"timeout": rule.get("timeout", "0s")}
     attempts = rule.get("retries", {}).get("attempts", ISTIO_DEFAULT_RETRIES)
     if attempts:
         action["retry_policy"] = {"retry_on": "connect-failure,refused-stream", "num_retries": attempts}
     for match in rule.get("match", [{}]):
         refuse_unknown(match, {"headers"}, "VirtualService match")
-        headers = [
-            {"name": name, "string_match": {"exact": condition["exact"]}}
-            for name, condition in match.get("headers", {}).items()
-        ]
-        yield {"match": {"prefix": "/", "headers": headers}, "route": action}
+        conditions = match.get("headers", {})
+        for condition in conditions.values():
+            refuse_unknown(condition, {"exact", "prefix"}, "VirtualService match.headers")
+        headers = [{"name": name, "string_match": condition} for name, condition in conditions.items()]
+        is_grpc = conditions.get("content-type", {}).get("prefix") == "application/grpc"
+        cluster = "model-grpc" if is_grpc else "model"
+        yield {"match": {"prefix": "/", "headers": headers}, "route": action | {"cluster": cluster}}
 
 
 # --- EnvoyFilter ---

@@ -1,8 +1,9 @@
 //! What `istio/` ships serves real requests: the EnvoyFilter in full, the WasmPlugin in headers mode.
 
-use e2e::client::Chat;
+use e2e::client::{Chat, send};
 use e2e::stack::{Bootstrap, MODEL, POOL, Stack};
 use e2e::tenant::Tenant;
+use reqwest::Method;
 use std::time::Duration;
 
 const SLACK: Duration = Duration::from_secs(10);
@@ -51,4 +52,29 @@ async fn assert_serves(stack: &Stack) {
         .await
         .unwrap();
     stack.operators().wait_until_idle(SLACK).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kserve_s_paths_are_routed_behind_the_envoy_filter_and_in_plain_envoy() {
+    for (name, bootstrap) in [("kserve-istio", Bootstrap::EnvoyFilter), ("kserve-envoy", Bootstrap::Envoy)] {
+        let stack = stack(name, bootstrap).await;
+        let client = stack.client("only").unwrap();
+        let rest = client.request(Method::POST, &format!("/v2/models/{MODEL}/infer")).body("{\"inputs\":[]}");
+        // A frame with one field, the model's name.
+        let mut message = vec![0, 0, 0, 0, 14, 0x0a, 12];
+        message.extend_from_slice(MODEL.as_bytes());
+        let grpc = client.over_http2().unwrap();
+        let path = "/inference.GRPCInferenceService/ModelInfer";
+        let grpc = grpc.request(Method::POST, path).header("content-type", "application/grpc").header("te", "trailers");
+        for (request, path) in [(rest, format!("/v2/models/{MODEL}/infer")), (grpc.body(message), path.to_owned())] {
+            let reply = send(request).await.unwrap();
+            assert_eq!(reply.status, 200, "{path}: {}", reply.summary());
+            let call = stack.upstream.calls().last().unwrap();
+            assert_eq!((call.path.as_str(), call.header("x-pool")), (path.as_str(), Some(POOL)), "{name}");
+        }
+        let load = client.request(Method::POST, &format!("/v2/repository/models/{MODEL}/load"));
+        assert_eq!(send(load).await.unwrap().status, 404);
+        assert_eq!(stack.upstream.calls().count(), 2);
+        stack.operators().wait_until_idle(SLACK).await.unwrap();
+    }
 }

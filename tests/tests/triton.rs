@@ -40,23 +40,12 @@ async fn stack(triton: &Triton) -> Stack {
         .unwrap()
 }
 
-/// A cluster that speaks HTTP/2, and a route that takes gRPC there.
+/// Triton takes gRPC on a port of its own.
 fn send_grpc_to(bootstrap: &mut Value, port: u16) {
-    let resources = &mut bootstrap["static_resources"];
-    let clusters = resources["clusters"].as_array_mut().unwrap();
-    let mut cluster = clusters.iter().find(|cluster| cluster["name"] == "model").unwrap().clone();
-    cluster["name"] = json!("model-grpc");
-    cluster["load_assignment"] = json!({"cluster_name": "model-grpc", "endpoints": [{"lb_endpoints": [
-        {"endpoint": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": port}}}},
-    ]}]});
-    let options = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
-    cluster["typed_extension_protocol_options"][options]["explicit_http_config"] =
-        json!({"http2_protocol_options": {}});
-    clusters.push(cluster);
-    let manager = &mut resources["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"];
-    let routes = manager["route_config"]["virtual_hosts"][0]["routes"].as_array_mut().unwrap();
-    let grpc = json!({"match": {"prefix": "/", "grpc": {}}, "route": {"cluster": "model-grpc", "timeout": "0s"}});
-    routes.insert(0, grpc);
+    let clusters = bootstrap["static_resources"]["clusters"].as_array_mut().unwrap();
+    let cluster = clusters.iter_mut().find(|cluster| cluster["name"] == "model-grpc").unwrap();
+    let endpoint = "/load_assignment/endpoints/0/lb_endpoints/0/endpoint/address/socket_address";
+    cluster.pointer_mut(endpoint).unwrap()["port_value"] = json!(port);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -85,9 +85,11 @@ pub fn adapt(bootstrap: &mut Value, traffic_port: u16, admin_port: u16, upstream
     bootstrap["admin"] = json!({"address": {"socket_address": {"address": "127.0.0.1", "port_value": admin_port}}});
     let listener = bootstrap.pointer_mut("/static_resources/listeners/0").context("no listener")?;
     set_address(listener, "127.0.0.1", traffic_port).context("the listener has no address")?;
-    let model = find_mut(bootstrap, &|value| value["name"] == "model" && !value["load_assignment"].is_null())
-        .context("no cluster named model")?;
-    set_address(model, &upstream.ip().to_string(), upstream.port()).context("the cluster has no address")?;
+    for name in ["model", "model-grpc"] {
+        let cluster = find_mut(bootstrap, &|value| value["name"] == name && !value["load_assignment"].is_null())
+            .with_context(|| format!("no cluster named {name}"))?;
+        set_address(cluster, &upstream.ip().to_string(), upstream.port()).context("the cluster has no address")?;
+    }
     let plugin = plugin_mut(bootstrap)?;
     let code = find_mut(plugin, &|value| value["filename"].is_string()).context("the filter has no file")?;
     code["filename"] = json!(paths::filter_module()?);
