@@ -4,7 +4,7 @@
 //!
 //! | reply | estimate |
 //! |---|---|
-//! | stream of events | one token for each piece of text, or one for every 8 bytes of a longer one |
+//! | stream of events | one token for each piece of text; one for every 4 bytes where pieces are too long for that |
 //! | JSON | one for every 4 bytes of text in it: content, reasoning, arguments |
 //! | compressed against our wish | one for every byte |
 //! | anything else | one for every 4 bytes |
@@ -14,6 +14,7 @@ mod json;
 mod report;
 mod sse;
 mod work;
+mod written;
 
 pub(crate) use report::Counts;
 use sluice_policy::units::Tokens;

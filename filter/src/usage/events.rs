@@ -8,17 +8,13 @@ mod text;
 use super::Shape;
 use super::report::Reported;
 use super::work;
+use super::written::Written;
 use std::borrow::Cow;
-
-/// A server may put several tokens into one piece (speculative decoding, coalescing proxies); text beyond this many
-/// bytes counts as more than one.
-const BYTES_PER_TOKEN_MAX: u64 = 8;
 
 /// What one event tells.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Event {
-    /// Our count of the output in it.
-    pub(super) tokens: u64,
+    pub(super) written: Written,
     /// It bears a usage, and what it reports covers everything up to and with this event.
     pub(super) is_report: bool,
     /// It bears nothing but a usage.
@@ -43,11 +39,6 @@ pub(super) fn read(event: &[u8], shape: Shape, reported: &mut Reported) -> Optio
 /// Whether an event bears a usage and nothing else.
 pub(super) fn bears_only_usage(event: &[u8], shape: Shape) -> bool {
     read(event, shape, &mut Reported::default()).is_some_and(|event| event.is_usage_only)
-}
-
-/// Our count of a piece of text.
-fn tokens_of(bytes: usize) -> u64 {
-    (bytes as u64).div_ceil(BYTES_PER_TOKEN_MAX)
 }
 
 /// The data lines of an event, joined as the specification says.

@@ -7,9 +7,9 @@
 mod outline;
 
 use super::report::Reported;
+use super::written::Written;
 use super::{Passage, Reading, Shape, events, work};
 use outline::{Document, Outline};
-use sluice_policy::units::Tokens;
 
 /// A longer event passes unread, and counts as one piece of content. The last event of a response repeats all of it.
 const EVENT_MAX_BYTES: usize = 4 << 20;
@@ -31,10 +31,10 @@ pub(crate) struct SseMeter {
     /// What became of the last event, where its last byte was a carriage return and nothing has come since.
     ended_by_cr: Option<Fate>,
     reported: Reported,
-    /// Our count of the output.
-    counted: u64,
+    /// All output.
+    written: Written,
     /// How much of it the last report covers.
-    counted_before_report: u64,
+    written_before_report: Written,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +46,7 @@ enum Fate {
 /// Replies are tenants' data: `Debug` shows the counts only.
 impl std::fmt::Debug for SseMeter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "SseMeter({:?}, {} counted)", self.reported, self.counted)
+        write!(f, "SseMeter({:?}, {:?})", self.reported, self.written)
     }
 }
 
@@ -63,8 +63,8 @@ impl SseMeter {
             after_cr: false,
             ended_by_cr: None,
             reported: Reported::default(),
-            counted: 0,
-            counted_before_report: 0,
+            written: Written::default(),
+            written_before_report: Written::default(),
         }
     }
 
@@ -74,13 +74,13 @@ impl SseMeter {
 
     pub(super) fn reading(&self) -> Reading {
         let reported = self.reported.counts(self.shape);
-        let covered = if reported.is_some() { self.counted_before_report } else { 0 };
-        Reading { reported, counted: Tokens(self.counted.saturating_sub(covered)) }
+        let covered = if reported.is_some() { self.written_before_report } else { Written::default() };
+        Reading { reported, counted: self.written.since(covered).tokens() }
     }
 
     /// Whether anything that the model wrote has come.
     pub(super) fn has_output(&self) -> bool {
-        self.counted > 0 || self.reported.has_output()
+        !self.written.is_empty() || self.reported.has_output()
     }
 
     pub(super) fn read(&mut self, piece: &[u8]) -> Passage {
@@ -142,7 +142,7 @@ impl SseMeter {
         self.outline = Outline::default();
         let is_oversized = std::mem::take(&mut self.oversized) || event.len() + tail.len() > EVENT_MAX_BYTES;
         let dropped = if is_oversized {
-            self.counted += 1;
+            self.written += Written::UNREADABLE;
             false
         } else if event.is_empty() {
             self.meter(tail)
@@ -200,9 +200,9 @@ impl SseMeter {
     /// Reads a whole event; tells whether it is the one that the client did not ask for.
     fn meter(&mut self, event: &[u8]) -> bool {
         let Some(event) = events::read(event, self.shape, &mut self.reported) else { return false };
-        self.counted = self.counted.saturating_add(event.tokens);
+        self.written += event.written;
         if event.is_report {
-            self.counted_before_report = self.counted;
+            self.written_before_report = self.written;
         }
         self.drop_usage && event.is_usage_only
     }

@@ -1,8 +1,9 @@
 //! Events of Anthropic's messages: the input stands in `message_start`, the output so far in every `message_delta`.
 
-use super::{Event, tokens_of};
+use super::Event;
 use crate::usage::Shape;
 use crate::usage::report::Reported;
+use crate::usage::written::Written;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
@@ -43,5 +44,5 @@ pub(super) fn read(data: &[u8], reported: &mut Reported) -> Option<Event> {
         let texts = [delta.text, delta.thinking, delta.partial_json];
         texts.iter().flatten().map(|text| text.len()).sum()
     });
-    Some(Event { tokens: tokens_of(bytes), is_report: usage.is_some(), is_usage_only: false })
+    Some(Event { written: Written::piece(bytes), is_report: usage.is_some(), is_usage_only: false })
 }

@@ -1,8 +1,9 @@
 //! Chunks of chat completions and of completions.
 
-use super::{Event, tokens_of};
+use super::Event;
 use crate::usage::Shape;
 use crate::usage::report::Reported;
+use crate::usage::written::Written;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
@@ -52,7 +53,7 @@ pub(super) fn read(data: &[u8], reported: &mut Reported) -> Option<Event> {
         reported.take(usage, Shape::OpenAi);
     }
     Some(Event {
-        tokens: if has_choices { tokens_in(choices) } else { 0 },
+        written: if has_choices { written_in(choices) } else { Written::default() },
         is_report: usage.is_some(),
         // Without a list of choices it is no chunk at all, and so not the one that we asked for.
         is_usage_only: usage.is_some() && payload.choices.is_some() && (!has_choices || bear_nothing(choices)),
@@ -78,16 +79,16 @@ fn bear_nothing(choices: &str) -> bool {
     serde_json::from_str::<Vec<Bare<'_>>>(choices).is_ok_and(|choices| choices.iter().all(is_bare))
 }
 
-fn tokens_in(choices: &str) -> u64 {
+fn written_in(choices: &str) -> Written {
     // Choices of a shape that nobody knows still are output.
-    let Ok(choices) = serde_json::from_str::<Vec<Choice<'_>>>(choices) else { return 1 };
-    choices.iter().map(Choice::tokens).sum()
+    let Ok(choices) = serde_json::from_str::<Vec<Choice<'_>>>(choices) else { return Written::UNREADABLE };
+    choices.iter().map(Choice::written).sum()
 }
 
 impl Choice<'_> {
-    fn tokens(&self) -> u64 {
+    fn written(&self) -> Written {
         let text = self.text.as_ref().map_or(0, |text| text.len());
-        tokens_of(self.delta.as_ref().map_or(0, Delta::bytes) + text)
+        Written::piece(self.delta.as_ref().map_or(0, Delta::bytes) + text)
     }
 }
 

@@ -1,8 +1,9 @@
 //! Events of the responses API: text comes as `delta`, the usage with the response's last event.
 
-use super::{Event, tokens_of};
+use super::Event;
 use crate::usage::Shape;
 use crate::usage::report::Reported;
+use crate::usage::written::Written;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
@@ -29,13 +30,13 @@ pub(super) fn read(data: &[u8], reported: &mut Reported) -> Option<Event> {
         reported.take(usage.get(), Shape::Responses);
     }
     Some(Event {
-        tokens: payload.delta.map_or(0, |delta| tokens_in(delta.get())),
+        written: payload.delta.map_or(Written::default(), |delta| written_in(delta.get())),
         is_report: usage.is_some(),
         is_usage_only: false,
     })
 }
 
-fn tokens_in(delta: &str) -> u64 {
+fn written_in(delta: &str) -> Written {
     let text = serde_json::from_str::<Cow<'_, str>>(delta);
-    tokens_of(text.map_or(delta.len(), |text| text.len()))
+    Written::piece(text.map_or(delta.len(), |text| text.len()))
 }

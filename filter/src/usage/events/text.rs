@@ -1,6 +1,7 @@
 //! Events of KServe's `generate_stream`: text, and nobody counts it but we.
 
-use super::{Event, tokens_of};
+use super::Event;
+use crate::usage::written::Written;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
@@ -17,5 +18,5 @@ pub(super) fn read(data: &[u8]) -> Option<Event> {
         let text = serde_json::from_str::<Cow<'_, str>>(output.get());
         text.map_or(output.get().len(), |text| text.len())
     });
-    Some(Event { tokens: tokens_of(bytes), is_report: false, is_usage_only: false })
+    Some(Event { written: Written::piece(bytes), is_report: false, is_usage_only: false })
 }

@@ -1,6 +1,7 @@
 use super::*;
 use crate::usage::Counts;
 use proptest::prelude::*;
+use sluice_policy::units::Tokens;
 
 const USAGE: &str = r#"{"prompt_tokens":7,"completion_tokens":3,"total_tokens":10}"#;
 
@@ -166,14 +167,14 @@ fn usage_that_cannot_be_true_leaves_the_count() {
 }
 
 #[test]
-fn reasoning_tool_calls_and_long_chunks_count_as_output() {
+fn content_reasoning_and_tool_calls_count_as_output() {
     for (delta, tokens) in [
         (r#"{"content":""}"#, 0),
         (r#"{"content":null,"tool_calls":[]}"#, 0),
         (r#"{"content":"x"}"#, 1),
-        (r#"{"content":"0123456789abcdefg"}"#, 3),
+        (r#"{"content":"0123456789abcdefg"}"#, 1),
         (r#"{"reasoning_content":"hm"}"#, 1),
-        (r#"{"tool_calls":[{"i":1}]}"#, 2),
+        (r#"{"tool_calls":[{"i":1}]}"#, 1),
         (r#"{"content":7}"#, 1),
     ] {
         let event = format!("data:{{\"choices\":[{{\"delta\":{delta}}}]}}\n\n");

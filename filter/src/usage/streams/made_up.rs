@@ -12,12 +12,17 @@ pub(crate) struct Stream {
     pub(crate) reported: Option<Counts>,
 }
 
-/// A stream of which every prefix can be counted.
+/// Streams of which every prefix can be counted.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Kind {
-    /// As vLLM's and SGLang's `continuous_usage_stats`: each chunk tells all that was generated so far.
-    ContinuousUsage,
-    TokenAChunk,
+    /// vLLM with `continuous_usage_stats`: each chunk tells all that was generated so far.
+    Vllm,
+    /// SGLang with the same, and its own fields beside.
+    Sglang,
+    /// Chat with a token a chunk, and no usage.
+    ChatToken,
+    /// Completions with a token a chunk, of two sequences.
+    CompletionToken,
 }
 
 /// A xorshift generator: a failing seed must fail again.
@@ -224,22 +229,82 @@ fn texts(dice: &mut Dice) -> Vec<Event> {
     (0..dice.below(6) + 1).map(|_| unnamed(&json!({"model_name": "m", "text_output": dice.word()}))).collect()
 }
 
-/// A stream of a token a chunk, and where each chunk ends.
-pub(super) fn countable(seed: u64, kind: Kind) -> (String, Vec<usize>) {
-    let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-    let (mut text, mut ends) = (String::new(), Vec::new());
-    for step in 1..=dice.below(40) + 1 {
-        // Under continuous usage a chunk may bear any text, or none that can be seen.
-        let word = match kind {
-            Kind::ContinuousUsage => dice.word(),
-            Kind::TokenAChunk => dice.pick(&["a", " the", "Mühle", "!", " of"]),
-        };
-        let mut chunk = json!({"choices": [{"index": 0, "delta": {"content": word}}]});
-        if let Kind::ContinuousUsage = kind {
-            chunk["usage"] = json!({"prompt_tokens": 7, "completion_tokens": step});
-        }
-        text += &format!("data: {chunk}\n\n");
-        ends.push(text.len());
+/// Tokens as real vocabularies have them: words, parts of words, long ones, and those of other scripts.
+const TOKENS: [&str; 16] = [
+    "a",
+    " the",
+    "Mühle",
+    "!",
+    " of",
+    "ing",
+    "\n",
+    " 1",
+    "{",
+    " self",
+    "日本",
+    "語",
+    "🙂",
+    " responsibilities",
+    " international",
+    "                ",
+];
+
+/// A stream of which every chunk can be counted.
+pub(super) struct Countable {
+    pub(super) text: String,
+    /// Where each chunk ends, and how many tokens there are up to there.
+    pub(super) chunks: Vec<(usize, u64)>,
+}
+
+impl Countable {
+    fn push(&mut self, chunk: &Value, tokens: u64) {
+        self.text += &format!("data: {chunk}\n\n");
+        let before = self.chunks.last().map_or(0, |(_, tokens)| *tokens);
+        self.chunks.push((self.text.len(), before + tokens));
     }
-    (text, ends)
+}
+
+pub(super) fn countable(seed: u64, kind: Kind) -> Countable {
+    let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    dice.below(2);
+    let mut stream = Countable { text: String::new(), chunks: Vec::new() };
+    let usage = |tokens: u64| match kind {
+        Kind::Vllm => json!({"prompt_tokens": 7, "total_tokens": 7 + tokens, "completion_tokens": tokens}),
+        Kind::Sglang => json!({
+            "prompt_tokens": 7, "completion_tokens": tokens, "total_tokens": 7 + tokens,
+            "prompt_tokens_details": null, "reasoning_tokens": 0,
+        }),
+        Kind::ChatToken | Kind::CompletionToken => Value::Null,
+    };
+    let choice = |delta: Value| json!([{"index": 0, "delta": delta, "logprobs": null, "finish_reason": null}]);
+    if !matches!(kind, Kind::CompletionToken) {
+        let role = choice(json!({"role": "assistant", "content": ""}));
+        stream.push(&json!({"choices": role, "usage": usage(0)}), 0);
+    }
+    let mut produced = 0;
+    for _ in 0..dice.below(60) + 1 {
+        // With its usage told, a chunk may bear several tokens or text that cannot be seen; otherwise it bears one.
+        let (tokens, text) = match kind {
+            Kind::Vllm | Kind::Sglang => (dice.below(4) + 1, dice.word()),
+            Kind::ChatToken | Kind::CompletionToken => (1, dice.pick(&TOKENS)),
+        };
+        produced += tokens;
+        let choices = match kind {
+            Kind::CompletionToken => json!([{"index": dice.below(2), "text": text, "finish_reason": null}]),
+            Kind::Sglang if dice.below(3) == 0 => choice(json!({"content": null, "reasoning_content": text})),
+            Kind::Vllm | Kind::Sglang | Kind::ChatToken => choice(json!({"content": text})),
+        };
+        stream.push(&json!({"id": "c", "choices": choices, "usage": usage(produced)}), tokens);
+    }
+    let stop = json!([{"index": 0, "delta": {}, "text": "", "finish_reason": "stop"}]);
+    stream.push(&json!({"choices": stop, "usage": usage(produced)}), 0);
+    stream
+}
+
+/// Where a stream breaks off, and how long the pieces are in which it comes.
+pub(super) fn moment(seed: u64, bytes: usize) -> (usize, usize) {
+    let mut dice = Dice(seed.wrapping_mul(0x2545_f491_4f6c_dd1d) | 1);
+    dice.below(2);
+    let mut below = |sides: usize| usize::try_from(dice.below(sides as u64)).unwrap();
+    (below(bytes + 1), below(400) + 1)
 }

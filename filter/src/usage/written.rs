@@ -1,0 +1,87 @@
+//! Our count of what a model wrote into a stream, where its server does not tell.
+//!
+//! Most servers send a token a piece, so the pieces are counted. Speculative decoding, intervals and coalescing proxies put
+//! several tokens into one: such pieces are longer, on the whole, than tokens are, and then the bytes are counted. A piece
+//! by itself proves nothing, because a single token may have more than a dozen bytes.
+
+use super::tokens_of;
+use sluice_policy::units::Tokens;
+use std::ops::AddAssign;
+
+/// Tokens of text are shorter on average, in any language: by our measure 2 to 5 bytes (the page on dialects).
+const BYTES_PER_PIECE_MAX: u64 = 8;
+/// So many bytes of long tokens may come together before they tell anything.
+const CHANCE_BYTES: u64 = 64;
+
+/// Pieces of text, and the bytes in them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Written {
+    pieces: u64,
+    bytes: u64,
+}
+
+impl Written {
+    /// A piece of so many bytes; one without any is none.
+    pub(super) fn piece(bytes: usize) -> Self {
+        Self { pieces: u64::from(bytes > 0), bytes: bytes as u64 }
+    }
+
+    /// Output of a kind that cannot be read.
+    pub(super) const UNREADABLE: Self = Self { pieces: 1, bytes: 0 };
+
+    pub(super) fn is_empty(self) -> bool {
+        self.pieces == 0
+    }
+
+    /// What came after `earlier`, which is a part of it.
+    pub(super) fn since(self, earlier: Self) -> Self {
+        Self { pieces: self.pieces.saturating_sub(earlier.pieces), bytes: self.bytes.saturating_sub(earlier.bytes) }
+    }
+
+    pub(super) fn tokens(self) -> Tokens {
+        let of_tokens = self.pieces.saturating_mul(BYTES_PER_PIECE_MAX).saturating_add(CHANCE_BYTES);
+        if self.bytes <= of_tokens { Tokens(self.pieces) } else { Tokens(tokens_of(self.bytes).0.max(self.pieces)) }
+    }
+}
+
+impl AddAssign for Written {
+    fn add_assign(&mut self, more: Self) {
+        self.pieces = self.pieces.saturating_add(more.pieces);
+        self.bytes = self.bytes.saturating_add(more.bytes);
+    }
+}
+
+impl std::iter::Sum for Written {
+    fn sum<I: Iterator<Item = Self>>(pieces: I) -> Self {
+        pieces.fold(Self::default(), |mut sum, piece| {
+            sum += piece;
+            sum
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of_pieces(count: usize, bytes: usize) -> Tokens {
+        (0..count).map(|_| Written::piece(bytes)).sum::<Written>().tokens()
+    }
+
+    #[test]
+    fn pieces_as_long_as_tokens_are_tokens_and_longer_ones_are_counted_by_their_bytes() {
+        assert_eq!(of_pieces(0, 5), Tokens(0));
+        assert_eq!(of_pieces(5, 0), Tokens(0));
+        assert_eq!(of_pieces(100, 1), Tokens(100));
+        assert_eq!(of_pieces(100, 8), Tokens(100));
+        assert_eq!(of_pieces(100, 20), Tokens(500));
+        assert_eq!(of_pieces(1, 400), Tokens(100));
+        assert_eq!(Written::UNREADABLE.tokens(), Tokens(1));
+    }
+
+    #[test]
+    fn a_few_long_tokens_are_no_proof() {
+        assert_eq!(of_pieces(3, 17), Tokens(3));
+        assert_eq!(of_pieces(1, 72), Tokens(1));
+    }
+}
