@@ -5,6 +5,7 @@
 //! last byte: whoever lets the next call in at the sight of that byte is never seen as too early.
 
 mod calls;
+mod dialects;
 mod forward;
 mod scripted;
 mod server;

@@ -1,9 +1,10 @@
 //! A model server whose calls say themselves how they shall go: `metadata.behave` in the body is a [`Behaviour`].
 //!
-//! It speaks OpenAI chat completions, as a document and as a stream, and like a real server it sends the usage of a
-//! stream only when `stream_options.include_usage` asks for it. It packs its replies for whoever takes gzip.
+//! It speaks the dialect of the path that is called, OpenAI's chat where that says nothing, as a document and as a stream,
+//! and like a real server it sends the usage of a chat's stream only when `stream_options.include_usage` asks for it. It packs its replies for whoever takes gzip.
 
 use super::calls::{CallLog, Ticket};
+use super::dialects::Dialect;
 use super::server::Answer;
 use super::usage::Usage;
 use crate::gzip::Gzip;
@@ -74,6 +75,7 @@ impl Default for Behaviour {
 }
 
 const TRAILER_NAME: HeaderName = HeaderName::from_static("x-trailer");
+const WORD: &str = "word ";
 /// What every prompt counts as.
 const PROMPT_TOKENS: u64 = 11;
 
@@ -82,6 +84,11 @@ impl Behaviour {
         body.pointer("/metadata/behave")
             .and_then(|script| serde_json::from_value(script.clone()).ok())
             .unwrap_or_default()
+    }
+
+    /// All the words.
+    fn text(&self) -> String {
+        WORD.repeat(usize::try_from(self.words).unwrap_or(0))
     }
 
     fn usage(&self) -> Option<Usage> {
@@ -135,34 +142,17 @@ async fn plain_answer(log: CallLog, request: Request<Incoming>) -> Answer {
         ticket.end(None);
         return json_reply(behaviour.status, &failure());
     }
-    if call["stream"] == json!(true) {
-        return event_stream(&call, &behaviour, ticket);
+    let path = parts.uri.path();
+    let dialect = Dialect::of(path);
+    if dialect.streams(path, &call) {
+        return event_stream(dialect, &call, &behaviour, ticket);
     }
     if behaviour.ending == Ending::ResetMidway {
         return broken_document(ticket);
     }
     let usage = behaviour.usage();
     ticket.end(usage);
-    json_reply(200, &completion(&call, &behaviour, usage))
-}
-
-fn completion(call: &Value, behaviour: &Behaviour, usage: Option<Usage>) -> Value {
-    let words = "word ".repeat(usize::try_from(behaviour.words).unwrap_or(0));
-    let mut document = json!({
-        "id": "chatcmpl-scripted",
-        "object": "chat.completion",
-        "created": 0,
-        "model": call["model"],
-        "choices": [{
-            "index": 0,
-            "message": {"role": "assistant", "content": words.trim_end()},
-            "finish_reason": "stop",
-        }],
-    });
-    if let Some(usage) = usage {
-        document["usage"] = usage.to_openai();
-    }
-    document
+    json_reply(200, &dialect.document(&call, behaviour.text().trim_end(), usage))
 }
 
 fn failure() -> Value {
@@ -183,9 +173,9 @@ fn broken_document(ticket: Ticket) -> Answer {
     stepwise("application/json", steps.into(), Duration::ZERO, None, ticket)
 }
 
-fn event_stream(call: &Value, behaviour: &Behaviour, ticket: Ticket) -> Answer {
-    let usage = behaviour.usage().filter(|_| call["stream_options"]["include_usage"] == json!(true));
-    let steps = stream_steps(call, behaviour, usage);
+fn event_stream(dialect: Dialect, call: &Value, behaviour: &Behaviour, ticket: Ticket) -> Answer {
+    let usage = dialect.told(call, behaviour.usage());
+    let steps = stream_steps(dialect, call, behaviour, usage);
     let gap = Duration::from_millis(behaviour.gap_ms);
     stepwise("text/event-stream", steps, gap, usage, ticket)
 }
@@ -196,49 +186,34 @@ enum Step {
     Break,
 }
 
-fn stream_steps(call: &Value, behaviour: &Behaviour, usage: Option<Usage>) -> VecDeque<Step> {
-    let word = chunk(call, json!([{"index": 0, "delta": {"content": "word "}, "finish_reason": null}]));
-    let mut steps: VecDeque<Step> = (0..behaviour.words).map(|_| event(&word)).collect();
-    let half = steps.len() / 2;
+fn stream_steps(dialect: Dialect, call: &Value, behaviour: &Behaviour, usage: Option<Usage>) -> VecDeque<Step> {
+    let word = dialect.piece(call, WORD);
+    let words = usize::try_from(behaviour.words).unwrap_or(0);
+    let mut events = dialect.opening(call, usage);
+    let mut last = Vec::new();
     match behaviour.ending {
         Ending::ResetMidway => {
-            steps.truncate(half);
-            steps.push_back(Step::Break);
+            events.extend(vec![word; words / 2]);
+            last.push(Step::Break);
         }
         Ending::CutLine => {
-            let text = word.to_string();
-            steps.push_back(Step::Send(format!("data: {}", &text[..text.len() / 2])));
+            let half = word.get(..word.len() / 2).unwrap_or_default().to_owned();
+            events.extend(vec![word; words]);
+            last.push(Step::Send(half));
         }
         Ending::Whole | Ending::ResetAtOnce | Ending::Trailers => {
-            let stop = json!([{"index": 0, "delta": {}, "finish_reason": "stop"}]);
-            steps.push_back(event(&chunk(call, stop)));
-            if let Some(usage) = usage {
-                let mut last = chunk(call, json!([]));
-                last["usage"] = usage.to_openai();
-                steps.push_back(event(&last));
-            }
-            if behaviour.ending == Ending::Trailers {
-                steps.extend([Step::Send("data: [DONE]".to_owned()), Step::Trailers]);
-            } else {
-                steps.push_back(Step::Send("data: [DONE]\n\n".to_owned()));
+            events.extend(vec![word; words]);
+            events.extend(dialect.closing(call, &behaviour.text(), usage));
+            if dialect.says_done() {
+                events.push("data: [DONE]\n\n".to_owned());
             }
         }
     }
-    steps
-}
-
-fn chunk(call: &Value, choices: Value) -> Value {
-    json!({
-        "id": "chatcmpl-scripted",
-        "object": "chat.completion.chunk",
-        "created": 0,
-        "model": call["model"],
-        "choices": choices,
-    })
-}
-
-fn event(document: &Value) -> Step {
-    Step::Send(format!("data: {document}\n\n"))
+    if behaviour.ending == Ending::Trailers {
+        last.extend(events.pop().map(|event| Step::Send(event.trim_end().to_owned())));
+        last.push(Step::Trailers);
+    }
+    events.into_iter().map(Step::Send).chain(last).collect()
 }
 
 /// Sends the steps with a gap between them, and ends the ticket before the last.
