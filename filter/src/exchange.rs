@@ -72,6 +72,8 @@ pub(crate) struct Exchange {
     stage: Stage,
     /// The messages of a gRPC call, which go on coming after it was admitted.
     frames: Option<grpc::Frames>,
+    /// Their model has another name upstream.
+    rename: Option<grpc::Rename>,
     /// Bytes of the body that Envoy holds for this call.
     held_bytes: u64,
 }
@@ -130,7 +132,7 @@ struct Asked {
 
 impl Exchange {
     pub(crate) fn new(config: Rc<Config>) -> Self {
-        Self { config, stage: Stage::New, frames: None, held_bytes: 0 }
+        Self { config, stage: Stage::New, frames: None, rename: None, held_bytes: 0 }
     }
 
     /// The request's headers, all of them.

@@ -68,11 +68,13 @@ def main():
     client = over_grpc.InferenceServerClient(plan["address"])
     saw["grpc live"] = client.is_server_live(headers=dict(key))
     saw["grpc infer"] = client.infer("simple", inputs(over_grpc), headers=dict(key)).as_numpy("OUTPUT0").tolist()
+    saw["grpc infer by alias"] = client.infer("adder", inputs(over_grpc), headers=dict(key)).as_numpy("OUTPUT0").tolist()
     saw["grpc unknown key"] = refusal(lambda: client.infer("simple", inputs(over_grpc), headers=dict(stranger)))
     saw["grpc unknown model"] = refusal(lambda: client.infer("nobody", inputs(over_grpc), headers=dict(key)))
     saw["grpc load"] = refusal(lambda: client.load_model("simple", headers=dict(key)))
     saw["grpc unload"] = refusal(lambda: client.unload_model("simple", headers=dict(key)))
     saw["grpc stream"] = stream(client, dict(key), ["simple", "simple", "simple"])
+    saw["grpc stream by alias"] = stream(client, dict(key), ["adder", "adder"])
     saw["grpc stream of two models"] = stream(client, dict(key), ["simple", "story"])
     json.dump(saw, sys.stdout)
 

@@ -25,6 +25,7 @@ async fn stack(triton: &Triton) -> Stack {
                 {"name": "vectors", "models": ["simple"], "capacity": {"concurrent": 2}},
                 {"name": "words", "models": ["story"], "capacity": {"concurrent": 2}},
             ]);
+            config["models"] = json!([{"name": "simple", "aliases": ["adder"]}]);
         })
         .plugin_config(|plugin| {
             plugin["routes"] = json!([
@@ -57,11 +58,12 @@ async fn triton_s_clients_work_unchanged_and_its_admin_api_is_out_of_reach() {
     let plan = json!({"address": address, "key": stack.key("only").unwrap(), "stranger": "sk-stranger"});
     let saw = run_clients(&plan).await.unwrap();
 
-    for call in ["http infer", "http infer binary", "grpc infer"] {
+    for call in ["http infer", "http infer binary", "grpc infer", "grpc infer by alias"] {
         assert_eq!(saw[call], json!(SUM), "{call}");
     }
     assert_eq!(saw["grpc live"], json!(true));
     assert_eq!(saw["grpc stream"], json!({"sums": [SUM, SUM, SUM], "error": null}));
+    assert_eq!(saw["grpc stream by alias"], json!({"sums": [SUM, SUM], "error": null}));
     let two = &saw["grpc stream of two models"];
     assert_eq!(two["sums"], json!([SUM]), "the second model was never reached: {two}");
     for (call, status) in [
@@ -77,11 +79,11 @@ async fn triton_s_clients_work_unchanged_and_its_admin_api_is_out_of_reach() {
     }
     let metrics = stack
         .operators()
-        .wait_for_metrics("all calls are settled", SLACK, |metrics| metrics.sum("sluice_settlements_total", &[]) >= 6)
+        .wait_for_metrics("all calls are settled", SLACK, |metrics| metrics.sum("sluice_settlements_total", &[]) >= 8)
         .await
         .unwrap();
-    // Two over HTTP, one over gRPC, three in one stream, one in the stream that was broken off; ServerLive costs none.
-    assert_eq!(metrics.sum("sluice_fixed_charges_total", &[("model", "simple")]), 7);
+    // Two over HTTP, two over gRPC, three and two in one stream, one in the stream that was broken off; ServerLive costs none.
+    assert_eq!(metrics.sum("sluice_fixed_charges_total", &[("model", "simple")]), 10);
     stack.operators().wait_until_idle(SLACK).await.unwrap();
 }
 

@@ -70,7 +70,8 @@ impl Stream {
     }
 
     fn forward(&mut self, edits: &[HeaderEdit], body: Vec<BodyEdit>, tags: &LogTags) -> Action {
-        if !body.is_empty() && !change_body(self.body_bytes, body) {
+        let is_changed = if body.is_empty() { self.rename_held() } else { change_body(self.body_bytes, body) };
+        if !is_changed {
             let now = host::now();
             return self.turn(|exchange, worker| exchange.body_was_not_changed(worker, now));
         }
@@ -79,6 +80,16 @@ impl Stream {
         // Envoy resumes after this callback, so the request must be paused by then.
         host::resume_request();
         Action::Pause
+    }
+
+    /// Where the messages that Envoy holds need another model's name, puts it in; tells whether they are right now.
+    fn rename_held(&mut self) -> bool {
+        let Some((_, exchange)) = &mut self.call else { return true };
+        if !exchange.renames() {
+            return true;
+        }
+        let changed = exchange.renamed(&host::bytes(Buffer::Request, 0, self.body_bytes));
+        host::replace_bytes(Buffer::Request, &changed)
     }
 
     fn is_no_longer_incoming(&self) {
@@ -119,6 +130,13 @@ impl Stream {
         self.seen_bytes = self.body_bytes;
         let held = self.body_bytes as u64;
         let action = self.turn(|exchange, worker| exchange.request_body_piece(&piece, held, is_end, worker, now));
+        if action == Action::Continue
+            && !piece.is_empty()
+            && let Some((_, exchange)) = &mut self.call
+            && exchange.renames()
+        {
+            host::replace_bytes(Buffer::Request, &exchange.renamed(&piece));
+        }
         self.note_whether_incoming();
         action
     }

@@ -1,9 +1,11 @@
 //! KServe's gRPC service, as Triton speaks it: two methods. Every other one, loading and unloading models among them,
 //! is a path that nobody lists.
 //!
-//! Charged by the request; in a stream every message is one. The name of the model is all that is read of a message.
+//! Charged by the request; in a stream every message is one. The name of the model is all that is read of a message,
+//! and all that is put in where it is an alias.
 
 mod frames;
+mod rename;
 
 use super::{Reads, Spec};
 use crate::refusal::Style;
@@ -11,6 +13,7 @@ use crate::usage::Shape;
 #[cfg(test)]
 pub(crate) use frames::message;
 pub(crate) use frames::{Frames, Wrong};
+pub(crate) use rename::Rename;
 
 pub(super) const INFER: Spec = Spec {
     name: "kserve_grpc_infer",

@@ -2,7 +2,7 @@
 
 use super::passed::{Passed, Upstream};
 use super::{Asked, Caller, Exchange, LogTags, Stage, Step, tag, tags_of};
-use crate::dialect::{BodyEdit, length_after, models_body};
+use crate::dialect::{BodyEdit, grpc, length_after, models_body};
 use crate::headers::{self, HeaderEdit};
 use crate::refusal::{self, LocalReply};
 use crate::route::OnUnavailable;
@@ -149,18 +149,17 @@ impl Exchange {
         worker: &mut Worker,
         now: Millis,
     ) -> Step {
-        if tags.upstream_model.is_some() && self.frames.is_some() {
-            // A message would have to be written anew, and every one after it.
-            let (style, id) = (asked.caller.style, asked.id.clone());
-            self.stage = Stage::Asking(asked);
-            self.settle(Outcome::Cancelled, Usage::default(), None, worker);
-            let refusal = refusal::own(Reason::ModelNotFound, "Over gRPC a model has its own name only, and no alias.");
-            return self.refuse(&refusal, style, Some(&id), worker, now);
-        }
         self.release(worker);
+        if self.frames.is_some() {
+            self.rename = tags.upstream_model.as_ref().map(|model| grpc::Rename::to(model.as_str()));
+        }
         let asks_for_usage = asked.usage_request.is_some();
         let body = body_edits(&mut asked, tags);
-        let edits = header_edits(&mut asked, tags, &body);
+        let mut edits = header_edits(&mut asked, tags, &body);
+        if self.rename.is_some() {
+            // Every message gets longer, and how many there will be is not known.
+            edits.push(HeaderEdit::Remove("content-length".to_owned()));
+        }
         let Asked { caller, id, model, input_tokens, fixed, .. } = asked;
         self.stage = Stage::Passed(Passed {
             id,

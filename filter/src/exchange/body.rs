@@ -114,6 +114,16 @@ impl Exchange {
         }
     }
 
+    /// Whether the messages of an admitted call must name another model upstream.
+    pub(crate) fn renames(&self) -> bool {
+        self.rename.is_some()
+    }
+
+    /// What goes upstream instead of the next bytes of the body.
+    pub(crate) fn renamed(&mut self, bytes: &[u8]) -> Vec<u8> {
+        self.rename.as_mut().map_or_else(|| bytes.to_vec(), |rename| rename.pass(bytes))
+    }
+
     /// Ends a call in the middle of its request, wherever it has come.
     fn break_off(&mut self, refusal: &Refusal, worker: &mut Worker, now: Millis) -> Step {
         let (style, id) = match &self.stage {

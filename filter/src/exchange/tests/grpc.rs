@@ -120,14 +120,30 @@ fn what_is_wrong_is_told_as_a_grpc_status() {
 }
 
 #[test]
-fn an_alias_that_would_have_to_be_written_into_messages_is_not_found() {
+fn an_alias_is_written_into_every_message_and_no_length_is_told() {
     let mut world = world();
-    start(&mut world, UNARY);
-    let whole = message("alias", &[]);
-    piece(&mut world, &whole, whole.len() as u64, true);
+    start(&mut world, STREAMED);
+    let message = message("alias", &[]);
+    piece(&mut world, &message, message.len() as u64, false);
+    assert!(!world.exchange.renames(), "nothing is known before it is admitted");
     let Ok(AdmissionReply::Admitted(mut grant)) = serde_json::from_slice(&admitted().body) else { unreachable!() };
     grant.upstream_model = Some("real".into());
-    let step = world.answer(&answer_of(&AdmissionReply::Admitted(grant)));
-    assert_eq!(status(step), (Some(5), "model_not_found"));
-    assert_eq!(world.settled().0, Outcome::Cancelled);
+    let Step::Forward { edits, body, .. } = world.answer(&answer_of(&AdmissionReply::Admitted(grant))) else {
+        panic!("forwards")
+    };
+    assert!(body.is_empty() && has_removed(&edits, "content-length") && world.exchange.renames());
+    let renamed = [&[0, 0, 0, 0, 13, 0x0a, 5][..], b"alias", &[0x0a, 4], b"real"].concat();
+    assert_eq!(world.exchange.renamed(&message), renamed);
+    assert_eq!(piece(&mut world, &message, message.len() as u64, true), Step::Continue);
+    assert_eq!(world.exchange.renamed(&message), renamed);
+}
+
+#[test]
+fn a_model_with_its_own_name_leaves_every_message_as_it_is() {
+    let mut world = world();
+    start(&mut world, UNARY);
+    let message = message("simple", &[]);
+    piece(&mut world, &message, message.len() as u64, true);
+    assert!(matches!(world.answer(&admitted()), Step::Forward { .. }));
+    assert!(!world.exchange.renames());
 }
