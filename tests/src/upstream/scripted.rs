@@ -30,6 +30,9 @@ pub struct Behaviour {
     pub gap_ms: u64,
     /// Words of the answer; each is an event of a stream and counts as one output token.
     pub words: u64,
+    /// The answer, piece by piece, instead of words.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub pieces: Vec<String>,
     pub ending: Ending,
     /// Overrides the counts in the reply; `null` leaves them out.
     #[serde(skip_serializing_if = "Reported::is_honest")]
@@ -70,7 +73,15 @@ impl Reported {
 
 impl Default for Behaviour {
     fn default() -> Self {
-        Self { status: 200, delay_ms: 0, gap_ms: 0, words: 3, ending: Ending::Whole, usage: Reported::Honest }
+        Self {
+            status: 200,
+            delay_ms: 0,
+            gap_ms: 0,
+            words: 3,
+            pieces: Vec::new(),
+            ending: Ending::Whole,
+            usage: Reported::Honest,
+        }
     }
 }
 
@@ -86,9 +97,11 @@ impl Behaviour {
             .unwrap_or_default()
     }
 
-    /// All the words.
-    fn text(&self) -> String {
-        WORD.repeat(usize::try_from(self.words).unwrap_or(0))
+    fn pieces(&self) -> Vec<&str> {
+        if self.pieces.is_empty() {
+            return vec![WORD; usize::try_from(self.words).unwrap_or(0)];
+        }
+        self.pieces.iter().map(String::as_str).collect()
     }
 
     fn usage(&self) -> Option<Usage> {
@@ -152,7 +165,7 @@ async fn plain_answer(log: CallLog, request: Request<Incoming>) -> Answer {
     }
     let usage = behaviour.usage();
     ticket.end(usage);
-    json_reply(200, &dialect.document(&call, behaviour.text().trim_end(), usage))
+    json_reply(200, &dialect.document(&call, behaviour.pieces().concat().trim_end(), usage))
 }
 
 fn failure() -> Value {
@@ -187,23 +200,24 @@ enum Step {
 }
 
 fn stream_steps(dialect: Dialect, call: &Value, behaviour: &Behaviour, usage: Option<Usage>) -> VecDeque<Step> {
-    let word = dialect.piece(call, WORD);
-    let words = usize::try_from(behaviour.words).unwrap_or(0);
+    let pieces = behaviour.pieces();
+    let text = pieces.iter().map(|piece| dialect.piece(call, piece));
     let mut events = dialect.opening(call, usage);
     let mut last = Vec::new();
     match behaviour.ending {
         Ending::ResetMidway => {
-            events.extend(vec![word; words / 2]);
+            events.extend(text.take(pieces.len() / 2));
             last.push(Step::Break);
         }
         Ending::CutLine => {
-            let half = word.get(..word.len() / 2).unwrap_or_default().to_owned();
-            events.extend(vec![word; words]);
+            events.extend(text);
+            let mut half = dialect.piece(call, WORD);
+            half.truncate(half.len() / 2);
             last.push(Step::Send(half));
         }
         Ending::Whole | Ending::ResetAtOnce | Ending::Trailers => {
-            events.extend(vec![word; words]);
-            events.extend(dialect.closing(call, &behaviour.text(), usage));
+            events.extend(text);
+            events.extend(dialect.closing(call, &pieces.concat(), usage));
             if dialect.says_done() {
                 events.push("data: [DONE]\n\n".to_owned());
             }
@@ -234,8 +248,11 @@ fn stepwise(content_type: &str, steps: VecDeque<Step>, gap: Duration, usage: Opt
                 Err(io::Error::from(io::ErrorKind::ConnectionReset))
             }
         };
-        if !steps.is_empty() {
+        if gap > Duration::ZERO && !steps.is_empty() {
             tokio::time::sleep(gap).await;
+        } else {
+            // Each event is written by itself all the same: hyper flushes while we are pending.
+            tokio::task::yield_now().await;
         }
         Some((sent, (steps, ticket)))
     });

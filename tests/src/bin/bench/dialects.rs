@@ -15,12 +15,15 @@ use std::time::{Duration, Instant};
 
 /// Words of the scripted reply; each is an event.
 const SIZES: [u64; 3] = [1, 100, 1_000];
-/// The scripted upstream streams chat completions on any path, and the filter reads them as each dialect does.
-const DIALECTS: [(&str, &str); 3] = [
+/// Each with the path of its server; the upstream writes each one's own events.
+const DIALECTS: [(&str, &str); 5] = [
     ("openai_chat", "/v1/chat/completions"),
+    ("openai_completions", "/v1/completions"),
     ("openai_responses", "/v1/responses"),
     ("anthropic_messages", "/v1/messages"),
+    ("kserve_generate_stream", "/v2/models/smollm2-135m/generate_stream"),
 ];
+/// Before the path of a dialect: the same server, and nothing read of its reply.
 const UNMETERED: &str = "/unmetered";
 
 pub(super) async fn measure(rounds: usize) -> Result<Vec<Figure>> {
@@ -30,8 +33,9 @@ pub(super) async fn measure(rounds: usize) -> Result<Vec<Figure>> {
         .capacity(8)
         .tenant(Tenant::new("only"))
         .plugin_config(|plugin| {
-            let unmetered = json!({"dialect": "request", "path": UNMETERED, "pool": POOL});
-            plugin["routes"].as_array_mut().into_iter().for_each(|routes| routes.push(unmetered.clone()));
+            let unmetered = DIALECTS
+                .map(|(_, path)| json!({"dialect": "request", "path": format!("{UNMETERED}{path}"), "pool": POOL}));
+            plugin["routes"].as_array_mut().into_iter().for_each(|routes| routes.extend(unmetered.clone()));
         })
         .start()
         .await?;
@@ -53,14 +57,15 @@ async fn compare(
     words: u64,
     rounds: usize,
 ) -> Result<[Figure; 2]> {
+    let unmetered = format!("{UNMETERED}{path}");
     let (mut added, mut metered_s, mut plain_s) = (Vec::new(), 0.0, 0.0);
     for round in 0..rounds {
         // Whoever is first in a pair finds colder caches, so they take turns.
         let (metered, plain) = if round % 2 == 0 {
             let metered = call(stack, client, path, words).await?;
-            (metered, call(stack, client, UNMETERED, words).await?)
+            (metered, call(stack, client, &unmetered, words).await?)
         } else {
-            let plain = call(stack, client, UNMETERED, words).await?;
+            let plain = call(stack, client, &unmetered, words).await?;
             (call(stack, client, path, words).await?, plain)
         };
         added.push((metered.first_byte.as_secs_f64() - plain.first_byte.as_secs_f64()) * 1e6);
@@ -82,8 +87,8 @@ struct Measured {
 
 async fn call(stack: &Stack, client: &Client, path: &str, words: u64) -> Result<Measured> {
     let body = json!({
-        "model": MODEL, "stream": true, "stream_options": {"include_usage": true},
-        "messages": [{"role": "user", "content": "Hello"}], "input": "Hello", "max_tokens": 2_000,
+        "model": MODEL, "stream": true, "max_tokens": 2_000,
+        "messages": [{"role": "user", "content": "Hello"}], "prompt": "Hello", "input": "Hello", "text_input": "Hello",
         "metadata": {"behave": {"words": words}},
     });
     let cpu_before = cpu_s(stack.envoy.pid())?;

@@ -5,7 +5,9 @@
 //! the median of `n` repeats and `spread` the distance from the lowest to the highest of them.
 
 mod dialects;
+mod estimator;
 mod queue;
+mod texts;
 
 use anyhow::{Result, ensure};
 use clap::{Parser, Subcommand};
@@ -34,7 +36,8 @@ enum What {
         #[arg(long, default_value_t = 15)]
         repeats: usize,
     },
-    /// What metering adds to the first byte of a stream, and what it costs Envoy, by dialect and size.
+    /// What metering adds to the first byte of a stream, and what it costs Envoy, by dialect and size; and how far the
+    /// estimate of replies without usage is off, by kind of text.
     Dialects {
         #[arg(long, default_value_t = 200)]
         rounds: usize,
@@ -67,13 +70,20 @@ struct Figure {
     dialect: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     words: Option<u64>,
+    /// What kind of text was spoken, where that matters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text: Option<&'static str>,
 }
 
 #[tokio::main]
 async fn main() -> Result<()> {
     match Arguments::parse().what {
         What::FirstLight { repeats } => first_light(repeats).await,
-        What::Dialects { rounds } => report("dialects", &dialects::measure(rounds).await?),
+        What::Dialects { rounds } => {
+            let mut figures = estimator::measure().await?;
+            figures.extend(dialects::measure(rounds).await?);
+            report("dialects", &figures)
+        }
         What::Queue { repeats, most_waiters } => report("queue", &queue::measure(repeats, most_waiters)?),
     }
 }
@@ -158,17 +168,19 @@ fn figure(name: &'static str, unit: &'static str, mut values: Vec<f64>) -> Figur
         load_percent: None,
         dialect: None,
         words: None,
+        text: None,
     }
 }
 
 fn report(area: &str, figures: &[Figure]) -> Result<()> {
-    println!("{:<28} {:>24} {:>12} {:<6} {:>3} {:>12}", "figure", "with", "median", "unit", "n", "spread");
+    println!("{:<28} {:>32} {:>12} {:<6} {:>3} {:>12}", "figure", "with", "median", "unit", "n", "spread");
     for row in figures {
         let load = row.load_percent.map(|load| format!("{load}%"));
         let of_size = row.words.map(|words| format!("{} {words}", row.dialect.unwrap_or_default()));
-        let with = row.waiters.map(|waiters| waiters.to_string()).or(load).or(of_size).unwrap_or_default();
+        let of_text = row.text.map(|text| format!("{} {text}", row.dialect.unwrap_or_default()));
+        let with = row.waiters.map(|waiters| waiters.to_string()).or(load).or(of_text).or(of_size).unwrap_or_default();
         let Figure { figure, value, unit, n, spread, .. } = row;
-        println!("{figure:<28} {with:>24} {value:>12} {unit:<6} {n:>3} {spread:>12}");
+        println!("{figure:<28} {with:>32} {value:>12} {unit:<6} {n:>3} {spread:>12}");
     }
     let folder = paths::target()?.join("bench");
     fs::create_dir_all(&folder)?;
