@@ -6,9 +6,11 @@
 //! answer, and is refused when nobody else had anything to give back.
 
 use crate::bucket::Rate;
+use crate::budget::{Budgets, Today};
 use crate::holder::{Demand, FlowNames, Holder, Outage, Replica};
-use crate::ledger::{FlowName, Limit, MeterName, Row, SyncReply, SyncRequest, Terms, Version};
+use crate::ledger::{Draw, FlowName, Limit, MeterName, Row, SyncReply, SyncRequest, Terms, Version};
 use crate::queue::{Flow, GroupIndex, Shares, TenantIndex};
+use crate::schedule::UnixMillis;
 use crate::units::{Millis, Priority, TenantId, Tokens};
 use crate::wire::{RateKind, RateStatus, Reason};
 use std::collections::BTreeMap;
@@ -21,16 +23,17 @@ pub struct Limits {
     pub requests_per_s: Option<Rate>,
     pub requests_per_min: Option<Rate>,
     pub tokens_per_min: Option<Rate>,
+    pub budgets: Budgets,
     /// What happens while the ledger does not answer.
     pub outage: Outage,
 }
 
 impl Limits {
     fn is_unlimited(&self) -> bool {
-        self.concurrent.is_none() && self.meters().next().is_none()
+        self.concurrent.is_none() && self.rates().next().is_none() && self.budgets.amounts.is_empty()
     }
 
-    fn meters(&self) -> impl Iterator<Item = (MeterName, Limit)> {
+    fn rates(&self) -> impl Iterator<Item = (MeterName, Limit)> {
         let rates = [
             (MeterName::RequestsPerSecond, self.requests_per_s),
             (MeterName::RequestsPerMinute, self.requests_per_min),
@@ -39,11 +42,21 @@ impl Limits {
         rates.into_iter().filter_map(|(name, rate)| Some((name, Limit::Rate(rate?))))
     }
 
-    fn terms(&self, version: Version) -> Terms {
+    fn terms(&self, version: Version, today: Today) -> Terms {
+        let meters = self.rates().chain(self.budgets.limits(today)).collect();
         let Shares { policy, levels, .. } = Shares::default();
         let capacity = self.concurrent.unwrap_or(u32::MAX);
-        Terms { version, capacity, policy, levels, groups: BTreeMap::new(), meters: self.meters().collect() }
+        Terms { version, capacity, policy, levels, groups: BTreeMap::new(), meters }
     }
+}
+
+/// The same moment on two clocks.
+#[derive(Clone, Copy, Debug)]
+pub struct Clocks {
+    /// The core's own.
+    pub now: Millis,
+    /// The calendar's, which budgets go by.
+    pub wall: UnixMillis,
 }
 
 /// A limit that was hit, and when trying again may help; `None` when only another call's end can tell.
@@ -64,12 +77,22 @@ pub enum Charge {
     Refused(Limited),
 }
 
+/// What limits a tenant now.
+#[derive(Clone, Debug, Default)]
+struct InForce {
+    limits: Limits,
+    /// The day and the month of its budgets.
+    today: Today,
+    /// When these end, by the core's clock.
+    ends: [Millis; 2],
+}
+
 /// Invariant: `in_flight` is the number of this tenant's live admissions that were charged, queued or running.
 #[derive(Clone, Debug)]
 pub struct TenantAccount {
-    limits: Box<Limits>,
+    in_force: Box<InForce>,
     in_flight: u32,
-    /// `None` where nothing limits, and the ledger need not know. A pointer, like the limits: of ten thousand tenants
+    /// `None` where nothing limits, and the ledger need not know. A pointer, like what is in force: of ten thousand tenants
     /// few are near the processor.
     holder: Option<Box<Holder>>,
     /// Nobody who needs as much or more is worth asking for until then.
@@ -97,63 +120,87 @@ impl FlowNames for OneFlow<'_> {
 
 impl TenantAccount {
     #[must_use]
-    pub fn new(limits: &Limits, version: Version, replica: &Replica) -> Self {
-        let mut account = Self { limits: Box::default(), in_flight: 0, holder: None, refused: None };
-        account.set_limits(limits, version, replica);
+    pub fn new(limits: &Limits, version: Version, replica: &Replica, clocks: Clocks) -> Self {
+        let mut account = Self { in_force: Box::default(), in_flight: 0, holder: None, refused: None };
+        account.set_limits(limits, version, replica, clocks);
         account
     }
 
     /// Changes the limits: what has been drawn stays drawn, and a limit that is new begins full.
-    pub fn set_limits(&mut self, limits: &Limits, version: Version, replica: &Replica) {
-        *self.limits = limits.clone();
+    pub fn set_limits(&mut self, limits: &Limits, version: Version, replica: &Replica, clocks: Clocks) {
+        self.in_force.limits = limits.clone();
         self.refused = None;
-        let terms = limits.terms(version);
+        let today = limits.budgets.today(clocks.wall);
+        self.set_today(today, clocks);
+        let terms = limits.terms(version, today);
         // Once lent, slots must be given back, so a holder is never dropped.
         if self.holder.is_none() && !limits.is_unlimited() {
             self.holder = Some(Box::new(Holder::new(replica, terms.clone()).on_demand()));
         }
         if let Some(holder) = &mut self.holder {
-            holder.set_terms(terms);
+            holder.set_terms(terms, clocks.now);
             holder.set_outage(limits.outage);
         }
     }
 
-    /// Charges one call that reserves `tokens`, or changes nothing. `applicants` calls wait for the ledger already.
-    pub fn charge(&mut self, tokens: Tokens, applicants: u32, now: Millis) -> Charge {
-        let Some(holder) = self.holder.as_mut().filter(|_| !self.limits.is_unlimited()) else {
+    /// Begins the budgets of the day and the month that it is; tells whether they are others than before.
+    pub fn turn(&mut self, clocks: Clocks) -> bool {
+        if self.in_force.limits.budgets.amounts.is_empty() {
+            return false;
+        }
+        let (before, today) = (self.in_force.today, self.in_force.limits.budgets.today(clocks.wall));
+        self.set_today(today, clocks);
+        let turned = (before.day, before.month) != (today.day, today.month);
+        if let Some(holder) = self.holder.as_mut().filter(|_| turned) {
+            let terms = self.in_force.limits.terms(holder.terms().version, today);
+            holder.set_terms(terms, clocks.now);
+            self.refused = None;
+        }
+        turned
+    }
+
+    /// A wall clock may be set, so this is done anew whenever it is looked at.
+    fn set_today(&mut self, today: Today, Clocks { now, wall }: Clocks) {
+        let until = |end: UnixMillis| now.plus(Millis(u64::try_from(end.0.saturating_sub(wall.0)).unwrap_or(0)));
+        (self.in_force.today, self.in_force.ends) = (today, [until(today.day_ends), until(today.month_ends)]);
+    }
+
+    /// Charges one call that reserves so much, or changes nothing. `applicants` calls wait for the ledger already.
+    pub fn charge(&mut self, draw: Draw, applicants: u32, now: Millis) -> Charge {
+        let Some(holder) = self.holder.as_mut().filter(|_| !self.in_force.limits.is_unlimited()) else {
             self.in_flight += 1;
             return Charge::Charged;
         };
-        if applicants == 0 && holder.may_start(FLOW, tokens, self.in_flight, now) {
-            holder.start(FLOW, WEIGHT, tokens);
+        if applicants == 0 && holder.may_start(FLOW, draw, self.in_flight, now) {
+            holder.start(FLOW, WEIGHT, draw);
             self.in_flight += 1;
             return Charge::Charged;
         }
         if holder.is_failing() && !holder.is_due(Demand { running: self.in_flight, waiting: applicants + 1 }, now) {
-            return self.without_ledger(tokens);
+            return self.without_ledger(draw);
         }
-        let is_worth_asking = self.refused.is_none_or(|(least, until)| tokens < least || now >= until);
-        match self.limited(tokens, now).filter(|_| !is_worth_asking) {
+        let is_worth_asking = self.refused.is_none_or(|(least, until)| draw.tokens < least || now >= until);
+        match self.limited(draw, now).filter(|_| !is_worth_asking) {
             Some(limited) => Charge::Refused(limited),
             None => Charge::Ask,
         }
     }
 
     /// The same for a call that has applied: the ledger has answered, or not. `since` is when it applied.
-    pub fn charge_applicant(&mut self, tokens: Tokens, since: Millis, now: Millis) -> Charge {
-        if let Charge::Charged = self.charge(tokens, 0, now) {
+    pub fn charge_applicant(&mut self, draw: Draw, since: Millis, now: Millis) -> Charge {
+        if let Charge::Charged = self.charge(draw, 0, now) {
             return Charge::Charged;
         }
         let Some(holder) = &self.holder else { return Charge::Ask };
         if holder.is_failing() {
-            return self.without_ledger(tokens);
+            return self.without_ledger(draw);
         }
         // Whoever holds something elsewhere has a tick to give it back.
         let is_final = holder.is_alone() || now.since(since) >= REFUSED_FOR;
-        match self.limited(tokens, now).filter(|_| is_final) {
+        match self.limited(draw, now).filter(|_| is_final) {
             Some(limited) => {
                 let until = now.plus(limited.wait.map_or(REFUSED_FOR, |wait| wait.min(REFUSED_FOR)));
-                self.refused = Some((tokens, until));
+                self.refused = Some((draw.tokens, until));
                 Charge::Refused(limited)
             }
             None => Charge::Ask,
@@ -168,10 +215,10 @@ impl TenantAccount {
     }
 
     /// The ledger does not answer, and what it has lent does not suffice.
-    fn without_ledger(&mut self, tokens: Tokens) -> Charge {
+    fn without_ledger(&mut self, draw: Draw) -> Charge {
         match &mut self.holder {
             Some(holder) if holder.outage() == Outage::Open => {
-                holder.start(FLOW, WEIGHT, tokens);
+                holder.start(FLOW, WEIGHT, draw);
                 self.in_flight += 1;
                 Charge::Charged
             }
@@ -179,24 +226,24 @@ impl TenantAccount {
         }
     }
 
-    /// Gives everything back: the call never reached a model.
-    pub fn release(&mut self, tokens: Tokens) {
+    /// Gives everything back that was charged then: the call never reached a model.
+    pub fn release(&mut self, draw: Draw, charged_at: Millis) {
         self.refused = None;
         if let Some(holder) = &mut self.holder {
-            holder.take_back(FLOW, WEIGHT, tokens);
+            holder.take_back(FLOW, WEIGHT, draw, charged_at);
         }
         self.leave();
     }
 
-    /// Replaces the reservation by what was really used.
-    pub fn settle(&mut self, reserved: Tokens, actual: Tokens) {
-        self.correct(reserved, actual);
+    /// Replaces what was reserved then by what was really used.
+    pub fn settle(&mut self, reserved: Draw, actual: Draw, charged_at: Millis) {
+        self.correct(reserved, actual, charged_at);
         self.leave();
     }
 
-    /// Charges tokens that nobody reserved: a call that passed while the service was away.
-    pub fn charge_afterwards(&mut self, actual: Tokens) {
-        self.correct(Tokens::ZERO, actual);
+    /// Charges what nobody reserved: a call that passed while the service was away.
+    pub fn charge_afterwards(&mut self, actual: Draw, now: Millis) {
+        self.correct(Draw::default(), actual, now);
     }
 
     #[must_use]
@@ -207,7 +254,7 @@ impl TenantAccount {
     /// What the rate headers show: for each kind the limit that has the least left, relative to its size.
     #[must_use]
     pub fn rates(&self, now: Millis) -> Vec<RateStatus> {
-        if self.limits.is_unlimited() {
+        if self.in_force.limits.is_unlimited() {
             return Vec::new();
         }
         [RateKind::Requests, RateKind::Tokens].into_iter().filter_map(|kind| self.tightest(kind, now)).collect()
@@ -232,7 +279,7 @@ impl TenantAccount {
         &mut self,
         id: &TenantId,
         applicants: u32,
-        first: Option<(Tokens, Millis)>,
+        first: Option<(Draw, Millis)>,
         now: Millis,
     ) -> Option<SyncRequest> {
         let demand = self.demand(applicants);
@@ -240,7 +287,8 @@ impl TenantAccount {
         let names = OneFlow(id);
         let row = first.and_then(|(head, since)| {
             let flow = names.name(FLOW)?;
-            Some(Row { flow, weight: WEIGHT, head, waiting: applicants, waited: now.since(since) })
+            let (head, money) = (head.tokens, head.money);
+            Some(Row { flow, weight: WEIGHT, head, money, waiting: applicants, waited: now.since(since) })
         });
         Some(holder.ask(demand, row.into_iter().collect(), &names, now))
     }
@@ -272,7 +320,7 @@ impl TenantAccount {
     }
 
     /// The first limit that a call of so many tokens hits; `None` before the ledger has told, and when there is none.
-    fn limited(&self, tokens: Tokens, now: Millis) -> Option<Limited> {
+    fn limited(&self, draw: Draw, now: Millis) -> Option<Limited> {
         let holder = self.holder.as_ref().filter(|holder| holder.is_leased(now))?;
         let most = u64::from(holder.capacity());
         let concurrency = Limited { reason: Reason::TenantConcurrency, most, wait: None };
@@ -280,20 +328,27 @@ impl TenantAccount {
             return Some(concurrency);
         }
         let drawn_out = holder.terms().meters.iter().find_map(|(name, limit)| {
-            let wait = missing_for(*limit, holder.left(*name, now)?, name.amount(tokens))?;
-            // The ledger knows of parts of a unit too.
-            let told = holder.refilled_at().map(|at| at.since(now));
-            let wait = wait.map(|wait| told.map_or(wait, |told| told.min(wait)));
-            Some(Limited { reason: reason(*name), most: limit.amount(), wait })
+            let wait = missing_for(*limit, holder.left(*name, now)?, name.amount(draw))?;
+            let wait = match wait {
+                // The ledger knows of parts of a unit too.
+                Some(wait) => holder.refilled_at().map_or(wait, |told| told.since(now).min(wait)),
+                None => self.end_of_period(*name).since(now),
+            };
+            Some(Limited { reason: reason(*name), most: limit.amount(), wait: Some(wait) })
         });
         // Other replicas may have the rest of the slots.
         drawn_out.or_else(|| (self.in_flight >= holder.usable(now)).then_some(concurrency))
     }
 
-    fn correct(&mut self, reserved: Tokens, actual: Tokens) {
+    fn end_of_period(&self, budget: MeterName) -> Millis {
+        let [day, month] = self.in_force.ends;
+        if budget.is_of_a_day() { day } else { month }
+    }
+
+    fn correct(&mut self, reserved: Draw, actual: Draw, charged_at: Millis) {
         self.refused = None;
         if let Some(holder) = &mut self.holder {
-            holder.correct(FLOW, WEIGHT, reserved, actual);
+            holder.correct(FLOW, WEIGHT, reserved, actual, charged_at);
         }
     }
 
@@ -303,7 +358,8 @@ impl TenantAccount {
     }
 
     fn tightest(&self, kind: RateKind, now: Millis) -> Option<RateStatus> {
-        let meters = self.limits.meters().filter(|(name, _)| name.counts_requests() == (kind == RateKind::Requests));
+        let meters =
+            self.in_force.limits.rates().filter(|(name, _)| name.counts_requests() == (kind == RateKind::Requests));
         let status = |(name, limit): (MeterName, Limit)| {
             let Limit::Rate(rate) = limit else { return None };
             let full = i64::try_from(rate.burst).unwrap_or(i64::MAX);
@@ -347,6 +403,9 @@ fn reason(name: MeterName) -> Reason {
         MeterName::RequestsPerSecond => Reason::TenantRequestsPerSecond,
         MeterName::RequestsPerMinute => Reason::TenantRequestsPerMinute,
         MeterName::TokensPerSecond | MeterName::TokensPerMinute => Reason::TenantTokensPerMinute,
-        MeterName::TokensPerDay | MeterName::TokensPerMonth => Reason::TenantTokensPerMinute,
+        MeterName::TokensPerDay => Reason::TenantTokensPerDay,
+        MeterName::TokensPerMonth => Reason::TenantTokensPerMonth,
+        MeterName::MoneyPerDay => Reason::TenantMoneyPerDay,
+        MeterName::MoneyPerMonth => Reason::TenantMoneyPerMonth,
     }
 }

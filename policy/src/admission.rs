@@ -26,10 +26,11 @@ pub use explain::{Explanation, Fate, Place};
 pub use refusals::{Limit, LimitName};
 pub use waiting::Waiting;
 
+use crate::account::Clocks;
 use crate::adaptive::Served;
 use crate::config::Config;
 use crate::holder::Replica;
-use crate::ledger::{MeterName, Version};
+use crate::ledger::{Draw, MeterName, Version};
 use crate::queue::{Branch, Shares, TenantIndex};
 use crate::schedule::{PoolSettings, Settings, UnixMillis};
 use crate::units::{AdmissionId, Millis, ModelName, PoolName, Priority, TenantId, Tokens};
@@ -132,7 +133,7 @@ impl Admission {
     pub fn configure(&mut self, mut config: Config, since: UnixMillis, now: Millis) {
         config.keep_group_indices(&self.config.groups);
         let version = Version { file: config.revision, overlay: 0, since: u64::try_from(since.0).unwrap_or(0) };
-        self.tenants.configure(&config, &self.replica, version);
+        self.tenants.configure(&config, &self.replica, version, Clocks { now, wall: since });
         for (name, settings) in &config.pools {
             match self.pools.iter_mut().find(|pool| pool.name == *name) {
                 Some(pool) => pool.configure(settings, &config.queue),
@@ -147,7 +148,7 @@ impl Admission {
         }
         self.routes = Routes::new(&config, &self.pools, &mut self.tenants);
         self.config = config;
-        self.apply(&self.config.settings(), version);
+        self.apply(&self.config.settings(), version, now);
         self.weigh_tenants(&BTreeMap::new());
         let tenants: Vec<TenantIndex> = self.tenants.iter().map(|(index, _)| index).collect();
         for index in tenants {
@@ -157,7 +158,7 @@ impl Admission {
 
     /// Puts weights, shares and capacities in force, as time rules and operators change them; nobody loses a place.
     /// Of what replicas tell the ledger the latest version counts.
-    pub fn apply(&mut self, settings: &Settings, version: Version) {
+    pub fn apply(&mut self, settings: &Settings, version: Version, now: Millis) {
         for pool in &mut self.pools {
             if let Some(of_pool) = settings.pools.get(&pool.name) {
                 let shares = Shares {
@@ -165,7 +166,7 @@ impl Admission {
                     levels: settings.weights,
                     groups: group_shares(&self.config, of_pool),
                 };
-                pool.apply(of_pool, shares, version);
+                pool.apply(of_pool, shares, version, now);
             }
         }
     }
@@ -201,11 +202,13 @@ impl Admission {
         let tenant = self.tenants.get_mut(live.flow.tenant)?;
         let usage =
             believable(settlement.usage, pool.context_length(), live.sequences).unwrap_or_else(|| estimated(&live));
+        let price = self.routes.price(live.model);
+        let draw = live.draw(price);
         match live.state {
             State::Applying => {}
             State::Queued(ticket) => {
                 let bytes = pool.leave(ticket).map_or(0, |waiter| waiter.bytes);
-                tenant.account.release(live.reserved);
+                tenant.account.release(draw, live.arrived);
                 self.count_waiting(live.flow.tenant, 0, bytes);
             }
             State::Running { since, by } => {
@@ -214,8 +217,8 @@ impl Admission {
                 pool.end(&live, by, charge, now.since(since));
                 tenant.served = tenant.served.plus(charge);
                 match (settlement.outcome, usage.source) {
-                    (Outcome::Cancelled, UsageSource::None) => tenant.account.release(live.reserved),
-                    _ => tenant.account.settle(live.reserved, actual),
+                    (Outcome::Cancelled, UsageSource::None) => tenant.account.release(draw, live.arrived),
+                    _ => tenant.account.settle(draw, Draw { tokens: actual, money: price.of(&usage) }, live.arrived),
                 }
             }
         }
@@ -389,7 +392,8 @@ impl Admission {
         let model = ModelName::from(charge_to.model.as_deref().unwrap_or(charge_to.pool.as_str()));
         let index = self.tenants.index(&charge_to.tenant)?;
         let tenant = self.tenants.get_mut(index)?;
-        tenant.account.charge_afterwards(usage.input.plus(usage.output));
+        let price = self.config.models.get(&model).map(|model| model.price).unwrap_or_default();
+        tenant.account.charge_afterwards(Draw { tokens: usage.input.plus(usage.output), money: price.of(&usage) }, now);
         self.schedule(index, now);
         Some(Settled { tenant: charge_to.tenant.clone(), pool: charge_to.pool.clone(), model, usage })
     }
@@ -419,7 +423,8 @@ impl Admission {
             }
             if let Some(tenant) = self.tenants.get_mut(live.flow.tenant) {
                 tenant.has_ended(since);
-                tenant.account.settle(live.reserved, live.reserved);
+                let draw = live.draw(self.routes.price(live.model));
+                tenant.account.settle(draw, draw, live.arrived);
             }
             let usage = estimated(&live);
             self.explanations.turn(live.explained, Fate::Ended { at: now, outcome: Outcome::Failed, usage });
@@ -429,11 +434,12 @@ impl Admission {
     /// Takes a waiter out, gives back what it was charged, and tells why.
     fn give_up(&mut self, key: LiveKey, refused: Refused, now: Millis) -> Option<Event> {
         let live = self.live.get(key)?;
-        let (state, index, reserved) = (live.state, live.flow.tenant, live.reserved);
+        let (state, index, arrived, draw) =
+            (live.state, live.flow.tenant, live.arrived, live.draw(self.routes.price(live.model)));
         if let State::Queued(ticket) = state {
             let waiter = self.pools.get_mut(live.pool.0)?.leave(ticket)?;
             self.count_waiting(index, 0, waiter.bytes);
-            self.tenants.get_mut(index)?.account.release(reserved);
+            self.tenants.get_mut(index)?.account.release(draw, arrived);
             self.schedule(index, now);
         }
         self.turn_away(key, refused, now)

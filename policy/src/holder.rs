@@ -10,9 +10,9 @@
 
 mod allowance;
 
-use crate::ledger::{FlowName, MeterName, MeterReport, Row, Spent, SyncReply, SyncRequest, Terms};
+use crate::ledger::{Draw, FlowName, Limit, MeterName, MeterReport, Row, Spent, SyncReply, SyncRequest, Terms};
 use crate::queue::Flow;
-use crate::units::{HolderId, Millis, Priority, Tokens};
+use crate::units::{HolderId, Millis, Priority};
 use allowance::Allowance;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -200,13 +200,17 @@ impl Holder {
 
     /// Changes how the account is shared and limited; the ledger is told at the next call, which is due at once. What
     /// runs beyond a smaller capacity is kept until it ends, so that nobody else is granted its slots.
-    pub fn set_terms(&mut self, terms: Terms) {
+    pub fn set_terms(&mut self, terms: Terms, now: Millis) {
         if terms == self.terms {
             return;
         }
         for (name, allowance) in &mut self.allowances {
-            if terms.meters.get(name) != self.terms.meters.get(name) {
-                allowance.drop_rest();
+            match (self.terms.meters.get(name), terms.meters.get(name)) {
+                (Some(Limit::Budget { period: old, .. }), Some(Limit::Budget { period: new, .. })) if old != new => {
+                    allowance.begin_period(now);
+                }
+                (old, new) if old != new => allowance.drop_rest(),
+                _ => {}
             }
         }
         self.is_changed |= terms.meters != self.terms.meters;
@@ -267,7 +271,7 @@ impl Holder {
 
     /// Whether a call of this flow may start beside `running` others. While somebody waits elsewhere only a pick may.
     #[must_use]
-    pub fn may_start(&self, flow: Flow, charge: Tokens, running: u32, now: Millis) -> bool {
+    pub fn may_start(&self, flow: Flow, draw: impl Into<Draw>, running: u32, now: Millis) -> bool {
         if running >= self.usable(now) {
             return false;
         }
@@ -275,7 +279,7 @@ impl Holder {
             return true;
         }
         let has_turn = !self.contended || self.picks.left(flow) > 0;
-        has_turn && self.can_draw(charge)
+        has_turn && self.can_draw(draw.into())
     }
 
     /// The flows whose turn it is while somebody waits elsewhere.
@@ -293,10 +297,10 @@ impl Holder {
 
     /// Whether every rate and budget has lent enough for a call.
     #[must_use]
-    pub fn can_draw(&self, charge: Tokens) -> bool {
+    pub fn can_draw(&self, draw: Draw) -> bool {
         self.terms.meters.keys().all(|name| {
             let left = self.allowances.get(name).map_or(0, |allowance| allowance.left);
-            left >= i64::try_from(name.amount(charge)).unwrap_or(i64::MAX)
+            left >= i64::try_from(name.amount(draw)).unwrap_or(i64::MAX)
         })
     }
 
@@ -307,33 +311,43 @@ impl Holder {
     }
 
     /// A call has started.
-    pub fn start(&mut self, flow: Flow, weight: u64, charge: Tokens) {
+    pub fn start(&mut self, flow: Flow, weight: u64, draw: impl Into<Draw>) {
+        let draw = draw.into();
         if self.picks.left(flow) > 0 {
             *self.picks.started.entry(flow).or_default() += 1;
         }
         self.is_changed = true;
         for name in self.terms.meters.keys() {
-            self.allowances.entry(*name).or_default().draw(signed(name.amount(charge)));
+            self.allowances.entry(*name).or_default().draw(signed(name.amount(draw)));
         }
-        self.charge(flow, weight, signed(charge.0));
+        self.charge(flow, weight, signed(draw.tokens.0));
     }
 
-    /// A call that was charged `reserved` has cost `actual`.
-    pub fn correct(&mut self, flow: Flow, weight: u64, reserved: Tokens, actual: Tokens) {
-        let more = signed(actual.0) - signed(reserved.0);
-        for name in self.terms.meters.keys().filter(|name| !name.counts_requests()) {
-            self.allowances.entry(*name).or_default().correct(more);
+    /// A call that was charged `reserved` at `charged_at` has cost `actual`.
+    pub fn correct(
+        &mut self,
+        flow: Flow,
+        weight: u64,
+        reserved: impl Into<Draw>,
+        actual: impl Into<Draw>,
+        charged_at: Millis,
+    ) {
+        let (reserved, actual) = (reserved.into(), actual.into());
+        for name in self.terms.meters.keys() {
+            let more = signed(name.amount(actual)) - signed(name.amount(reserved));
+            self.allowances.entry(*name).or_default().correct(more, charged_at);
         }
-        self.charge(flow, weight, more);
+        self.charge(flow, weight, signed(actual.tokens.0) - signed(reserved.tokens.0));
         self.is_changed = true;
     }
 
-    /// A call that had started counts no more: it never reached a model.
-    pub fn take_back(&mut self, flow: Flow, weight: u64, charge: Tokens) {
+    /// A call that had started at `charged_at` counts no more: it never reached a model.
+    pub fn take_back(&mut self, flow: Flow, weight: u64, draw: impl Into<Draw>, charged_at: Millis) {
+        let draw = draw.into();
         for name in self.terms.meters.keys() {
-            self.allowances.entry(*name).or_default().correct(-signed(name.amount(charge)));
+            self.allowances.entry(*name).or_default().correct(-signed(name.amount(draw)), charged_at);
         }
-        self.charge(flow, weight, -signed(charge.0));
+        self.charge(flow, weight, -signed(draw.tokens.0));
         self.is_changed = true;
     }
 
@@ -354,11 +368,12 @@ impl Holder {
 
     /// Whether a call could be lent what it draws, if nobody else draws.
     #[must_use]
-    pub fn may_be_lent(&self, charge: Tokens, now: Millis) -> bool {
+    pub fn may_be_lent(&self, draw: impl Into<Draw>, now: Millis) -> bool {
+        let draw = draw.into();
         self.terms
             .meters
             .iter()
-            .all(|(name, limit)| self.left(*name, now).is_some_and(|left| left >= limit.needed(name.amount(charge))))
+            .all(|(name, limit)| self.left(*name, now).is_some_and(|left| left >= limit.needed(name.amount(draw))))
     }
 
     /// Whether its last word is final for the moment: nobody else has anything to give back.

@@ -21,7 +21,7 @@ pub use message::{
     Account, FlowName, MOST_ROWS, MeterGrant, MeterReport, NotAFlow, NotAnAccount, Row, Spent, SyncReply, SyncRequest,
     Synced, Terms, Version,
 };
-pub use meter::{Limit, MeterName};
+pub use meter::{Draw, Limit, MeterName};
 
 use crate::units::{HolderId, Millis};
 use meter::Meter;
@@ -232,7 +232,7 @@ impl AccountLedger {
         for (flow, pick) in &old.picks {
             if let Some(terms) = &self.terms {
                 for _ in 0..pick.slots {
-                    self.order.uncharge(flow, pick.weight, pick.head, terms);
+                    self.order.uncharge(flow, pick.weight, pick.head.tokens.0, terms);
                 }
             }
         }
@@ -295,7 +295,7 @@ impl AccountLedger {
             if let Some(share) = self.shares.get_mut(&request.holder) {
                 share.rows.entry(row.flow.clone()).or_insert(share::WaitingRow {
                     weight: row.weight,
-                    head: row.head.0,
+                    head: Draw { tokens: row.head, money: row.money },
                     waiting: row.waiting,
                     since: now,
                 });
@@ -350,7 +350,7 @@ impl AccountLedger {
         let Some(row) = share.rows.get(flow).copied() else { return Err(None) };
         // A row's picks are charged alike: their calls' own charges are told when they start.
         let head = share.picks.get(flow).map_or(row.head, |pick| pick.head);
-        let amount = |name: MeterName| if name.counts_requests() { 1 } else { head };
+        let amount = |name: MeterName| name.amount(head);
         let lacking = self.meters.iter().filter(|(name, meter)| !meter.allows(amount(**name), share.spare(**name)));
         let waits: Vec<Option<Millis>> =
             lacking.map(|(name, meter)| meter.wait_for(amount(*name), share.spare(*name))).collect();
@@ -372,7 +372,7 @@ impl AccountLedger {
             self.movable = self.movable.saturating_sub(1);
         }
         let waiting = waiting(&self.shares, now);
-        self.order.charge(flow, row.weight, head, terms, waiting);
+        self.order.charge(flow, row.weight, head.tokens.0, terms, waiting);
         Ok(())
     }
 

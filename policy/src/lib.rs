@@ -17,6 +17,7 @@ pub mod units;
 pub mod config;
 pub mod schedule;
 pub mod bucket;
+pub mod budget;
 pub mod account;
 pub mod ledger;
 pub mod holder;

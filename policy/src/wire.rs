@@ -178,6 +178,10 @@ pub enum Reason {
     TenantRequestsPerSecond,
     TenantRequestsPerMinute,
     TenantTokensPerMinute,
+    TenantTokensPerDay,
+    TenantTokensPerMonth,
+    TenantMoneyPerDay,
+    TenantMoneyPerMonth,
     QueueFull,
     QueueTimeout,
     DeadlineUnreachable,
@@ -204,7 +208,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, for documentation and metrics.
-    pub const ALL: [Reason; 30] = [
+    pub const ALL: [Reason; 34] = [
         Reason::UnknownKey,
         Reason::TenantDisabled,
         Reason::ModelNotAllowed,
@@ -214,6 +218,10 @@ impl Reason {
         Reason::TenantRequestsPerSecond,
         Reason::TenantRequestsPerMinute,
         Reason::TenantTokensPerMinute,
+        Reason::TenantTokensPerDay,
+        Reason::TenantTokensPerMonth,
+        Reason::TenantMoneyPerDay,
+        Reason::TenantMoneyPerMonth,
         Reason::QueueFull,
         Reason::QueueTimeout,
         Reason::DeadlineUnreachable,
@@ -253,8 +261,12 @@ impl Reason {
             | Reason::RequestTimeout
             | Reason::WorkerFull
             | Reason::ServiceUnavailable => true,
-            // The client's own deadline is the same next time.
+            // The client's own deadline is the same next time, and a day or a month is too long to wait for.
             Reason::DeadlineUnreachable
+            | Reason::TenantTokensPerDay
+            | Reason::TenantTokensPerMonth
+            | Reason::TenantMoneyPerDay
+            | Reason::TenantMoneyPerMonth
             | Reason::UnknownKey
             | Reason::TenantDisabled
             | Reason::ModelNotAllowed
@@ -294,7 +306,11 @@ impl Reason {
             Reason::TenantConcurrency
             | Reason::TenantRequestsPerSecond
             | Reason::TenantRequestsPerMinute
-            | Reason::TenantTokensPerMinute => 429,
+            | Reason::TenantTokensPerMinute
+            | Reason::TenantTokensPerDay
+            | Reason::TenantTokensPerMonth
+            | Reason::TenantMoneyPerDay
+            | Reason::TenantMoneyPerMonth => 429,
             Reason::QueueFull
             | Reason::QueueTimeout
             | Reason::DeadlineUnreachable
@@ -319,6 +335,10 @@ impl Reason {
             Reason::TenantRequestsPerSecond => "tenant_requests_per_second",
             Reason::TenantRequestsPerMinute => "tenant_requests_per_minute",
             Reason::TenantTokensPerMinute => "tenant_tokens_per_minute",
+            Reason::TenantTokensPerDay => "tenant_tokens_per_day",
+            Reason::TenantTokensPerMonth => "tenant_tokens_per_month",
+            Reason::TenantMoneyPerDay => "tenant_money_per_day",
+            Reason::TenantMoneyPerMonth => "tenant_money_per_month",
             Reason::QueueFull => "queue_full",
             Reason::QueueTimeout => "queue_timeout",
             Reason::DeadlineUnreachable => "deadline_unreachable",

@@ -20,6 +20,7 @@ use sluice_policy::config::Config;
 use sluice_policy::config::reader::{ConfigError, ConfigErrors, Section, read_document};
 use sluice_policy::ledger::Version;
 use sluice_policy::schedule::{Change, Settings as Effective, UnixMillis};
+use sluice_policy::units::Millis;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -49,10 +50,11 @@ struct State {
 }
 
 impl State {
-    fn put_in_force(&self, core: &mut Admission, now: UnixMillis) {
+    fn put_in_force(&self, core: &mut Admission, now: UnixMillis, core_now: Millis) {
         let since = u64::try_from(self.since.0).unwrap_or(0);
         let version = Version { file: core.config().revision, overlay: self.overlay.version, since };
-        core.apply(&effective(core.config(), &self.overlay, now), version);
+        core.apply(&effective(core.config(), &self.overlay, now), version, core_now);
+        core.turn_budgets(now, core_now);
     }
 }
 
@@ -109,7 +111,7 @@ impl Control {
             state.active = active;
             state.since = now;
         }
-        self.engine.change(|core, _| state.put_in_force(core, now));
+        self.engine.change(|core, core_now| state.put_in_force(core, now, core_now));
     }
 
     /// Reads an overlay from a request's body and puts it in force, in place of the one before.
@@ -165,8 +167,8 @@ impl Control {
             let mut state = self.lock();
             let now = self.clock.now();
             state.since = now;
-            self.engine.configure(settings.policy.clone(), now, |core| {
-                state.put_in_force(core, now);
+            self.engine.configure(settings.policy.clone(), now, |core, core_now| {
+                state.put_in_force(core, now, core_now);
                 core.weigh_tenants(&state.adapting.weights(&core.served()));
             });
         }
@@ -218,7 +220,9 @@ impl Control {
         let (rules, window) = {
             let state = self.lock();
             let next = |config: &Config| {
-                (config.time_rules.next_change(self.clock.now()), state.adapting.next(&config.adaptive))
+                let now = self.clock.now();
+                let turns = config.tenants.values().filter_map(|tenant| tenant.limits.budgets.next_turn(now));
+                (turns.chain(config.time_rules.next_change(now)).min(), state.adapting.next(&config.adaptive))
             };
             self.engine.read(|core| next(core.config()))
         };

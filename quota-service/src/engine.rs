@@ -110,10 +110,10 @@ impl Engine {
 
     /// Takes over a configuration; see [`Admission::configure`]. Nobody who waits or runs is lost. `then` puts in force
     /// what lies over it, before anybody starts.
-    pub fn configure(&self, config: Config, since: UnixMillis, then: impl FnOnce(&mut Admission)) {
+    pub fn configure(&self, config: Config, since: UnixMillis, then: impl FnOnce(&mut Admission, Millis)) {
         self.change(|core, now| {
             core.configure(config, since, now);
-            then(core);
+            then(core, now);
         });
     }
 

@@ -86,6 +86,7 @@ fn is_as_it_was_told(pool: &Inspected, reply: &SyncReply) {
 
 fn rows() -> Vec<Row> {
     let row = |flow: &str, waiting| Row {
+        money: 0,
         flow: flow.parse().unwrap(),
         weight: 1,
         head: Tokens(10),

@@ -99,6 +99,10 @@ fn openai_kind(reason: Reason) -> (&'static str, &'static str) {
             ("requests", "rate_limit_exceeded")
         }
         Reason::TenantTokensPerMinute => ("tokens", "rate_limit_exceeded"),
+        Reason::TenantTokensPerDay
+        | Reason::TenantTokensPerMonth
+        | Reason::TenantMoneyPerDay
+        | Reason::TenantMoneyPerMonth => ("insufficient_quota", "insufficient_quota"),
         Reason::UnknownKey | Reason::MissingKey | Reason::ConflictingKeys | Reason::MalformedKey => {
             ("invalid_request_error", "invalid_api_key")
         }

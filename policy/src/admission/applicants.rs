@@ -5,9 +5,10 @@ use super::live::{Live, LiveKey, State};
 use super::names::Names;
 use super::refusals::{Refused, over_limit, queue_full};
 use super::{Admission, Decision, Event};
-use crate::account::Charge;
+use crate::account::{Charge, Clocks};
 use crate::ledger::{Account, SyncReply, SyncRequest};
 use crate::queue::{Full, TenantIndex, Waiter};
+use crate::schedule::UnixMillis;
 use crate::units::Millis;
 
 /// A call that applies for a part of its tenant's account.
@@ -67,6 +68,18 @@ impl Admission {
         let pools = self.pools.iter().map(|pool| pool.next_ledger_call(now));
         let tenants = self.tenant_calls.first().map(|(at, _)| *at);
         pools.chain(tenants).min().filter(|next| *next < Millis(u64::MAX))
+    }
+
+    /// Begins the budgets of the day and the month that it is for each tenant; to be called when the first of them turns
+    /// (see [`crate::budget::Budgets::next_turn`]), and as often as one likes.
+    pub fn turn_budgets(&mut self, wall: UnixMillis, now: Millis) {
+        let mut turned = Vec::new();
+        for (index, state) in self.tenants.iter_mut_with_index() {
+            if state.account.turn(Clocks { now, wall }) {
+                turned.push(index);
+            }
+        }
+        turned.into_iter().for_each(|index| self.schedule(index, now));
     }
 
     /// The last calls of this incarnation: they keep only what still runs.
@@ -138,7 +151,10 @@ impl Admission {
             let Some(tenant) = self.tenants.get_mut(index) else { continue };
             tenant.next_call = None;
             let first = tenant.applicants.front();
-            let first = first.and_then(|first| Some((self.live.get(first.key)?.reserved, first.since)));
+            let first = first.and_then(|first| {
+                let live = self.live.get(first.key)?;
+                Some((live.draw(self.routes.price(live.model)), first.since))
+            });
             let count = tenant.applicants();
             let request = tenant.account.ask_ledger(&tenant.id, count, first, now);
             let account = Account::Tenant(tenant.id.clone());
@@ -159,7 +175,7 @@ impl Admission {
                 tenant.heard();
                 continue;
             };
-            match tenant.account.charge_applicant(live.reserved, applicant.since, now) {
+            match tenant.account.charge_applicant(live.draw(self.routes.price(live.model)), applicant.since, now) {
                 Charge::Ask => break,
                 Charge::Charged => {
                     tenant.heard();
@@ -194,7 +210,7 @@ impl Admission {
             }
             Err(refusal) => {
                 if let Some(tenant) = self.tenants.get_mut(live.flow.tenant) {
-                    tenant.account.release(live.reserved);
+                    tenant.account.release(live.draw(self.routes.price(live.model)), live.arrived);
                 }
                 let refused = self.turn_away(applicant.key, refusal, now);
                 self.news.extend(refused);

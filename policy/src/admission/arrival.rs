@@ -205,7 +205,7 @@ impl Admission {
         }
         let patience = Patience { bytes: request.body_bytes, deadline: request.deadline_ms };
         let live = live_of(&plan, request, now);
-        match tenant.charge(plan.reserved, now) {
+        match tenant.charge(live.draw(self.routes.price(live.model)), now) {
             Charge::Charged => self.enter_anew(live, Line { patience, standing: plan.standing, held: plan.held }, now),
             Charge::Ask => self.apply_for(live, patience, now),
             Charge::Refused(limited) => {
@@ -221,7 +221,7 @@ impl Admission {
         if entered.is_err()
             && let Some(tenant) = self.tenants.get_mut(live.flow.tenant)
         {
-            tenant.account.release(live.reserved);
+            tenant.account.release(live.draw(self.routes.price(live.model)), live.arrived);
         }
         self.schedule(live.flow.tenant, now);
         let granted = entered?;

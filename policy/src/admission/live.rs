@@ -3,6 +3,8 @@
 mod names;
 
 use super::tenants::ModelIndex;
+use crate::config::Price;
+use crate::ledger::Draw;
 use crate::queue::{ChargedBy, Flow, Ticket};
 use crate::units::{AdmissionId, Millis, Tokens};
 use names::{Names, Stands};
@@ -50,6 +52,15 @@ pub(super) struct Live {
     /// Where its explanation is kept.
     pub(super) explained: u64,
     pub(super) state: State,
+}
+
+impl Live {
+    /// What its tenant was charged on arrival. (Where a reload changes a price, calls in flight are counted by the new
+    /// one at both ends.)
+    pub(super) fn draw(&self, price: Price) -> Draw {
+        let output = Tokens(self.reserved.0.saturating_sub(self.input.0));
+        Draw { tokens: self.reserved, money: price.of_reservation(self.input, output) }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -54,17 +54,18 @@ impl PoolState {
     }
 
     /// Puts capacities and weights in force. Groups' shares are by their index; others keep 1.
-    pub(super) fn apply(&mut self, settings: &PoolSettings, shares: Shares, version: Version) {
+    pub(super) fn apply(&mut self, settings: &PoolSettings, shares: Shares, version: Version, now: Millis) {
         let requests = self.requests_per_s.map(|rate| (MeterName::RequestsPerSecond, Limit::Rate(rate)));
         let tokens = settings.rate().map(|rate| (MeterName::TokensPerSecond, Limit::Rate(rate)));
-        self.holder.set_terms(Terms {
+        let terms = Terms {
             version,
             capacity: settings.concurrent,
             policy: shares.policy,
             levels: shares.levels,
             groups: settings.shares.iter().map(|(name, share)| (GroupName::from(name.as_str()), *share)).collect(),
             meters: requests.into_iter().chain(tokens).collect(),
-        });
+        };
+        self.holder.set_terms(terms, now);
         self.queue.set_shares(shares);
     }
 
@@ -143,7 +144,7 @@ impl PoolState {
         self.running = self.running.saturating_sub(1);
         self.running_charge = Tokens(self.running_charge.0.saturating_sub(live.charge.0));
         self.queue.correct(live.flow, by, live.charge, actual);
-        self.holder.correct(live.flow, by.tenant(), live.charge, actual);
+        self.holder.correct(live.flow, by.tenant(), live.charge, actual, live.arrived);
         self.pace.has_ended(service, live.charge, actual);
     }
 
@@ -160,7 +161,7 @@ impl PoolState {
         }
         let row = |(head, weight, waiting): (&Waiter, u64, u32)| {
             let waited = now.since(arrived(head));
-            Some(Row { flow: names.of(head.flow)?, weight, head: head.charge, waiting, waited })
+            Some(Row { flow: names.of(head.flow)?, weight, head: head.charge, money: 0, waiting, waited })
         };
         let rows = self.queue.first_flows(MOST_ROWS).into_iter().filter_map(row).collect();
         Some(self.holder.ask(demand, rows, names, now))

@@ -21,6 +21,10 @@ pub enum LimitName {
     TenantRequestsPerSecond,
     TenantRequestsPerMinute,
     TenantTokensPerMinute,
+    TenantTokensPerDay,
+    TenantTokensPerMonth,
+    TenantMoneyPerDay,
+    TenantMoneyPerMonth,
     /// The call's own.
     Deadline,
     QueueDeadline,
@@ -41,6 +45,10 @@ impl LimitName {
             LimitName::TenantRequestsPerSecond => "tenants[].limits.requests_per_s",
             LimitName::TenantRequestsPerMinute => "tenants[].limits.requests_per_min",
             LimitName::TenantTokensPerMinute => "tenants[].limits.tokens_per_min",
+            LimitName::TenantTokensPerDay => "tenants[].budgets.tokens_per_day",
+            LimitName::TenantTokensPerMonth => "tenants[].budgets.tokens_per_month",
+            LimitName::TenantMoneyPerDay => "tenants[].budgets.micros_per_day",
+            LimitName::TenantMoneyPerMonth => "tenants[].budgets.micros_per_month",
             LimitName::Deadline => "x-sluice-deadline-ms",
             LimitName::QueueDeadline => "queue.deadline_ms",
             LimitName::QueueTimeout => "queue.timeout_ms",
@@ -98,6 +106,10 @@ pub(super) fn over_limit(tenant: &TenantId, limited: Limited, typical: Millis) -
         Reason::TenantConcurrency => ("concurrent calls", LimitName::TenantConcurrent),
         Reason::TenantRequestsPerSecond => ("requests per second", LimitName::TenantRequestsPerSecond),
         Reason::TenantRequestsPerMinute => ("requests per minute", LimitName::TenantRequestsPerMinute),
+        Reason::TenantTokensPerDay => ("tokens a day", LimitName::TenantTokensPerDay),
+        Reason::TenantTokensPerMonth => ("tokens a month", LimitName::TenantTokensPerMonth),
+        Reason::TenantMoneyPerDay => ("spending a day", LimitName::TenantMoneyPerDay),
+        Reason::TenantMoneyPerMonth => ("spending a month", LimitName::TenantMoneyPerMonth),
         _ => ("tokens per minute", LimitName::TenantTokensPerMinute),
     };
     Refusal::new(limited.reason, format!("the tenant {tenant} has reached its limit of {what}"))

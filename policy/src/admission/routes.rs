@@ -3,7 +3,7 @@
 use super::live::PoolIndex;
 use super::pool::PoolState;
 use super::tenants::{ModelIndex, Tenants};
-use crate::config::{ChargeWeights, Config};
+use crate::config::{ChargeWeights, Config, Price};
 use crate::units::{ModelName, PoolName};
 use rustc_hash::FxHashMap;
 
@@ -20,6 +20,8 @@ pub(super) struct Routes {
     by_model: FxHashMap<Box<str>, Route>,
     /// For calls that name no model: they are booked under the pool's name.
     by_pool: FxHashMap<PoolName, Route>,
+    /// Of the models that cost something.
+    prices: FxHashMap<ModelIndex, Price>,
 }
 
 impl Routes {
@@ -30,6 +32,9 @@ impl Routes {
             if let Some(pool) = pool_index(&model.pool) {
                 let route = Route { pool, model: tenants.model_index(name), charge: model.charge };
                 routes.by_model.insert(name.as_str().into(), route);
+                if model.price != Price::default() {
+                    routes.prices.insert(route.model, model.price);
+                }
             }
         }
         for name in config.pools.keys() {
@@ -44,6 +49,10 @@ impl Routes {
 
     pub(super) fn to_model(&self, name: &str) -> Option<Route> {
         self.by_model.get(name).copied()
+    }
+
+    pub(super) fn price(&self, model: ModelIndex) -> Price {
+        self.prices.get(&model).copied().unwrap_or_default()
     }
 
     pub(super) fn to_pool(&self, name: &PoolName) -> Option<Route> {

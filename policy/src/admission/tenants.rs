@@ -4,10 +4,10 @@ use super::applicants::Applicant;
 use super::hashed::{hash, spread};
 use super::starts::Starts;
 use super::yields::Yields;
-use crate::account::{Charge, TenantAccount};
+use crate::account::{Charge, Clocks, TenantAccount};
 use crate::config::{Config, Model, Tenant};
 use crate::holder::Replica;
-use crate::ledger::Version;
+use crate::ledger::{Draw, Version};
 use crate::queue::{GroupIndex, TenantIndex};
 use crate::units::{Millis, ModelName, Priority, TenantId, Tokens};
 use hashbrown::HashTable;
@@ -16,7 +16,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 /// A model, by its place in [`Tenants`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct ModelIndex(u32);
 
 /// What a decision needs to know of a tenant's configuration. Without its keys and limits, so that ten thousand tenants
@@ -107,12 +107,12 @@ pub(super) struct Tenants {
 
 impl Tenants {
     /// Takes over a configuration: new tenants get an account, known ones keep theirs under the new limits.
-    pub(super) fn configure(&mut self, config: &Config, replica: &Replica, version: Version) {
+    pub(super) fn configure(&mut self, config: &Config, replica: &Replica, version: Version, clocks: Clocks) {
         for state in &mut self.states {
             let settings = config.tenants.get(&state.id);
             state.terms = settings.map(|settings| Terms::of(&state.id, settings, &mut self.tiers));
             if let Some(settings) = settings {
-                state.account.set_limits(&settings.limits, version, replica);
+                state.account.set_limits(&settings.limits, version, replica, clocks);
             }
         }
         for (id, settings) in &config.tenants {
@@ -122,7 +122,7 @@ impl Tenants {
                 self.states.push(TenantState {
                     id: id.clone(),
                     terms: Some(Terms::of(id, settings, &mut self.tiers)),
-                    account: TenantAccount::new(&settings.limits, version, replica),
+                    account: TenantAccount::new(&settings.limits, version, replica, clocks),
                     applicants: VecDeque::new(),
                     next_call: None,
                     running: Starts::default(),
@@ -157,6 +157,10 @@ impl Tenants {
         self.states.iter_mut()
     }
 
+    pub(super) fn iter_mut_with_index(&mut self) -> impl Iterator<Item = (TenantIndex, &mut TenantState)> {
+        (0..).map(TenantIndex).zip(&mut self.states)
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = (TenantIndex, &TenantState)> {
         (0..).map(TenantIndex).zip(&self.states)
     }
@@ -178,9 +182,9 @@ impl Tenants {
 
 impl TenantState {
     /// Charges a call, unless others wait for the ledger's word before it.
-    pub(super) fn charge(&mut self, tokens: Tokens, now: Millis) -> Charge {
+    pub(super) fn charge(&mut self, draw: Draw, now: Millis) -> Charge {
         let applicants = self.applicants();
-        self.account.charge(tokens, applicants, now)
+        self.account.charge(draw, applicants, now)
     }
 
     /// How many wait for the ledger's word on the account.

@@ -1,3 +1,5 @@
+mod budgets;
+
 use super::*;
 use crate::config::reader::read_document;
 use crate::holder::LeaseTerms;
@@ -20,11 +22,17 @@ struct World {
 
 impl World {
     fn new(limits: serde_json::Value) -> Self {
+        Self::with(json!({"id": "a", "priority": {"default": 5, "ceiling": 0}, "limits": limits}), json!([]))
+    }
+
+    /// With a first tenant, and models that cost something.
+    fn with(first: serde_json::Value, models: serde_json::Value) -> Self {
         let document = json!({
             "queue": {"depth_per_level": 30},
             "pools": [{"name": "smol", "models": ["m"], "capacity": {"concurrent": 2}, "context_length": 1_000}],
+            "models": models,
             "tenants": [
-                {"id": "a", "priority": {"default": 5, "ceiling": 0}, "limits": limits},
+                first,
                 {"id": "b", "priority": {"default": 9}},
                 {"id": "gone", "disabled": true},
                 {"id": "other", "models": []},

@@ -42,6 +42,14 @@ impl Price {
     }
 }
 
+impl Price {
+    /// What a call would cost that used so much, none of it from the cache.
+    #[must_use]
+    pub fn of_reservation(self, input: Tokens, output: Tokens) -> u64 {
+        self.of(&Usage { source: UsageSource::Estimated, input, output, ..Usage::default() })
+    }
+}
+
 /// What must be written into a call before it goes to the model server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rewrite {

@@ -5,12 +5,17 @@ use super::reader::Section;
 use super::{MOST_PER_WINDOW, MOST_WEIGHT, read_outage};
 use crate::account::Limits;
 use crate::bucket::Rate;
+use crate::budget::Budgets;
 use crate::holder::Outage;
+use crate::ledger::MeterName;
 use crate::queue::GroupIndex;
+use crate::schedule::Zone;
 use crate::units::{GroupName, ModelName, Priority, TenantId, Tokens};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+/// Of tokens, or of millionths of a currency unit. Lua's numbers are exact up to 2^53.
+const MOST_PER_PERIOD: u64 = 1_000_000_000_000_000;
 /// Model servers count in 32 bits.
 const MOST_OUTPUT: u64 = i32::MAX as u64;
 
@@ -171,7 +176,7 @@ fn read_tenant(
     let weight = section.integer("weight", 1..=MOST_WEIGHT).unwrap_or(1);
     let (default_priority, ceiling) = read_priority(&section.section("priority"));
     let (limits, output_ceiling) = read_limits(&section.section("limits"));
-    let limits = Limits { outage: read_outage(section), ..limits };
+    let limits = Limits { outage: read_outage(section), budgets: read_budgets(&section.section("budgets")), ..limits };
     let allowed: Option<BTreeSet<ModelName>> =
         section.has("models").then(|| section.texts("models").into_iter().map(ModelName::from).collect());
     for model in allowed.iter().flatten().filter(|model| !models.contains_key(*model)) {
@@ -291,6 +296,27 @@ fn level(section: &Section<'_>, name: &'static str) -> Option<Priority> {
     u8::try_from(level).ok().and_then(|level| Priority::try_from(level).ok())
 }
 
+/// `budgets: {tokens_per_day, tokens_per_month, micros_per_day, micros_per_month, time_zone}`.
+fn read_budgets(section: &Section<'_>) -> Budgets {
+    let names = [
+        ("tokens_per_day", MeterName::TokensPerDay),
+        ("tokens_per_month", MeterName::TokensPerMonth),
+        ("micros_per_day", MeterName::MoneyPerDay),
+        ("micros_per_month", MeterName::MoneyPerMonth),
+    ];
+    let amount = |(name, meter)| Some((meter, section.integer(name, 1..=MOST_PER_PERIOD)?));
+    let amounts = names.into_iter().filter_map(amount).collect();
+    let zone = section.text("time_zone").and_then(|name| {
+        let zone = Zone::named(name);
+        if zone.is_none() {
+            section.error("time_zone", format!("{name:?} is no time zone of the IANA database, like Europe/Berlin"));
+        }
+        zone
+    });
+    section.finish();
+    Budgets { amounts, zone }
+}
+
 fn read_limits(section: &Section<'_>) -> (Limits, Option<Tokens>) {
     let rate = |name| section.integer(name, 1..=MOST_PER_WINDOW);
     let limits = Limits {
@@ -298,6 +324,7 @@ fn read_limits(section: &Section<'_>) -> (Limits, Option<Tokens>) {
         requests_per_s: rate("requests_per_s").map(|amount| Rate::per_second(amount, amount)),
         requests_per_min: rate("requests_per_min").map(Rate::per_minute),
         tokens_per_min: rate("tokens_per_min").map(Rate::per_minute),
+        budgets: Budgets::default(),
         outage: Outage::default(),
     };
     let output_ceiling = section.integer("max_tokens", 1..=MOST_OUTPUT).map(Tokens);

@@ -18,6 +18,8 @@ pub(super) struct Allowance {
     /// As the latest call told.
     drawn_when_sent: i64,
     period: u64,
+    /// When the budget's period began, by this holder's clock.
+    began: Millis,
 }
 
 impl Allowance {
@@ -26,14 +28,22 @@ impl Allowance {
         self.left = self.left.saturating_sub(amount);
     }
 
-    /// A draw has cost more, or less.
-    pub(super) fn correct(&mut self, more: i64) {
+    /// A draw has cost more, or less. Of what was charged before this period began nothing comes back.
+    pub(super) fn correct(&mut self, more: i64, charged_at: Millis) {
+        let more = if charged_at < self.began { more.max(0) } else { more };
         self.drawn = self.drawn.saturating_add(more);
         if more > 0 {
             self.left = self.left.saturating_sub(more);
         } else {
             self.returned = self.returned.saturating_sub(more);
         }
+    }
+
+    /// The budget begins anew: what was lent of the last period is worth nothing, and nothing is drawn of this one before
+    /// the ledger has lent of it.
+    pub(super) fn begin_period(&mut self, now: Millis) {
+        self.began = now;
+        (self.left, self.returned) = (self.left.min(0), 0);
     }
 
     /// The limit has changed: what was lent under the old one goes back.

@@ -166,6 +166,8 @@ pub struct Row {
     pub weight: u64,
     /// What its first call will be charged.
     pub head: Tokens,
+    /// What that costs, in millionths of a currency unit; 0 where money does not limit.
+    pub money: u64,
     /// Calls; at least 1.
     pub waiting: u32,
     /// How long the first call has waited.

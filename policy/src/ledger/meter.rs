@@ -18,16 +18,34 @@ pub enum MeterName {
     TokensPerMinute,
     TokensPerDay,
     TokensPerMonth,
+    MoneyPerDay,
+    MoneyPerMonth,
+}
+
+/// What a call takes out of an account.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Draw {
+    pub tokens: Tokens,
+    /// In millionths of a currency unit.
+    pub money: u64,
+}
+
+impl From<Tokens> for Draw {
+    fn from(tokens: Tokens) -> Self {
+        Self { tokens, money: 0 }
+    }
 }
 
 impl MeterName {
-    pub const ALL: [MeterName; 6] = [
+    pub const ALL: [MeterName; 8] = [
         MeterName::RequestsPerSecond,
         MeterName::RequestsPerMinute,
         MeterName::TokensPerSecond,
         MeterName::TokensPerMinute,
         MeterName::TokensPerDay,
         MeterName::TokensPerMonth,
+        MeterName::MoneyPerDay,
+        MeterName::MoneyPerMonth,
     ];
 
     /// Its name in Redis.
@@ -40,6 +58,8 @@ impl MeterName {
             MeterName::TokensPerMinute => "tokens_per_minute",
             MeterName::TokensPerDay => "tokens_per_day",
             MeterName::TokensPerMonth => "tokens_per_month",
+            MeterName::MoneyPerDay => "money_per_day",
+            MeterName::MoneyPerMonth => "money_per_month",
         }
     }
 
@@ -48,16 +68,29 @@ impl MeterName {
         Self::ALL.into_iter().find(|name| name.as_str() == text)
     }
 
-    /// Whether it counts calls; if not, it counts their tokens.
+    /// Whether it counts calls; if not, it counts their tokens or their money.
     #[must_use]
     pub fn counts_requests(self) -> bool {
         matches!(self, MeterName::RequestsPerSecond | MeterName::RequestsPerMinute)
     }
 
-    /// What a call of so many tokens draws.
+    /// Whether it is a budget of a day; another budget is one of a month.
     #[must_use]
-    pub fn amount(self, tokens: Tokens) -> u64 {
-        if self.counts_requests() { 1 } else { tokens.0 }
+    pub fn is_of_a_day(self) -> bool {
+        matches!(self, MeterName::TokensPerDay | MeterName::MoneyPerDay)
+    }
+
+    /// What a call draws of it.
+    #[must_use]
+    pub fn amount(self, draw: Draw) -> u64 {
+        match self {
+            MeterName::RequestsPerSecond | MeterName::RequestsPerMinute => 1,
+            MeterName::MoneyPerDay | MeterName::MoneyPerMonth => draw.money,
+            MeterName::TokensPerSecond
+            | MeterName::TokensPerMinute
+            | MeterName::TokensPerDay
+            | MeterName::TokensPerMonth => draw.tokens.0,
+        }
     }
 }
 

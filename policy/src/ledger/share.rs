@@ -1,7 +1,7 @@
 //! What one holder has of an account.
 
 use super::message::{FlowName, Row};
-use super::meter::{Lent, MeterName};
+use super::meter::{Draw, Lent, MeterName};
 use crate::units::Millis;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -33,7 +33,7 @@ pub(super) struct Share {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(super) struct WaitingRow {
     pub(super) weight: u64,
-    pub(super) head: u64,
+    pub(super) head: Draw,
     pub(super) waiting: u32,
     /// Since when its first call waits, by the ledger's clock.
     pub(super) since: Millis,
@@ -45,7 +45,7 @@ pub(super) struct Pick {
     pub(super) slots: u32,
     pub(super) weight: u64,
     /// Of each of them: a row's head is charged for all of its picks.
-    pub(super) head: u64,
+    pub(super) head: Draw,
 }
 
 /// Rows older than this do not compete, and none whose lease has ended: a holder that has died would go on winning.
@@ -77,10 +77,7 @@ impl Share {
 
     /// What of a meter its picks will draw.
     pub(super) fn promised(&self, meter: MeterName) -> u64 {
-        let draws = self.picks.values().map(|pick| {
-            let each = if meter.counts_requests() { 1 } else { pick.head };
-            each.saturating_mul(u64::from(pick.slots))
-        });
+        let draws = self.picks.values().map(|pick| meter.amount(pick.head).saturating_mul(u64::from(pick.slots)));
         draws.fold(0, u64::saturating_add)
     }
 
@@ -92,7 +89,7 @@ impl Share {
     pub(super) fn take_rows(&mut self, rows: &[Row], now: Millis) {
         let waiting = |row: &Row| WaitingRow {
             weight: row.weight,
-            head: row.head.0,
+            head: Draw { tokens: row.head, money: row.money },
             waiting: row.waiting,
             since: Millis(now.0.saturating_sub(row.waited.0)),
         };

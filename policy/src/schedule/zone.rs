@@ -1,8 +1,9 @@
 //! A time zone: between a wall clock's readings and instants.
 
 use super::UnixMillis;
+use crate::budget::Today;
 use jiff::Timestamp;
-use jiff::civil::DateTime;
+use jiff::civil::{Date, DateTime};
 use jiff::tz::{AmbiguousOffset, Offset, TimeZone, TimeZoneDatabase};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -17,6 +18,29 @@ impl Zone {
     pub fn named(name: &str) -> Option<Self> {
         let zone = TimeZoneDatabase::bundled().get(name).ok()?;
         (!zone.is_unknown()).then_some(Self(zone))
+    }
+
+    #[must_use]
+    pub fn utc() -> Self {
+        Self(TimeZone::UTC)
+    }
+
+    /// The day and the month that the clock shows, and when they end.
+    #[must_use]
+    pub fn today(&self, now: UnixMillis) -> Today {
+        let date = self.wall(timestamp(now)).date();
+        let starts = |date: Result<Date, jiff::Error>| {
+            let start = date.ok().and_then(|date| self.first(date.at(0, 0, 0, 0)));
+            UnixMillis(start.unwrap_or(Timestamp::MAX).as_millisecond())
+        };
+        let number = |part: i8| u64::try_from(part).unwrap_or(0);
+        let month = u64::try_from(date.year()).unwrap_or(0) * 100 + number(date.month());
+        Today {
+            day: month * 100 + number(date.day()),
+            month,
+            day_ends: starts(date.tomorrow()),
+            month_ends: starts(date.last_of_month().tomorrow()),
+        }
     }
 
     #[must_use]

@@ -155,7 +155,7 @@ impl<'t> World<'t> {
         let start = self.setup.start.0;
         let unix = UnixMillis(start.saturating_add(i64::try_from(self.now.0).unwrap_or(i64::MAX)));
         let version = Version { since: u64::try_from(unix.0).unwrap_or(0), ..Version::default() };
-        self.core.apply(&rules.effective(&self.setup.config.settings(), unix), version);
+        self.core.apply(&rules.effective(&self.setup.config.settings(), unix), version, self.now);
         let next = rules.next_change(unix).and_then(|next| u64::try_from(next.0.saturating_sub(start)).ok());
         self.next_rule = next.map(Millis);
         self.next_wake = Some(self.now);

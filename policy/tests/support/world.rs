@@ -260,6 +260,6 @@ impl World {
 
     pub(crate) fn put_in_force(&mut self, settings: &Settings) {
         self.changes += 1;
-        self.core.apply(settings, Version { since: self.changes, ..Version::default() });
+        self.core.apply(settings, Version { since: self.changes, ..Version::default() }, Millis(self.now));
     }
 }

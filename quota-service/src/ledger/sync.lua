@@ -9,7 +9,7 @@
 --          16 limits    [[METER, AMOUNT, WINDOW, BURST, PERIOD], ...]; a budget has the window 0
 --          17 reports   [[METER, DRAWN, KEEP, PERIOD], ...]
 --          18 spent     [[SEQ, FLOW, WEIGHT, CHARGE], ...]; a FLOW is group/level/tenant
---          19 rows      FLOW WEIGHT HEAD WAITING WAITED, a line each, in the holder's own order
+--          19 rows      FLOW WEIGHT HEAD WAITING WAITED MONEY, a line each, in the holder's own order
 -- returns  what the ledger knows of the holder, its picks, and its parts of the meters: a line of `name=value ...` each
 --
 -- All numbers are integers below 2^53, which Lua's doubles hold exactly; names have no spaces, quotes or slashes.
@@ -22,7 +22,7 @@ local FORMAT = '2'
 local TERMS = {'version', 'capacity', 'policy', 'levels', 'groups'}
 local STATE = {'spent', 'clock_offset', 'frozen_until', 'movable', 'swept_at', 'virtual_time'}
 local METERS = {'requests_per_second', 'requests_per_minute', 'tokens_per_second', 'tokens_per_minute', 'tokens_per_day',
-  'tokens_per_month'}
+  'tokens_per_month', 'money_per_day', 'money_per_month'}
 local OF_HOLDER = {'holder:', 'lent:', 'drawn:', 'picks:', 'rows:'}
 local MOST_SKEW_MS, SWEEP_EVERY_MS, FRESH_MS = 2000, 60000, 250
 local MOST_REFILL, MOST_CHARGE, REBASE_AT, MOST_COUNTER = 2 ^ 36, 2 ^ 30, 2 ^ 50, 2 ^ 52
@@ -108,8 +108,8 @@ end
 local function put_share(name)
   local s, given = shares[name], {}
   for flow, pick in pairs(picks[name]) do
-    given[#given + 1] = string.format('"%s":{"slots":%d,"weight":%d,"head":%d,"at":%d}', flow, pick.slots, pick.weight,
-      pick.head, pick.at)
+    given[#given + 1] = string.format('"%s":{"slots":%d,"weight":%d,"head":%d,"money":%d,"at":%d}', flow, pick.slots,
+      pick.weight, pick.head, pick.money, pick.at)
   end
   put('holder:' .. name, string.format('{"incarnation":%d,"seq":%d,"granted":%d,"zombies":%d,"zombies_until":%d,' ..
     '"renewed_at":%d,"lease":%d,"asserted":%d,"contended":%d}', s.incarnation, s.seq, s.granted, s.zombies,
@@ -381,11 +381,11 @@ end
 local function row_of(holder, flow)
   local text, pick = rows[holder], picks[holder][flow.name]
   local _, last = string.find(text, '\n' .. flow.name .. ' ', 1, true)
-  local weight, head, waiting, waited = string.match(text, '^(%d+) (%d+) (%d+) (%d+)', last + 1)
+  local weight, head, waiting, waited, money = string.match(text, '^(%d+) (%d+) (%d+) (%d+) (%d+)', last + 1)
   -- Of two holders with calls of one flow, the next turn after a pick is the other's.
   local since = pick and pick.at or math.max(0, string.match(text, '^%d+') - waited)
-  return {holder = holder, flow = flow, weight = weight + 0, head = head + 0, since = since, pick = pick,
-    open = waiting - (pick and pick.slots or 0)}
+  return {holder = holder, flow = flow, weight = weight + 0, head = head + 0, money = money + 0, since = since,
+    pick = pick, open = waiting - (pick and pick.slots or 0)}
 end
 
 -- Counters are read where they are needed: those of groups and levels, then those of one level's flows.
@@ -560,12 +560,17 @@ local function grant(other, slots)
   if is_frozen then state.movable = math.max(0, state.movable - slots) end
 end
 
--- What a call draws: one of what begins with `requests`, else its tokens.
-local function draw_of(meter, head) return meter:sub(1, 1) == 'r' and 1 or head end
+-- What a call draws of a meter, by what the meter's name begins with: one request, its money, or its tokens. `call` is a
+-- row or a pick.
+local function draw_of(meter, call)
+  local kind = meter:sub(1, 1)
+  if kind == 'r' then return 1 end
+  return kind == 'm' and call.money or call.head
+end
 -- What of a meter a holder was lent and its picks will not draw.
 local function spare_of(holder, meter)
   local spare = lent[holder][meter] or 0
-  for _, pick in pairs(picks[holder]) do spare = spare - draw_of(meter, pick.head) * pick.slots end
+  for _, pick in pairs(picks[holder]) do spare = spare - draw_of(meter, pick) * pick.slots end
   return math.max(0, spare)
 end
 -- Lending is debit: what is lost with its holder was drawn by nobody twice.
@@ -622,10 +627,10 @@ end
 
 -- What a row's next call lacks: whether anything, and how long until it comes, if time is what brings it. And what is to
 -- be lent if it lacks nothing.
-local function lacking(row, head)
+local function lacking(row, call)
   local lacks, wait, missing = false, 0, {}
   for name, meter in pairs(meters) do
-    local amount, spare, is_rate = draw_of(name, head), spare_of(row.holder, name), meter.window > 0
+    local amount, spare, is_rate = draw_of(name, call), spare_of(row.holder, name), meter.window > 0
     local short = (is_rate and math.min(amount, meter.burst) or amount) - spare - meter.level
     missing[name] = math.max(0, amount - spare)
     if short > 0 then
@@ -640,18 +645,18 @@ end
 -- Gives a row a slot with all that its next call draws, or nothing.
 local function pick(row)
   -- A row's picks are charged alike: their calls' own charges are told when they start.
-  local head = row.pick and row.pick.head or row.head
-  local lacks, wait, missing = lacking(row, head)
+  local call = row.pick or row
+  local lacks, wait, missing = lacking(row, call)
   if lacks then return false, wait end
   for name, amount in pairs(missing) do lend(row.holder, name, amount) end
-  local given = row.pick or {slots = 0, weight = row.weight, head = head}
+  local given = row.pick or {slots = 0, weight = row.weight, head = row.head, money = row.money}
   given.slots, given.at, picks[row.holder][row.flow.name] = given.slots + 1, now, given
   grant(shares[row.holder], 1)
   if row.open == 1 then
     count(row.flow, 'open', -1)
     open_rows[row.holder] = open_rows[row.holder] - 1
   end
-  charge(row.flow, row.weight, head)
+  charge(row.flow, row.weight, call.head)
   return true
 end
 

@@ -42,10 +42,9 @@ pub fn encode(request: &SyncRequest) -> Vec<String> {
     arguments.extend(encode_terms(&request.terms));
     let reports = request.meters.iter().map(|(name, told)| (name.as_str(), told.drawn, told.keep, told.period));
     let spent = request.spent.iter().map(|told| (told.seq, &told.flow, told.weight, told.charge));
-    let rows = request
-        .rows
-        .iter()
-        .map(|row| format!("{} {} {} {} {}", row.flow, row.weight, row.head.0, row.waiting, row.waited.0));
+    let rows = request.rows.iter().map(|row| {
+        format!("{} {} {} {} {} {}", row.flow, row.weight, row.head.0, row.waiting, row.waited.0, row.money)
+    });
     arguments.extend([json(reports), json(spent), rows.collect::<Vec<_>>().join("\n")]);
     arguments
 }

@@ -49,6 +49,7 @@ fn request(holder: &str, seq: u64, rows: u64) -> SyncRequest {
         flow: format!("/{}/tenant-{number}", 1 + number % 3).parse().unwrap(),
         weight: 1,
         head: Tokens(CHARGE),
+        money: 0,
         waiting: 3,
         waited: Millis(100),
     };

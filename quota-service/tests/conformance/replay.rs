@@ -233,7 +233,7 @@ impl World {
         let name = dice.of(&MeterName::ALL);
         let amount = dice.of(&[1, 7, 60, 1_000, 100_000, 10_000_000_000]);
         let limit = match name {
-            MeterName::TokensPerDay | MeterName::TokensPerMonth => {
+            MeterName::TokensPerDay | MeterName::TokensPerMonth | MeterName::MoneyPerDay | MeterName::MoneyPerMonth => {
                 Limit::Budget { amount: amount * 10, period: 20_260_100 + dice.below(4) }
             }
             MeterName::RequestsPerSecond | MeterName::TokensPerSecond => {
@@ -348,6 +348,7 @@ fn row(dice: &mut Dice, is_huge: bool) -> Row {
         flow: flow(dice),
         weight: 1 + dice.below(3),
         head: Tokens(if is_huge { 1 << 30 } else { dice.of(&[0, 1, 50, 900, 200_000]) }),
+        money: dice.of(&[0, 0, 7, 400, 1_000_000]),
         waiting: dice.of(&[1, 1, 2, 9]),
         waited: Millis(dice.of(&[0, 3, 100, 60_000])),
     }

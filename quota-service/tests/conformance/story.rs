@@ -180,7 +180,13 @@ impl Ask<'_, '_> {
 
     pub(crate) fn row_of(mut self, flow: &str, weight: u64, head: u64, waiting: u32, waited: u64) -> Self {
         let (flow, head, waited) = (name(flow), Tokens(head), Millis(waited));
-        self.request.rows.push(Row { flow, weight, head, waiting, waited });
+        self.request.rows.push(Row { flow, weight, head, money: 0, waiting, waited });
+        self
+    }
+
+    /// The first call of the row told last costs so much money.
+    pub(crate) fn costing(mut self, money: u64) -> Self {
+        self.request.rows.last_mut().unwrap().money = money;
         self
     }
 

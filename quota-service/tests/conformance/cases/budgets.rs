@@ -3,7 +3,7 @@
 use super::{Case, cases};
 use crate::story::Story;
 use sluice_policy::ledger::Limit;
-use sluice_policy::ledger::MeterName::{TokensPerDay, TokensPerMonth};
+use sluice_policy::ledger::MeterName::{MoneyPerDay, TokensPerDay, TokensPerMonth};
 
 pub(crate) const CASES: &[Case] = cases![
     a_budget_gives_nothing_beyond_it,
@@ -16,6 +16,8 @@ pub(crate) const CASES: &[Case] = cases![
     a_larger_budget_keeps_what_was_drawn,
     a_budget_is_lent_ahead_too,
     a_call_draws_of_every_budget_or_of_none,
+    a_call_draws_its_money_beside_its_tokens,
+    who_costs_nothing_passes_an_empty_purse,
 ];
 
 const FIRST: u64 = 20_260_131;
@@ -101,4 +103,20 @@ fn a_call_draws_of_every_budget_or_of_none(story: &mut Story<'_>) {
     story.set_meter(TokensPerMonth, day(50, FIRST));
     let said = story.call("a").row_of("/1/t", 1, 60, 1, 0).send();
     assert_eq!((said.granted, said.level(TokensPerDay), said.level(TokensPerMonth)), (0, 100, 50));
+}
+
+fn a_call_draws_its_money_beside_its_tokens(story: &mut Story<'_>) {
+    story.set_meter(TokensPerDay, day(1_000, FIRST));
+    story.set_meter(MoneyPerDay, day(500, FIRST));
+    let said = story.call("a").row_of("/1/t", 1, 60, 3, 0).costing(200).send();
+    // The tokens would do for all three.
+    assert_eq!((said.granted, said.level(TokensPerDay), said.level(MoneyPerDay)), (1, 940, 300));
+    let said = story.call("b").row_of("/1/u", 1, 60, 1, 0).costing(301).send();
+    assert_eq!((said.granted, said.level(TokensPerDay), said.level(MoneyPerDay)), (0, 940, 300));
+}
+
+fn who_costs_nothing_passes_an_empty_purse(story: &mut Story<'_>) {
+    story.set_meter(MoneyPerDay, day(100, FIRST));
+    let said = story.call("a").drew_in(FIRST, MoneyPerDay, 100, 0).row_of("/1/t", 1, 60, 1, 0).send();
+    assert_eq!((said.granted, said.level(MoneyPerDay)), (1, 0));
 }
