@@ -148,6 +148,42 @@ async fn tokens_per_minute_counts_what_the_model_really_used() {
     assert!(refused.header("x-ratelimit-remaining-tokens").is_some());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_budget_that_is_used_up_is_insufficient_quota_until_the_tenants_next_day() {
+    let budgets = json!({"tokens_per_day": 1000, "time_zone": "Pacific/Auckland"});
+    let purse = json!({"micros_per_month": 5000});
+    let stack = Stack::builder("tenant-budgets")
+        .redis()
+        .tenant(Tenant::new("frugal").with("budgets", budgets))
+        .tenant(Tenant::new("poor").with("budgets", purse))
+        .sidecar_config(|config| {
+            config["models"] = json!([{"name": MODEL, "price": {"output_micros_per_million": 10_000_000}}]);
+        })
+        .start()
+        .await
+        .unwrap();
+    let redis = stack.redis.as_ref().unwrap();
+    for (tenant, output, reason) in
+        [("frugal", 950, "tenant_tokens_per_day"), ("poor", 480, "tenant_money_per_month")]
+    {
+        let client = stack.client(tenant).unwrap();
+        let costly = Chat::to(MODEL).max_tokens(400).behave(json!({"usage": {"input": 11, "output": output}}));
+        assert_eq!(client.chat(&costly).await.unwrap().status, 200);
+        stack.operators().wait_until_idle(SLACK).await.unwrap();
+        let refused = client.chat(&Chat::to(MODEL).max_tokens(300)).await.unwrap();
+        assert_eq!((refused.status, refused.reason()), (429, Some(reason)), "{}", refused.summary());
+        let error = &refused.json()["error"];
+        assert_eq!((&error["code"], &error["type"]), (&json!("insufficient_quota"), &json!("insufficient_quota")));
+        assert_eq!(refused.header("x-should-retry"), Some("false"));
+        assert!(refused.retry_after().unwrap() <= Duration::from_secs(31 * 86_400));
+        // What is left is enough for less.
+        assert_eq!(client.chat(&Chat::to(MODEL).max_tokens(16)).await.unwrap().status, 200);
+        let field = if tenant == "poor" { "meter:money_per_month" } else { "meter:tokens_per_day" };
+        let kept = redis.cli(&["HGET", &format!("sluice:{{tenant:{tenant}}}"), field]).unwrap();
+        assert!(kept.contains("\"period\":20"), "{kept}");
+    }
+}
+
 /// Runs longer than it takes to be refused meanwhile, and ends within the shortest `retry-after` there is.
 fn slow_call() -> Chat {
     Chat::to(MODEL).behave(json!({"delay_ms": 900}))
