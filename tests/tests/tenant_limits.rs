@@ -163,8 +163,7 @@ async fn a_budget_that_is_used_up_is_insufficient_quota_until_the_tenants_next_d
         .await
         .unwrap();
     let redis = stack.redis.as_ref().unwrap();
-    for (tenant, output, reason) in
-        [("frugal", 950, "tenant_tokens_per_day"), ("poor", 480, "tenant_money_per_month")]
+    for (tenant, output, reason) in [("frugal", 950, "tenant_tokens_per_day"), ("poor", 480, "tenant_money_per_month")]
     {
         let client = stack.client(tenant).unwrap();
         let costly = Chat::to(MODEL).max_tokens(400).behave(json!({"usage": {"input": 11, "output": output}}));

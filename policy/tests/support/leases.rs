@@ -86,6 +86,7 @@ impl World {
         let now = self.now;
         let gate = &mut self.gates[which];
         let row = gate.waiting.front().map(|since| Row {
+            money: 0,
             flow: Names.name(gate.flow).unwrap(),
             weight: 1,
             head: Tokens(1),
@@ -184,11 +185,13 @@ fn a_pool_that_shrinks_and_grows_again_lends_no_slot_twice() {
     world.settle_down();
     assert_eq!(world.running(), 6);
     world.now += 100;
-    world.gates[0].holder.set_terms(terms(2, 4));
+    let now = Millis(world.now);
+    world.gates[0].holder.set_terms(terms(2, 4), now);
     world.sync(0, true, true);
     // It is large again, and the other replica is the first to hear of it.
     world.now += 100;
-    world.gates[1].holder.set_terms(terms(3, 8));
+    let now = Millis(world.now);
+    world.gates[1].holder.set_terms(terms(3, 8), now);
     let now = world.now;
     world.gates[1].waiting.extend([now; 8]);
     world.settle_down();
