@@ -92,7 +92,7 @@ async fn queues(
 }
 
 async fn set_weights(State(desk): State<Desk>, change: Change) -> Result<Json<OverlayStatus>, ApiError> {
-    Ok(Json(desk.control.set_weights(&body(change)?)?))
+    Ok(Json(desk.control.set_weights(&body(change)?).await?))
 }
 
 async fn show_overlay(State(desk): State<Desk>) -> Json<OverlayStatus> {
@@ -100,11 +100,11 @@ async fn show_overlay(State(desk): State<Desk>) -> Json<OverlayStatus> {
 }
 
 async fn set_overlay(State(desk): State<Desk>, change: Change) -> Result<Json<OverlayStatus>, ApiError> {
-    Ok(Json(desk.control.set_overlay(&body(change)?)?))
+    Ok(Json(desk.control.set_overlay(&body(change)?).await?))
 }
 
-async fn clear_overlay(State(desk): State<Desk>) -> Json<OverlayStatus> {
-    Json(desk.control.clear_overlay())
+async fn clear_overlay(State(desk): State<Desk>) -> Result<Json<OverlayStatus>, ApiError> {
+    Ok(Json(desk.control.clear_overlay().await?))
 }
 
 async fn time_rules(State(desk): State<Desk>) -> Json<TimeRulesStatus> {

@@ -1,5 +1,6 @@
 //! What both listeners answer when a request is not even wrong.
 
+use crate::ledger::LedgerError;
 use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -22,6 +23,10 @@ pub enum ApiError {
         "nothing is known of this admission id: it is older than the last 10,000 (1,000 of unknown keys), or was never asked for"
     )]
     UnknownAdmission,
+    #[error("the ledger must know of it, and does not answer: {0}")]
+    Ledger(#[from] LedgerError),
+    #[error("others change the overlay all the time; look at it, and try again")]
+    Contested,
     #[error("the filter speaks version {theirs} of the wire format, this service {ours}; upgrade the older one")]
     Version { theirs: u32, ours: u32 },
     #[error("there is nothing here; see the README for the routes")]
@@ -38,6 +43,8 @@ impl IntoResponse for ApiError {
             // Nobody reads it: the filter has forgotten the call.
             ApiError::Cancelled => StatusCode::GONE,
             ApiError::Refused(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            ApiError::Ledger(_) => StatusCode::SERVICE_UNAVAILABLE,
+            ApiError::Contested => StatusCode::CONFLICT,
             ApiError::NotFound | ApiError::UnknownAdmission => StatusCode::NOT_FOUND,
             ApiError::Metrics(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };

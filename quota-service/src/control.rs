@@ -1,7 +1,7 @@
 //! What is in force: the configuration, then the time rules, then the operators' overlay; adaptive weights beside them.
 //!
 //! Each is applied to the running core at once and together, and nobody who waits loses a place. The overlay beats the
-//! file until it is deleted; it is versioned, and lives in this process.
+//! file until it is deleted; it is versioned, and lives in the ledger, so that all replicas have the same.
 
 mod clock;
 mod status;
@@ -10,9 +10,11 @@ pub use clock::{Rehearsal, WallClock};
 pub use status::{OverlayStatus, TimeRulesStatus};
 
 use crate::Secrets;
+use crate::api_error::ApiError;
 use crate::audit::Audit;
 use crate::engine::Engine;
 use crate::identity::{Identity, SharedIdentity};
+use crate::ledger::{Ledger, Overlay};
 use crate::settings::Settings;
 use sluice_policy::adaptive::Adapting;
 use sluice_policy::admission::Admission;
@@ -27,12 +29,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, watch};
 use tokio::time::Duration;
 
+/// How often a change of the overlay is tried anew when somebody else was faster.
+const MOST_ATTEMPTS: usize = 5;
+
 pub struct Control {
     engine: Arc<Engine>,
     identity: SharedIdentity,
     config_file: PathBuf,
     clock: WallClock,
     audit: Audit,
+    ledger: Arc<dyn Ledger>,
     state: Mutex<State>,
     /// The rules or the adaptive window have changed.
     changed: Notify,
@@ -58,14 +64,6 @@ impl State {
     }
 }
 
-/// What operators have set at run time.
-#[derive(Clone, Debug, Default)]
-struct Overlay {
-    /// Grows with every change, also with its deletion.
-    version: u64,
-    change: Option<Change>,
-}
-
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Reloads {
     pub taken: u64,
@@ -79,19 +77,23 @@ impl Control {
         config_file: PathBuf,
         clock: WallClock,
         audit: Audit,
+        ledger: Arc<dyn Ledger>,
     ) -> Self {
         let state = State { since: clock.now(), ..State::default() };
-        Self { engine, identity, config_file, clock, audit, state: Mutex::new(state), changed: Notify::new() }
+        Self { engine, identity, config_file, clock, audit, ledger, state: Mutex::new(state), changed: Notify::new() }
     }
 
     /// Follows the time rules and the adaptive window. Runs until shutdown.
     pub async fn run(&self, mut shutdown: watch::Receiver<bool>) {
+        let mut overlays = self.ledger.overlay_changes();
         loop {
+            self.look_for_overlay().await;
             self.apply();
             self.adapt();
             tokio::select! {
                 () = self.until_next_change() => {}
                 () = self.changed.notified() => {}
+                Some(()) = overlays.recv() => {}
                 _ = shutdown.wait_for(|stop| *stop) => return,
             }
         }
@@ -114,25 +116,51 @@ impl Control {
         self.engine.change(|core, core_now| state.put_in_force(core, now, core_now));
     }
 
-    /// Reads an overlay from a request's body and puts it in force, in place of the one before.
+    /// Takes over what operators have set at another replica.
+    async fn look_for_overlay(&self) {
+        let own = self.lock().overlay.clone();
+        let overlay = match self.ledger.overlay().await {
+            // Redis has lost it.
+            Ok(overlay) if overlay.version < own.version => {
+                self.ledger.replace_overlay(own.version - 1, own.change.as_ref()).await
+            }
+            overlay => overlay,
+        };
+        match overlay {
+            Ok(overlay) => self.take_overlay(overlay),
+            Err(error) => tracing::warn!(%error, "the operators' overlay cannot be looked up; the one before goes on"),
+        }
+    }
+
+    /// The later of two overlays counts.
+    fn take_overlay(&self, overlay: Overlay) {
+        let mut state = self.lock();
+        if overlay.version > state.overlay.version {
+            let change = serde_json::json!(overlay.change);
+            self.audit.log("overlay", format!("version {}: {change}", overlay.version));
+            state.overlay = overlay;
+        }
+    }
+
+    /// Reads an overlay from a request's body and puts it in force at all replicas, in place of the one before.
     ///
     /// # Errors
-    /// All that is wrong with it; nothing has changed then. One that sets nothing is wrong: who sends it has forgotten
+    /// All that is wrong with it, or the ledger does not answer; nothing has changed then, as far as is known. One that sets nothing is wrong: who sends it has forgotten
     /// something, or wants the overlay deleted.
-    pub fn set_overlay(&self, body: &serde_json::Value) -> Result<OverlayStatus, ConfigErrors> {
+    pub async fn set_overlay(&self, body: &serde_json::Value) -> Result<OverlayStatus, ApiError> {
         if body.as_object().is_some_and(|fields| fields.values().all(serde_json::Value::is_null)) {
             let problem = "sets nothing: name weights or pools, or DELETE the overlay to be without one".to_owned();
-            return Err(ConfigErrors(vec![ConfigError { path: ".".to_owned(), problem }]));
+            return Err(ConfigErrors(vec![ConfigError { path: ".".to_owned(), problem }]).into());
         }
         let change = self.read_change(body, Change::read)?;
-        Ok(self.replace_overlay(|_| Some(change)))
+        self.replace_overlay(|_| Some(change.clone())).await
     }
 
     /// Sets only the levels' weights in the overlay.
     ///
     /// # Errors
     /// As [`Control::set_overlay`].
-    pub fn set_weights(&self, body: &serde_json::Value) -> Result<OverlayStatus, ConfigErrors> {
+    pub async fn set_weights(&self, body: &serde_json::Value) -> Result<OverlayStatus, ApiError> {
         let change = self.read_change(body, |section, base, groups| {
             section.required("weights", section.raw("weights"));
             if section.has("pools") {
@@ -140,12 +168,15 @@ impl Control {
             }
             Change { pools: BTreeMap::new(), ..Change::read(section, base, groups) }
         })?;
-        Ok(self.replace_overlay(|before| Some(Change { weights: change.weights, ..before.unwrap_or_default() })))
+        self.replace_overlay(|before| Some(Change { weights: change.weights, ..before.unwrap_or_default() })).await
     }
 
     /// Deletes the overlay: the file and its time rules hold again.
-    pub fn clear_overlay(&self) -> OverlayStatus {
-        self.replace_overlay(|_| None)
+    ///
+    /// # Errors
+    /// The ledger does not answer.
+    pub async fn clear_overlay(&self) -> Result<OverlayStatus, ApiError> {
+        self.replace_overlay(|_| None).await
     }
 
     /// Reads the configuration file again and takes over what can change while running: pools, tenants, keys, groups,
@@ -192,18 +223,23 @@ impl Control {
         })
     }
 
-    fn replace_overlay(&self, replace: impl FnOnce(Option<Change>) -> Option<Change>) -> OverlayStatus {
-        {
-            let mut state = self.lock();
-            let before = state.overlay.change.take();
-            state.overlay = Overlay { version: state.overlay.version + 1, change: replace(before) };
-            self.audit.log(
-                "overlay",
-                format!("version {}: {}", state.overlay.version, serde_json::json!(state.overlay.change)),
-            );
+    async fn replace_overlay(
+        &self,
+        replace: impl Fn(Option<Change>) -> Option<Change>,
+    ) -> Result<OverlayStatus, ApiError> {
+        let (stored, own) = (self.ledger.overlay().await?, self.lock().overlay.clone());
+        let mut before = if own.version > stored.version { own } else { stored };
+        for _ in 0..MOST_ATTEMPTS {
+            let change = replace(before.change.clone());
+            let now = self.ledger.replace_overlay(before.version, change.as_ref()).await?;
+            if now.version == before.version + 1 && now.change == change {
+                self.take_overlay(now);
+                self.apply();
+                return Ok(self.overlay_status());
+            }
+            before = now;
         }
-        self.apply();
-        self.overlay_status()
+        Err(ApiError::Contested)
     }
 
     /// Moves adaptive weights when a window has passed.
@@ -227,11 +263,10 @@ impl Control {
             self.engine.read(|core| next(core.config()))
         };
         let window = window.map(|end| Duration::from_millis(end.since(self.engine.now()).0));
-        match rules.map(|at| self.clock.until(at)).into_iter().chain(window).min() {
-            // Never long: a wall clock may be set, and a timer would not notice.
-            Some(wait) => tokio::time::sleep(wait.min(Duration::from_secs(10))).await,
-            None => std::future::pending().await,
-        }
+        // Never long: a wall clock may be set, which a timer would not notice, and news of an overlay may be lost.
+        let longest = Duration::from_secs(10);
+        let wait = rules.map(|at| self.clock.until(at)).into_iter().chain(window).fold(longest, Duration::min);
+        tokio::time::sleep(wait).await;
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -4,17 +4,20 @@
 
 mod embedded;
 pub mod link;
+mod overlay;
 mod redis;
 pub mod stored;
 pub mod wire;
 
 pub use embedded::EmbeddedLedger;
+pub use overlay::Overlay;
 pub use redis::RedisLedger;
 pub use sluice_policy::ledger::Account;
 pub use wire::Notice;
 
 use crate::audit::Entry;
 use sluice_policy::ledger::{SyncReply, SyncRequest};
+use sluice_policy::schedule::Change;
 use std::future::Future;
 use std::pin::Pin;
 use tokio::sync::mpsc;
@@ -45,6 +48,15 @@ pub trait Ledger: Send + Sync {
 
     /// What holders' calls have changed for other holders, as far as it is heard. It may be lost: the tick repairs that.
     fn notices(&self) -> mpsc::Receiver<Notice>;
+
+    /// The operators' overlay.
+    fn overlay(&self) -> Answer<'_, Overlay>;
+
+    /// Puts another in the place of all up to version `after`. Tells which holds then: somebody else may have been faster.
+    fn replace_overlay<'a>(&'a self, after: u64, change: Option<&'a Change>) -> Answer<'a, Overlay>;
+
+    /// Rings when somebody has changed the overlay; it may be missed.
+    fn overlay_changes(&self) -> mpsc::Receiver<()>;
 
     /// Keeps an entry of the audit log, where the ledger outlives this process.
     fn record<'a>(&'a self, entry: &'a Entry) -> Answer<'a, ()>;

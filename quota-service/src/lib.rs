@@ -144,7 +144,8 @@ pub async fn run(
     let (audit, entries) = Audit::new();
     tasks.spawn(audit::run(entries, Arc::clone(&ledger), stopped.clone()));
     let clock = WallClock::new(settings.rehearsal);
-    let control = Arc::new(Control::new(Arc::clone(&engine), identity, settings.file, clock, audit));
+    let control =
+        Arc::new(Control::new(Arc::clone(&engine), identity, settings.file, clock, audit, Arc::clone(&ledger)));
     let (following, stop_following) = (Arc::clone(&control), stopped.clone());
     tasks.spawn(async move { following.run(stop_following).await });
     reload_on(hang_ups, Arc::clone(&control), stopped.clone(), &mut tasks);

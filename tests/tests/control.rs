@@ -420,3 +420,22 @@ fn the_one_after(id: &str) -> String {
     let (worker, count) = id.rsplit_once('-').unwrap();
     format!("{worker}-{}", count.parse::<u64>().unwrap() + 1)
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_overlay_survives_the_sidecar_and_with_it_the_loss_of_redis_data() {
+    let mut stack = Stack::builder("overlay-redis").redis().tenant(Tenant::new("only")).start().await.unwrap();
+    let operators = stack.operators().clone();
+    set_capacity(&operators, 7).await;
+    stack.sidecar.kill();
+    stack.sidecar.restart().await.unwrap();
+    let overlay = || async { operators.get(OVERLAY).await.unwrap() };
+    wait_until("the restarted sidecar has it", SLACK, || async { overlay().await["version"] == 1 }).await.unwrap();
+    assert_eq!(overlay().await["overlay"]["pools"][POOL]["concurrent"], 7);
+
+    let redis = stack.redis.as_ref().unwrap();
+    redis.cli(&["FLUSHALL"]).unwrap();
+    let stored = || redis.cli(&["HGET", "sluice:overlay", "version"]).unwrap();
+    wait_until("what Redis has lost is there again", SLACK, || async { stored().trim() == "1" }).await.unwrap();
+    changed(&operators, Method::DELETE, OVERLAY, None).await.unwrap();
+    assert_eq!((stored().trim(), &overlay().await["version"]), ("2", &json!(2)));
+}

@@ -2,7 +2,7 @@
 
 use crate::bucket::Rate;
 use crate::units::{PoolName, Priority};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// Everything a rule may change, with the values that hold: the base, or what is effective at some instant.
@@ -33,13 +33,15 @@ impl PoolSettings {
 }
 
 /// What a rule sets; what is absent stays as it is. Ranges as in [`Settings`].
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Change {
     pub weights: Option<[u64; Priority::COUNT]>,
     pub pools: BTreeMap<PoolName, PoolChange>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct PoolChange {
     pub concurrent: Option<u32>,
     pub tokens_per_s: Option<u64>,

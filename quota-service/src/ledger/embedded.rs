@@ -1,8 +1,9 @@
 //! The ledger in this process: for one replica, with nothing to install.
 
-use super::{Account, Answer, Ledger, Notice};
+use super::{Account, Answer, Ledger, Notice, Overlay};
 use crate::audit::Entry;
 use sluice_policy::ledger::{AccountLedger, Server, SyncReply, SyncRequest};
+use sluice_policy::schedule::Change;
 use sluice_policy::units::Millis;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -12,11 +13,12 @@ use tokio::time::Instant;
 pub struct EmbeddedLedger {
     started: Instant,
     accounts: Mutex<BTreeMap<Account, AccountLedger>>,
+    overlay: Mutex<Overlay>,
 }
 
 impl Default for EmbeddedLedger {
     fn default() -> Self {
-        Self { started: Instant::now(), accounts: Mutex::default() }
+        Self { started: Instant::now(), accounts: Mutex::default(), overlay: Mutex::default() }
     }
 }
 
@@ -43,6 +45,24 @@ impl Ledger for EmbeddedLedger {
     }
 
     fn notices(&self) -> mpsc::Receiver<Notice> {
+        mpsc::channel(1).1
+    }
+
+    fn overlay(&self) -> Answer<'_, Overlay> {
+        let overlay = self.overlay.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Box::pin(async { Ok(overlay) })
+    }
+
+    fn replace_overlay<'a>(&'a self, after: u64, change: Option<&'a Change>) -> Answer<'a, Overlay> {
+        let mut overlay = self.overlay.lock().unwrap_or_else(PoisonError::into_inner);
+        if overlay.version <= after {
+            *overlay = Overlay { version: after + 1, change: change.cloned() };
+        }
+        let overlay = overlay.clone();
+        Box::pin(async { Ok(overlay) })
+    }
+
+    fn overlay_changes(&self) -> mpsc::Receiver<()> {
         mpsc::channel(1).1
     }
 
