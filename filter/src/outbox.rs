@@ -23,12 +23,12 @@ pub(crate) struct Outbox {
 }
 
 impl Outbox {
-    /// Adds a settlement; returns whether the oldest one had to be dropped for it.
+    /// Adds a settlement; returns the oldest one if that had to be dropped for it.
     #[must_use]
-    pub(crate) fn add(&mut self, settlement: Settlement) -> bool {
+    pub(crate) fn add(&mut self, settlement: Settlement) -> Option<Settlement> {
         self.waiting.push_back(settlement);
         let is_full = self.waiting.len() + self.under_way.len() > ENTRIES_MAX;
-        is_full && self.waiting.pop_front().is_some()
+        if is_full { self.waiting.pop_front() } else { None }
     }
 
     /// The next batch, if there is something to send, nothing is under way, and it is time. The caller reports its
@@ -44,9 +44,15 @@ impl Outbox {
         Some(&self.under_way)
     }
 
-    pub(crate) fn acknowledged(&mut self) {
-        self.under_way.clear();
+    /// The batch was taken; these are the settlements that it was of.
+    pub(crate) fn acknowledged(&mut self) -> Vec<Settlement> {
         self.backoff = Millis::ZERO;
+        std::mem::take(&mut self.under_way)
+    }
+
+    /// Whether a batch has been sent and not answered yet.
+    pub(crate) fn is_under_way(&self) -> bool {
+        !self.under_way.is_empty()
     }
 
     pub(crate) fn failed(&mut self, now: Millis) {
@@ -86,7 +92,7 @@ mod tests {
 
     fn filled(count: usize) -> Outbox {
         let mut outbox = Outbox::default();
-        assert_eq!((0..count).filter(|number| outbox.add(settlement(*number))).count(), 0);
+        assert_eq!((0..count).filter_map(|number| outbox.add(settlement(number))).count(), 0);
         outbox
     }
 
@@ -100,9 +106,9 @@ mod tests {
         let mut outbox = filled(BATCH_MAX + 2);
         assert_eq!(ids(outbox.next_batch(Millis(0))).len(), BATCH_MAX);
         assert!(outbox.next_batch(Millis(0)).is_none());
-        outbox.acknowledged();
+        let _ = outbox.acknowledged();
         assert_eq!(ids(outbox.next_batch(Millis(0))), ["256", "257"]);
-        outbox.acknowledged();
+        let _ = outbox.acknowledged();
         assert!(!outbox.has_waiting());
     }
 
@@ -117,8 +123,8 @@ mod tests {
             now = now.plus(Millis(wait));
         }
         assert_eq!(ids(outbox.next_batch(now)), ["0", "1"]);
-        outbox.acknowledged();
-        assert!(!outbox.add(settlement(2)));
+        let _ = outbox.acknowledged();
+        assert!(outbox.add(settlement(2)).is_none());
         assert_eq!(ids(outbox.next_batch(now)), ["2"]);
     }
 
@@ -133,9 +139,9 @@ mod tests {
     #[test]
     fn a_full_outbox_drops_its_oldest_entry() {
         let mut outbox = filled(ENTRIES_MAX);
-        assert!(outbox.add(settlement(ENTRIES_MAX)));
+        assert!(outbox.add(settlement(ENTRIES_MAX)).is_some());
         assert_eq!(ids(outbox.next_batch(Millis(0))).first().map(String::as_str), Some("1"));
-        assert!(outbox.add(settlement(ENTRIES_MAX + 1)));
+        assert!(outbox.add(settlement(ENTRIES_MAX + 1)).is_some());
         outbox.failed(Millis(0));
         assert_eq!(outbox.waiting.len(), ENTRIES_MAX);
     }

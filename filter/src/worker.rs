@@ -23,7 +23,12 @@ pub(crate) struct Worker {
     settlements: Health,
     outbox: Outbox,
     has_dropped: bool,
+    /// When the live ids were told last, and which of them was the latest then.
+    reported: (Millis, u64),
 }
+
+/// How often the service is told which calls live.
+const REPORT_EVERY: Millis = Millis(5_000);
 
 /// Events since they were last taken to Envoy's metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -55,37 +60,61 @@ impl Worker {
             ),
             outbox: Outbox::default(),
             has_dropped: false,
+            reported: (Millis::ZERO, 0),
         }
     }
 
     /// A settlement that must reach the service.
     pub(crate) fn settle(&mut self, settlement: Settlement) {
-        if self.outbox.add(settlement) {
+        if let Some(lost) = self.outbox.add(settlement) {
             self.counters.settlements_dropped += 1;
+            // The next report says that it has ended.
+            self.ids.is_over(&lost.id);
             if !self.has_dropped {
-                warn!("the outbox is full: the oldest settlements are lost, and their slots come free only by time");
+                warn!(
+                    "the outbox is full: the oldest settlements are lost, and their calls are charged what they reserved"
+                );
             }
             self.has_dropped = true;
         }
     }
 
     /// Whether there is anything to send, so that an idle tick costs nothing.
-    pub(crate) fn has_mail(&self) -> bool {
-        self.outbox.has_waiting()
+    pub(crate) fn has_mail(&self, now: Millis) -> bool {
+        self.outbox.has_waiting() || self.owes_report(now)
     }
 
     /// The body of the next settlement call, when one is due.
     pub(crate) fn next_batch(&mut self, now: Millis) -> Option<Vec<u8>> {
-        let settlements = self.outbox.next_batch(now)?.to_vec();
+        let owes_report = self.owes_report(now);
+        let settlements = self.outbox.next_batch(now).map(<[Settlement]>::to_vec);
+        if settlements.is_none() && (!owes_report || self.outbox.is_under_way()) {
+            return None;
+        }
+        let live = owes_report.then(|| {
+            self.reported = (now, self.ids.live().minted);
+            self.ids.live().clone()
+        });
         let worker = self.ids.incarnation().to_owned();
-        let batch = SettlementBatch { version: WIRE_VERSION, worker, settlements };
+        let settlements = settlements.unwrap_or_default();
+        let batch = SettlementBatch { version: WIRE_VERSION, worker, settlements, live };
         Some(serde_json::to_vec(&batch).unwrap_or_default())
+    }
+
+    /// Whether the service is to be told which calls live: now and then, as long as there are any or have been.
+    fn owes_report(&self, now: Millis) -> bool {
+        let (at, minted) = self.reported;
+        let is_time = now < at || now.since(at) >= REPORT_EVERY;
+        let live = self.ids.live();
+        is_time && (live.minted != minted || !live.numbers.is_empty())
     }
 
     /// The batch under way was taken, or was not.
     pub(crate) fn batch_ended(&mut self, taken: bool, now: Millis) {
         if taken {
-            self.outbox.acknowledged();
+            for settled in self.outbox.acknowledged() {
+                self.ids.is_over(&settled.id);
+            }
             self.settlements.answered();
         } else {
             self.outbox.failed(now);

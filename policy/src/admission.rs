@@ -241,6 +241,20 @@ impl Admission {
         Some(Settled { tenant, pool: self.pools.get(live.pool.0)?.name.clone(), model, usage })
     }
 
+    /// The settlements of calls that have ended, though nobody told how: what had started is charged what it reserved.
+    /// Looks at every call, so it is for now and then.
+    pub fn settlements_of(&self, is_over: impl Fn(&AdmissionId) -> bool) -> Vec<Settlement> {
+        let ended = self.live.iter().filter(|live| is_over(&live.id));
+        let settlement = |live: &Live| {
+            let (outcome, usage) = match live.state {
+                State::Running { .. } => (Outcome::Failed, estimated(live)),
+                State::Applying | State::Queued(_) => (Outcome::Cancelled, Usage::default()),
+            };
+            Settlement { id: live.id.clone(), outcome, usage, charge_to: None, timing: None }
+        };
+        ended.map(settlement).collect()
+    }
+
     /// Starts whoever can start and gives up on whoever has waited too long. Call it after every other method.
     pub fn advance(&mut self, now: Millis) -> Vec<Event> {
         let mut events = Vec::new();

@@ -10,6 +10,7 @@
 
 use crate::units::{AdmissionId, Millis, ModelName, PoolName, Priority, TenantId, Tokens};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -389,6 +390,28 @@ pub struct SettlementBatch {
     /// The incarnation of the Envoy worker that reports.
     pub worker: String,
     pub settlements: Vec<Settlement>,
+    /// Told every few seconds, and by filters of this release.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub live: Option<LiveIds>,
+}
+
+/// The admissions that a worker still answers for: from before it asks until the settlement is acknowledged. What it has
+/// minted and does not list has ended, though nobody told how.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LiveIds {
+    /// The number of the latest id.
+    pub minted: u64,
+    /// The numbers of those that live.
+    pub numbers: BTreeSet<u64>,
+}
+
+impl LiveIds {
+    /// Whether a call of this worker has ended, as far as the report tells.
+    #[must_use]
+    pub fn is_over(&self, worker: &str, id: &AdmissionId) -> bool {
+        let number = id.as_str().strip_prefix(worker).and_then(|rest| rest.strip_prefix('-')?.parse::<u64>().ok());
+        number.is_some_and(|number| number <= self.minted && !self.numbers.contains(&number))
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -482,6 +505,16 @@ mod tests {
         for reason in Reason::ALL {
             assert_eq!(serde_json::to_value(reason).unwrap(), reason.as_str());
         }
+    }
+
+    #[test]
+    fn a_report_speaks_of_what_its_worker_had_minted_and_of_nothing_else() {
+        let report = LiveIds { minted: 7, numbers: [3, 7].into() };
+        let over = |id: &str| report.is_over("ab", &id.into());
+        assert!(over("ab-1") && over("ab-6"));
+        assert!(!over("ab-3") && !over("ab-7"), "they live");
+        assert!(!over("ab-8"), "minted after the report was made");
+        assert!(!over("abc-1") && !over("cd-1") && !over("ab1") && !over("ab-"), "not this worker's");
     }
 
     #[test]

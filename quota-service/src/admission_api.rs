@@ -105,6 +105,9 @@ async fn settle(
     let batch = body(batch)?;
     check_version(batch.version)?;
     gate.engine.settle(&batch.settlements);
+    if let Some(live) = &batch.live {
+        gate.engine.hear_of_live(&batch.worker, live);
+    }
     tracing::debug!(worker = batch.worker, count = batch.settlements.len(), "settled");
     let accepted = u64::try_from(batch.settlements.len()).unwrap_or(u64::MAX);
     Ok(decided(SettlementReply { accepted }))

@@ -15,7 +15,7 @@ use sluice_policy::admission::{Admission, Decision, Event};
 use sluice_policy::config::Config;
 use sluice_policy::schedule::UnixMillis;
 use sluice_policy::units::{AdmissionId, HolderId, Millis, ModelName, Priority, TenantId};
-use sluice_policy::wire::{AdmissionReply, AdmissionRequest, Outcome, Refusal, Settlement, Usage};
+use sluice_policy::wire::{AdmissionReply, AdmissionRequest, LiveIds, Outcome, Refusal, Settlement, Usage};
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -151,6 +151,16 @@ impl Engine {
         }
         self.pump(&mut state);
         self.settled.notify_one();
+    }
+
+    /// A worker has told which of its calls live; the others have ended.
+    pub fn hear_of_live(&self, worker: &str, live: &LiveIds) {
+        let lost = self.read(|core| core.settlements_of(|id| live.is_over(worker, id)));
+        self.metrics.reported(lost.len());
+        if !lost.is_empty() {
+            tracing::warn!(worker, count = lost.len(), "calls ended and their settlements were lost");
+            self.settle(&lost);
+        }
     }
 
     /// Refuses everything from now on and answers everyone who waits.

@@ -24,6 +24,7 @@ pub struct Metrics {
     fixed: IntCounterVec,
     gen_ai: GenAi,
     ledger_calls: IntCounterVec,
+    reports: IntCounterVec,
     pub running: IntGaugeVec,
     pub capacity: IntGaugeVec,
     pub held: IntGaugeVec,
@@ -72,6 +73,12 @@ impl Metrics {
             )?,
             gen_ai: GenAi::new(&registry)?,
             ledger_calls: counter(&registry, "sluice_ledger_calls_total", "Calls to the ledger.", &["result"])?,
+            reports: counter(
+                &registry,
+                "sluice_worker_reports_total",
+                "Reports of Envoy workers, by whether calls had ended that nobody had settled.",
+                &["found"],
+            )?,
             running: gauge(&registry, "sluice_running", "Calls that hold a slot.", pool)?,
             capacity: gauge(&registry, "sluice_capacity", "Slots of the pool, over all replicas.", pool)?,
             held: gauge(&registry, "sluice_held_slots", "Slots that this replica holds on lease.", pool)?,
@@ -123,6 +130,12 @@ impl Metrics {
         {
             self.tokens.with_label_values(&[tenant, model, kind]).inc_by(tokens.0);
         }
+    }
+
+    /// A worker has told which of its calls live; so many others had ended unsettled.
+    pub fn reported(&self, lost: usize) {
+        let found = if lost == 0 { "nothing" } else { "lost_calls" };
+        self.reports.with_label_values(&[found]).inc();
     }
 
     /// `answered`, `failed`, or `stale`: answered to a later incarnation.

@@ -181,6 +181,28 @@ async fn a_settlement_that_found_no_sidecar_is_delivered_to_the_next_one() {
 }
 
 /// A call that stands in the model until calls are released.
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_tell_which_calls_live_and_those_go_on() {
+    let stack = stack("live-reports").workers(1).start().await.unwrap();
+    let client = stack.client("only").unwrap();
+    let running = start_held_call(&stack, &client).await;
+    let queued = spawn(&client, Chat::to(MODEL));
+    stack.operators().wait_for_queued(1, SLACK).await.unwrap();
+    stack
+        .operators()
+        .wait_for_metrics("two reports", SLACK, |metrics| metrics.sum("sluice_worker_reports_total", &[]) >= 2)
+        .await
+        .unwrap();
+    let metrics = stack.operators().metrics().await.unwrap();
+    assert_eq!(metrics.sum("sluice_worker_reports_total", &[("found", "lost_calls")]), 0);
+    assert_eq!(stack.upstream.calls().running(), 1, "one runs and one waits, as before");
+    stack.upstream.calls().release();
+    for call in [running, queued] {
+        assert_eq!(call.await.unwrap().status, 200);
+    }
+    stack.operators().wait_until_idle(SLACK).await.unwrap();
+}
+
 async fn start_held_call(stack: &Stack, client: &Client) -> JoinHandle<Reply> {
     let calls = stack.upstream.calls();
     calls.hold();

@@ -92,7 +92,7 @@ impl RootContext for Root {
         let Some(shared) = &self.shared else { return };
         let counters = std::mem::take(&mut shared.worker.borrow_mut().counters);
         self.metrics.add(counters);
-        if shared.worker.borrow().has_mail() {
+        if shared.worker.borrow().has_mail(host::now()) {
             self.batch = send_batch(shared);
         }
         if !shared.incoming.borrow().is_empty() {

@@ -35,6 +35,7 @@ impl Exchange {
             }
             Some(AdmissionReply::Rejected(refusal)) => {
                 worker.admissions.answered();
+                worker.ids.is_over(&asked.id);
                 self.reject(&asked.caller, &refusal, Some(&asked.id), worker, now)
             }
             None => self.without_answer(asked, true, worker, now),
@@ -121,6 +122,8 @@ impl Exchange {
         if may_be_granted {
             self.stage = Stage::Asking(asked);
             self.settle(Outcome::Cancelled, Usage::default(), None, worker);
+        } else {
+            worker.ids.is_over(&id);
         }
         self.refuse(&refusal::unavailable(), style, Some(&id), worker, now)
     }

@@ -190,6 +190,11 @@ impl LiveTable {
     }
 
     /// Running calls that must have ended by now.
+    /// Everything that is queued or runs. Looks at every place.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Live> {
+        self.places.iter().filter_map(|place| place.live.as_ref())
+    }
+
     pub(super) fn overdue(&self, now: Millis) -> Vec<LiveKey> {
         if self.next_expiry().is_none_or(|next| next > now) {
             return Vec::new();

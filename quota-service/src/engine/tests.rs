@@ -126,3 +126,20 @@ async fn shutdown_answers_everyone_and_gives_the_lease_back() {
     bench.stop.send_replace(true);
     while bench.tasks.join_next().await.is_some() {}
 }
+
+#[tokio::test]
+async fn a_worker_that_answers_for_a_call_no_more_frees_its_slot_and_its_callers_pay_what_they_reserved() {
+    let bench = Bench::new(60_000).await;
+    assert_eq!(reason(&bench.admit("w-1").await), None);
+    let report = |minted, numbers: &[u64]| LiveIds { minted, numbers: numbers.iter().copied().collect() };
+    bench.engine.hear_of_live("w", &report(1, &[1]));
+    bench.engine.hear_of_live("w", &report(0, &[]));
+    bench.engine.hear_of_live("v", &report(9, &[]));
+    let (second, ()) = tokio::join!(bench.admit("w-2"), async {
+        bench.until_queued(1).await;
+        bench.engine.hear_of_live("w", &report(2, &[2]));
+    });
+    assert_eq!(reason(&second), None, "the first one's slot is free");
+    let served: u64 = bench.engine.read(|core| core.served().values().map(|(_, tokens)| tokens.0).sum());
+    assert_eq!(served, 30);
+}
