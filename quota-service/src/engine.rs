@@ -28,7 +28,8 @@ pub struct Engine {
     state: Mutex<State>,
     /// The next timer has moved forward.
     timer: Notify,
-    ledger: Arc<dyn Ledger>,
+    /// `None`: this process decides nothing, and must hold nothing.
+    ledger: Option<Arc<dyn Ledger>>,
     /// Where calls to a ledger go that is not in this process.
     calls: mpsc::UnboundedSender<Call>,
     /// A call has ended; [`Engine::all_settled`] waits for it.
@@ -53,7 +54,7 @@ impl Engine {
     /// Starts everything that must happen without a caller, too: `tasks` run until shutdown.
     pub fn start(
         core: Admission,
-        ledger: Arc<dyn Ledger>,
+        ledger: Option<Arc<dyn Ledger>>,
         metrics: Arc<Metrics>,
         shutdown: &watch::Receiver<bool>,
         tasks: &mut JoinSet<()>,
@@ -80,8 +81,10 @@ impl Engine {
         });
         let (timed, stop) = (Arc::clone(&engine), shutdown.clone());
         tasks.spawn(async move { timed.run_timer(stop).await });
-        let (calling, stop) = (Arc::clone(&engine), shutdown.clone());
-        tasks.spawn(async move { calling.run_calls(sent, stop).await });
+        if let Some(ledger) = engine.ledger.clone() {
+            let (calling, stop) = (Arc::clone(&engine), shutdown.clone());
+            tasks.spawn(async move { calling.run_calls(&ledger, sent, stop).await });
+        }
         engine
     }
 
@@ -180,7 +183,7 @@ impl Engine {
     /// Whether traffic may be sent here; see [`Admission::is_ready`].
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.lock().core.is_ready()
+        self.ledger.is_none() || self.lock().core.is_ready()
     }
 
     #[must_use]
@@ -195,7 +198,7 @@ impl Engine {
             let next = {
                 let mut state = self.lock();
                 self.pump(&mut state);
-                state.timer_at = next_moment(&state.core, self.now());
+                state.timer_at = self.next_moment(&state.core, self.now());
                 state.timer_at
             };
             tokio::select! {
@@ -250,17 +253,24 @@ impl Engine {
                 break;
             }
         }
-        if next_moment(&state.core, now).is_some_and(|next| state.timer_at.is_none_or(|set| next < set)) {
+        if self.next_moment(&state.core, now).is_some_and(|next| state.timer_at.is_none_or(|set| next < set)) {
             self.timer.notify_one();
         }
         self.gauge(state, now);
     }
 
+    /// When time alone changes something: a waiter's deadline, or a call to the ledger.
+    fn next_moment(&self, core: &Admission, now: Millis) -> Option<Millis> {
+        let next_call = self.ledger.as_ref().and_then(|_| core.next_ledger_call(now));
+        core.next_wake().into_iter().chain(next_call).min()
+    }
+
     /// Makes the calls to the ledger that are due. Tells whether one of them has been answered on the spot.
     fn call_ledger(&self, core: &mut Admission, now: Millis) -> bool {
+        let Some(ledger) = &self.ledger else { return false };
         let mut is_answered = false;
         while let Some((account, request)) = core.ask_ledger(now) {
-            match self.ledger.sync_at_once(&account, &request) {
+            match ledger.sync_at_once(&account, &request) {
                 Some(reply) => {
                     self.metrics.ledger_call("answered");
                     is_answered |= core.ledger_answered(&account, Some(&reply), now);
@@ -326,11 +336,6 @@ impl Engine {
         // A panic while the lock was held is a defect; to go on deciding is better than to refuse everyone.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// When time alone changes something: a waiter's deadline, or a call to the ledger.
-fn next_moment(core: &Admission, now: Millis) -> Option<Millis> {
-    core.next_wake().into_iter().chain(core.next_ledger_call(now)).min()
 }
 
 /// The settlement with the model's own name in it: a call that passed while the service was away tells the client's.

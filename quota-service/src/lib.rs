@@ -3,6 +3,7 @@
 //! `main` reads the configuration and hands [`run`] what it named; everything else happens here. Reading order
 //! follows the modules below.
 
+pub mod role;
 pub mod settings;
 pub mod secret;
 pub mod server;
@@ -27,6 +28,7 @@ use identity::{Identity, Peppers, SharedIdentity};
 use ledger::link::{FirstContact, Link, RedisSecrets, RedisSettings};
 use ledger::{EmbeddedLedger, Ledger, RedisLedger};
 use metrics::Metrics;
+use role::Role;
 use secret::Secret;
 use server::Listener;
 use settings::{FilterListener, LEAST_SECRET_BYTES, Settings};
@@ -90,17 +92,22 @@ impl Secrets {
 
 /// Both listeners, bound.
 pub struct Listeners {
-    pub filter: Listener,
+    /// `None` where nothing is decided.
+    pub filter: Option<Listener>,
     pub operators: TcpListener,
 }
 
 impl Listeners {
     /// # Errors
     /// One of them cannot be bound; the message says which.
-    pub async fn bind(settings: &Settings) -> anyhow::Result<Self> {
+    pub async fn bind(settings: &Settings, role: Role) -> anyhow::Result<Self> {
         use anyhow::Context;
-        let filter = Listener::for_filter(&settings.filter_listener).await;
-        let filter = filter.with_context(|| format!("listeners.filter: cannot bind {:?}", settings.filter_listener))?;
+        let cannot = || format!("listeners.filter: cannot bind {:?}", settings.filter_listener);
+        let filter = if role.decides() {
+            Some(Listener::for_filter(&settings.filter_listener).await.with_context(cannot)?)
+        } else {
+            None
+        };
         let operators = TcpListener::bind(settings.operators).await;
         let operators =
             operators.with_context(|| format!("listeners.operators: cannot bind {}", settings.operators))?;
@@ -114,6 +121,7 @@ impl Listeners {
 /// # Errors
 /// [`ConfigErrors`] where Redis must not be used as it is; or two metrics bear one name.
 pub async fn run(
+    role: Role,
     settings: Settings,
     secrets: Secrets,
     listeners: Listeners,
@@ -138,8 +146,11 @@ pub async fn run(
     // Listeners stop after the engine has answered everyone, the tasks with them.
     let (stop, stopped) = watch::channel(false);
     let mut tasks = JoinSet::new();
-    let engine = Engine::start(core, Arc::clone(&ledger), Arc::clone(&metrics), &stopped, &mut tasks);
-    tasks.spawn(gpu::run(settings.gpu, namespaces, gpu_view, stopped.clone()));
+    let deciding = role.decides().then(|| Arc::clone(&ledger));
+    let engine = Engine::start(core, deciding, Arc::clone(&metrics), &stopped, &mut tasks);
+    if role.watches_gpus() {
+        tasks.spawn(gpu::run(settings.gpu, namespaces, gpu_view, stopped.clone()));
+    }
     let gate = admission_api::router(Arc::clone(&engine), identity.clone(), secrets.filter_secret);
     let (audit, entries) = Audit::new();
     tasks.spawn(audit::run(entries, Arc::clone(&ledger), stopped.clone()));
@@ -150,9 +161,11 @@ pub async fn run(
     tasks.spawn(async move { following.run(stop_following).await });
     reload_on(hang_ups, Arc::clone(&control), stopped.clone(), &mut tasks);
     let desk = admin_api::router(Arc::clone(&engine), control, metrics, secrets.operators_token);
-    tasks.spawn(server::serve(listeners.filter, gate, stopped.clone()));
+    if let Some(filter) = listeners.filter {
+        tasks.spawn(server::serve(filter, gate, stopped.clone()));
+    }
     tasks.spawn(server::serve(Listener::Tcp(listeners.operators), desk, stopped));
-    tracing::info!(operators = %settings.operators, embedded = settings.redis.is_none(), "serving");
+    tracing::info!(?role, operators = %settings.operators, embedded = settings.redis.is_none(), "serving");
 
     wait_for_stop(shutdown).await;
     tracing::info!("shutting down: answering everyone who waits");

@@ -3,6 +3,7 @@
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use quota_service::identity::{hash_foreign, issue};
+use quota_service::role::Role;
 use quota_service::secret::Secret;
 use quota_service::settings::{LEAST_SECRET_BYTES, Settings};
 use quota_service::{Listeners, Secrets, run};
@@ -27,7 +28,13 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Serve the filter and the operators until SIGTERM or SIGINT.
-    Serve(ConfigFile),
+    Serve {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// What this process is for.
+        #[arg(long, value_enum, default_value_t)]
+        role: Role,
+    },
     /// Read a configuration and tell everything that is wrong with it; exit 64 if anything is.
     CheckConfig(ConfigFile),
     /// Play a trace of calls against a configuration, or against two, and tell who waited and who was refused.
@@ -70,7 +77,7 @@ enum KeyCommand {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
-        Command::Serve(file) => serve(&file),
+        Command::Serve { file, role } => serve(role, &file),
         Command::CheckConfig(file) => check_config(&file),
         Command::Simulate(args) => quota_service::simulate::run(&args),
         Command::Inspect(args) => quota_service::inspect::run(&args),
@@ -89,7 +96,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn serve(file: &ConfigFile) -> anyhow::Result<()> {
+fn serve(role: Role, file: &ConfigFile) -> anyhow::Result<()> {
     let settings = Settings::load(&file.config)?;
     let secrets = Secrets::open(&settings)?;
     let filter = tracing_subscriber::EnvFilter::try_from_env("SLUICE_LOG");
@@ -99,7 +106,7 @@ fn serve(file: &ConfigFile) -> anyhow::Result<()> {
         .init();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
-        let listeners = Listeners::bind(&settings).await?;
+        let listeners = Listeners::bind(&settings, role).await?;
         let (stop, stopped) = watch::channel(false);
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
@@ -117,7 +124,7 @@ fn serve(file: &ConfigFile) -> anyhow::Result<()> {
             }
             let _ = stop.send(true);
         });
-        run(settings, secrets, listeners, hang_ups, stopped).await
+        run(role, settings, secrets, listeners, hang_ups, stopped).await
     })
 }
 

@@ -1,7 +1,7 @@
 //! The calls to the ledger: made in the same breath as what they tell of, answered here.
 
 use super::Engine;
-use crate::ledger::{Account, LedgerError, Notice};
+use crate::ledger::{Account, Ledger, LedgerError, Notice};
 use sluice_policy::ledger::{SyncReply, SyncRequest};
 use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
@@ -25,15 +25,16 @@ impl Engine {
     /// what this replica holds.
     pub(super) async fn run_calls(
         &self,
+        ledger: &Arc<dyn Ledger>,
         mut calls: mpsc::UnboundedReceiver<Call>,
         mut shutdown: watch::Receiver<bool>,
     ) {
         let mut under_way = JoinSet::new();
-        let mut notices = self.ledger.notices();
+        let mut notices = ledger.notices();
         let mut silence = Silence::default();
         loop {
             tokio::select! {
-                Some(call) = calls.recv() => self.send(call, &mut under_way),
+                Some(call) = calls.recv() => send(ledger, call, &mut under_way),
                 Some(Ok((account, answer))) = under_way.join_next() => self.hear(&account, answer, &mut silence),
                 Some(notice) = notices.recv() => self.notice(&notice),
                 _ = shutdown.wait_for(|stop| *stop) => break,
@@ -41,15 +42,7 @@ impl Engine {
         }
         // Their answers are nobody's business any more: what follows is later than they are.
         under_way.detach_all();
-        self.give_back().await;
-    }
-
-    fn send(&self, Call { account, request }: Call, under_way: &mut JoinSet<Answered>) {
-        let ledger = Arc::clone(&self.ledger);
-        under_way.spawn(async move {
-            let answer = ledger.sync(&account, &request).await;
-            (account, answer)
-        });
+        self.give_back(ledger).await;
     }
 
     fn hear(&self, account: &Account, answer: Result<SyncReply, LedgerError>, silence: &mut Silence) {
@@ -70,13 +63,21 @@ impl Engine {
         }
     }
 
-    async fn give_back(&self) {
+    async fn give_back(&self, ledger: &Arc<dyn Ledger>) {
         let ends = Instant::now() + FAREWELL;
         let mut last = JoinSet::new();
         let calls = self.lock().core.give_back(self.now());
-        calls.into_iter().for_each(|(account, request)| self.send(Call { account, request }, &mut last));
+        calls.into_iter().for_each(|(account, request)| send(ledger, Call { account, request }, &mut last));
         while let Ok(Some(_)) = timeout_at(ends, last.join_next()).await {}
     }
+}
+
+fn send(ledger: &Arc<dyn Ledger>, Call { account, request }: Call, under_way: &mut JoinSet<Answered>) {
+    let ledger = Arc::clone(ledger);
+    under_way.spawn(async move {
+        let answer = ledger.sync(&account, &request).await;
+        (account, answer)
+    });
 }
 
 /// Logs the beginning and the end of a ledger's silence, not every failed call.

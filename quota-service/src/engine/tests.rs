@@ -26,7 +26,7 @@ impl Bench {
         let metrics = Arc::new(Metrics::new().unwrap());
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
-        let engine = Engine::start(core, Arc::new(EmbeddedLedger::default()), metrics, &stopped, &mut tasks);
+        let engine = Engine::start(core, Some(Arc::new(EmbeddedLedger::default())), metrics, &stopped, &mut tasks);
         while !engine.is_ready() {
             tokio::task::yield_now().await;
         }

@@ -24,6 +24,8 @@ pub struct QuotaService {
     process: Component,
     operators: Operators,
     folder: PathBuf,
+    /// `gate` or `control`; absent for both in one.
+    role: Option<&'static str>,
 }
 
 impl QuotaService {
@@ -32,7 +34,15 @@ impl QuotaService {
     /// # Errors
     /// When it is not built, refuses the configuration or does not get ready.
     pub async fn start(folder: &Path, operators: Operators) -> Result<Self> {
-        let mut service = Self { process: spawn(folder)?, operators, folder: folder.to_path_buf() };
+        Self::start_as(None, folder, operators).await
+    }
+
+    /// The same with a role.
+    ///
+    /// # Errors
+    /// As [`QuotaService::start`].
+    pub async fn start_as(role: Option<&'static str>, folder: &Path, operators: Operators) -> Result<Self> {
+        let mut service = Self { process: spawn(folder, role)?, operators, folder: folder.to_path_buf(), role };
         service.ready().await?;
         Ok(service)
     }
@@ -62,7 +72,7 @@ impl QuotaService {
     /// When it cannot be started.
     pub fn restart_without_waiting(&mut self) -> Result<()> {
         self.kill();
-        self.process = spawn(&self.folder)?;
+        self.process = spawn(&self.folder, self.role)?;
         Ok(())
     }
 
@@ -98,9 +108,10 @@ impl QuotaService {
     }
 }
 
-fn spawn(folder: &Path) -> Result<Component> {
+fn spawn(folder: &Path, role: Option<&str>) -> Result<Component> {
     let mut command = Command::new(paths::built("quota-service")?);
     command.current_dir(folder).args(["serve", "--config", CONFIG]);
+    command.args(role.into_iter().flat_map(|role| ["--role", role]));
     Component::start("quota-service", command, &folder.join("quota-service.log"))
 }
 
