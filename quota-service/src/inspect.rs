@@ -145,7 +145,7 @@ pub struct InspectArgs {
 pub fn run(args: &InspectArgs) -> anyhow::Result<()> {
     let settings = Settings::load(&args.config)?;
     let embedded = "this configuration names no Redis: its ledger is in the sidecar itself";
-    let redis = settings.redis.as_ref().ok_or_else(|| anyhow::anyhow!(embedded))?;
+    let redis = settings.ledger.redis().ok_or_else(|| anyhow::anyhow!(embedded))?;
     let mut errors = Vec::new();
     let secrets = RedisSecrets::open(redis, &mut errors);
     if !errors.is_empty() {

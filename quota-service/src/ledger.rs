@@ -1,4 +1,4 @@
-//! Where an account's total is known: in Redis, or in this process.
+//! Where an account's total is known: in Redis, or in this process, which may keep it in a file.
 //!
 //! Both homes answer alike; `tests/ledger_conformance.rs` replays the same calls on both.
 
@@ -9,7 +9,7 @@ mod redis;
 pub mod stored;
 pub mod wire;
 
-pub use embedded::EmbeddedLedger;
+pub use embedded::{EmbeddedLedger, StoreError};
 pub use overlay::Overlay;
 pub use redis::RedisLedger;
 pub use sluice_policy::ledger::Account;
@@ -35,6 +35,8 @@ pub enum LedgerError {
     Away(String),
     #[error("Redis is not used: {0}")]
     Unfit(String),
+    #[error("the ledger's file: {0}")]
+    File(String),
 }
 
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, LedgerError>> + Send + 'a>>;
@@ -60,4 +62,7 @@ pub trait Ledger: Send + Sync {
 
     /// Keeps an entry of the audit log, where the ledger outlives this process.
     fn record<'a>(&'a self, entry: &'a Entry) -> Answer<'a, ()>;
+
+    /// The last word: returns when all that was answered is where it outlives the process.
+    fn close(&self) -> Answer<'_, ()>;
 }

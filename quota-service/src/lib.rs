@@ -26,12 +26,12 @@ use engine::Engine;
 use gpu::GpuView;
 use identity::{Identity, Peppers, SharedIdentity};
 use ledger::link::{FirstContact, Link, RedisSecrets, RedisSettings};
-use ledger::{EmbeddedLedger, Ledger, RedisLedger};
+use ledger::{EmbeddedLedger, Ledger, RedisLedger, StoreError};
 use metrics::Metrics;
 use role::Role;
 use secret::Secret;
 use server::Listener;
-use settings::{FilterListener, LEAST_SECRET_BYTES, Settings};
+use settings::{FilterListener, LEAST_SECRET_BYTES, LedgerHome, Settings};
 use sluice_policy::admission::Admission;
 use sluice_policy::config::reader::{ConfigError, ConfigErrors};
 use sluice_policy::holder::Replica;
@@ -82,7 +82,7 @@ impl Secrets {
                 Some((version, open(format!("identity.peppers (version {version})"), file, LEAST_SECRET_BYTES)?))
             })
             .collect();
-        let redis = settings.redis.as_ref().map(|redis| RedisSecrets::open(redis, &mut errors)).unwrap_or_default();
+        let redis = settings.ledger.redis().map(|redis| RedisSecrets::open(redis, &mut errors)).unwrap_or_default();
         match operators_token {
             Some(operators_token) if errors.is_empty() => Ok(Self { peppers, operators_token, filter_secret, redis }),
             Some(_) | None => Err(ConfigErrors(errors)),
@@ -119,7 +119,7 @@ impl Listeners {
 /// who waits, takes settlements for a while, and ends.
 ///
 /// # Errors
-/// [`ConfigErrors`] where Redis must not be used as it is; or two metrics bear one name.
+/// [`ConfigErrors`] where Redis or the ledger's file must not be used as it is; or two metrics bear one name.
 pub async fn run(
     role: Role,
     settings: Settings,
@@ -128,10 +128,7 @@ pub async fn run(
     hang_ups: watch::Receiver<u64>,
     shutdown: watch::Receiver<bool>,
 ) -> anyhow::Result<()> {
-    let ledger: Arc<dyn Ledger> = match &settings.redis {
-        Some(redis) => Arc::new(RedisLedger::new(connect(redis, &secrets.redis).await?)),
-        None => Arc::new(EmbeddedLedger::default()),
-    };
+    let (ledger, incarnation) = open_ledger(&settings.ledger, &secrets.redis).await?;
     let metrics = Arc::new(Metrics::new()?);
     let gpu_view = GpuView::new(&settings.gpu);
     metrics.also(Box::new(gpu_view.collector()?))?;
@@ -140,7 +137,7 @@ pub async fn run(
         settings.policy.tenants.iter().map(|(id, tenant)| (tenant.namespace.to_string(), id.to_string())).collect();
     let identity = SharedIdentity::new(Identity::new(&settings.policy, secrets.peppers));
     let id = HolderId::from(settings.holder.as_str());
-    let replica = Replica { id, incarnation: incarnation(), lease: settings.terms };
+    let replica = Replica { id, incarnation, lease: settings.terms };
     let core = Admission::new(settings.policy, &replica, Millis::ZERO);
 
     // Listeners stop after the engine has answered everyone, the tasks with them.
@@ -165,7 +162,7 @@ pub async fn run(
         tasks.spawn(server::serve(filter, gate, stopped.clone()));
     }
     tasks.spawn(server::serve(Listener::Tcp(listeners.operators), desk, stopped));
-    tracing::info!(?role, operators = %settings.operators, embedded = settings.redis.is_none(), "serving");
+    tracing::info!(?role, operators = %settings.operators, embedded = settings.ledger.redis().is_none(), "serving");
 
     wait_for_stop(shutdown).await;
     tracing::info!("shutting down: answering everyone who waits");
@@ -175,7 +172,27 @@ pub async fn run(
     }
     let _ = stop.send(true);
     while tasks.join_next().await.is_some() {}
+    if let Err(error) = ledger.close().await {
+        tracing::error!(%error, "what happened last is not kept");
+    }
     Ok(())
+}
+
+/// The ledger, and what it calls this start of ours.
+async fn open_ledger(home: &LedgerHome, secrets: &RedisSecrets) -> Result<(Arc<dyn Ledger>, u64), ConfigErrors> {
+    let incarnation = incarnation();
+    match home {
+        LedgerHome::Redis(redis) => Ok((Arc::new(RedisLedger::new(connect(redis, secrets).await?)), incarnation)),
+        LedgerHome::Memory => Ok((Arc::new(EmbeddedLedger::default()), incarnation)),
+        LedgerHome::File(file) => {
+            let refuse = |error: StoreError| {
+                ConfigErrors(vec![ConfigError { path: "ledger.file".to_owned(), problem: error.to_string() }])
+            };
+            let ledger = EmbeddedLedger::open(file, incarnation).map_err(refuse)?;
+            let incarnation = ledger.incarnation().unwrap_or(incarnation);
+            Ok((Arc::new(ledger), incarnation))
+        }
+    }
 }
 
 /// A Redis that may throw accounts away is refused while nobody depends on it; one that is still away is waited for.

@@ -22,8 +22,7 @@ pub struct Settings {
     pub operators_token: PathBuf,
     /// By version; the highest one signs new keys.
     pub peppers: BTreeMap<u32, PathBuf>,
-    /// Absent: the embedded ledger.
-    pub redis: Option<RedisSettings>,
+    pub ledger: LedgerHome,
     /// This replica's name in the ledger.
     pub holder: String,
     pub terms: LeaseTerms,
@@ -34,6 +33,26 @@ pub struct Settings {
     pub rehearsal: Option<Rehearsal>,
     /// After SIGTERM, how long to go on taking settlements of calls that still run.
     pub drain: Duration,
+}
+
+/// Where the ledger is.
+#[derive(Debug)]
+pub enum LedgerHome {
+    /// In this process, and ends with it.
+    Memory,
+    /// In this process, and in a file.
+    File(PathBuf),
+    Redis(Box<RedisSettings>),
+}
+
+impl LedgerHome {
+    #[must_use]
+    pub fn redis(&self) -> Option<&RedisSettings> {
+        match self {
+            LedgerHome::Redis(redis) => Some(redis),
+            LedgerHome::Memory | LedgerHome::File(_) => None,
+        }
+    }
 }
 
 /// Where the filter talks to us.
@@ -86,7 +105,7 @@ fn read(root: &Section<'_>, folder: &Path) -> Option<Settings> {
     let identity = root.section("identity");
     let peppers = read_peppers(&identity, folder);
     identity.finish();
-    let (redis, holder, terms) = read_ledger(&root.section("ledger"), folder);
+    let (ledger, holder, terms) = read_ledger(&root.section("ledger"), folder);
     let gpu = GpuSettings::read(&root.section("gpu"));
     let policy = Config::read(root);
     if let Some(policy) = &policy {
@@ -102,7 +121,7 @@ fn read(root: &Section<'_>, folder: &Path) -> Option<Settings> {
         operators,
         operators_token,
         peppers,
-        redis,
+        ledger,
         holder,
         terms,
         gpu: gpu?,
@@ -168,8 +187,12 @@ fn check_peppers(root: &Section<'_>, policy: &Config, peppers: &BTreeMap<u32, Pa
     }
 }
 
-fn read_ledger(section: &Section<'_>, folder: &Path) -> (Option<RedisSettings>, String, LeaseTerms) {
+fn read_ledger(section: &Section<'_>, folder: &Path) -> (LedgerHome, String, LeaseTerms) {
     let redis = RedisSettings::read(section, folder);
+    let file = section.text("file").map(|path| folder.join(path));
+    if section.has("file") && (section.has("redis") || section.has("redis_url")) {
+        section.error("file", "and redis exclude each other: keep the one where the ledger is to be");
+    }
     let holder = section.name("holder").map_or_else(host_name, str::to_owned);
     let terms = LeaseTerms {
         shared: redis.is_some(),
@@ -177,7 +200,12 @@ fn read_ledger(section: &Section<'_>, folder: &Path) -> (Option<RedisSettings>, 
         longest_request: section.integer("longest_request_ms", 1_000..=86_400_000).map_or(Millis(600_000), Millis),
     };
     section.finish();
-    (redis, holder, terms)
+    let home = match (redis, file) {
+        (Some(redis), _) => LedgerHome::Redis(Box::new(redis)),
+        (None, Some(file)) => LedgerHome::File(file),
+        (None, None) => LedgerHome::Memory,
+    };
+    (home, holder, terms)
 }
 
 /// A pod's host name is its own, so two replicas never share a share.
@@ -229,7 +257,7 @@ version: 2
 listeners:
   filter: {unix: a.sock, tcp: 127.0.0.1:1}
   operators: {address: localhost}
-ledger: {lease_ms: 5, lease: 3}
+ledger: {lease_ms: 5, lease: 3, file: l.redb, redis_url: 'redis://h'}
 pools: [{name: a, models: [m], capacity: {concurrent: 1}}]
 tenants: [{id: t, keys: [{name: k, hmac: 'v9:00'}]}]
 ",
@@ -240,6 +268,7 @@ tenants: [{id: t, keys: [{name: k, hmac: 'v9:00'}]}]
             "listeners.filter.unix",
             "listeners.operators.address",
             "listeners.operators.token_file",
+            "ledger.file",
             "ledger.lease_ms",
             "ledger.lease",
             "tenants[0].keys[0].hmac",

@@ -38,7 +38,7 @@ fn link(redis: &Value) -> Link {
         "ledger": {"redis": redis},
     });
     let settings = Settings::parse(&document.to_string(), Path::new("")).unwrap();
-    Link::new(&settings.redis.unwrap(), &RedisSecrets::default()).unwrap()
+    Link::new(settings.ledger.redis().unwrap(), &RedisSecrets::default()).unwrap()
 }
 
 async fn count(link: &Link) -> Result<u64, LedgerError> {

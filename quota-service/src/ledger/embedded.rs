@@ -1,50 +1,118 @@
 //! The ledger in this process: for one replica, with nothing to install.
+//!
+//! With a file it outlives the process. Calls are answered from memory, and what they changed is committed every
+//! [`COMMIT_EVERY`], with one exception: whoever is granted more slots than the file knows of hears of it when the file
+//! does. So after a crash the file never knows of fewer slots than may be in use (I1), and what a crash loses is what was
+//! drawn of rates and budgets since the last commit.
 
-use super::{Account, Answer, Ledger, Notice, Overlay};
+mod book;
+mod committer;
+mod store;
+#[cfg(test)]
+mod tests;
+
+pub use store::StoreError;
+
+use super::{Account, Answer, Ledger, LedgerError, Notice, Overlay};
 use crate::audit::Entry;
-use sluice_policy::ledger::{AccountLedger, Server, SyncReply, SyncRequest};
+use book::Book;
+use committer::Committer;
+use sluice_policy::ledger::{SyncReply, SyncRequest};
 use sluice_policy::schedule::Change;
-use sluice_policy::units::Millis;
-use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use store::{Contents, Store};
 use tokio::sync::mpsc;
-use tokio::time::Instant;
+use tokio::time::{Duration, timeout};
+
+/// What changed waits so long for more, so that a busy ledger costs ten flushes of the disk a second.
+const COMMIT_EVERY: Duration = Duration::from_millis(100);
+/// A disk that is slower has failed for this call.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// The same of the last one.
+const LAST_PATIENCE: Duration = Duration::from_secs(5);
 
 pub struct EmbeddedLedger {
-    started: Instant,
-    accounts: Mutex<BTreeMap<Account, AccountLedger>>,
+    book: Arc<Mutex<Book>>,
+    /// `None` in memory.
+    committer: Option<Committer>,
     overlay: Mutex<Overlay>,
 }
 
 impl Default for EmbeddedLedger {
+    /// One that ends with the process.
     fn default() -> Self {
-        Self { started: Instant::now(), accounts: Mutex::default(), overlay: Mutex::default() }
+        Self { book: Arc::new(Mutex::new(Book::new(Contents::default()))), committer: None, overlay: Mutex::default() }
     }
 }
 
 impl EmbeddedLedger {
-    fn answer(&self, account: &Account, request: &SyncRequest) -> SyncReply {
-        let now = Millis(u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX));
+    /// One that lives in a file, which is made if there is none. `incarnation` is what this start would be called.
+    ///
+    /// # Errors
+    /// The file cannot be used, with what to do about it.
+    pub fn open(path: &Path, incarnation: u64) -> Result<Self, StoreError> {
+        let (store, contents) = Store::open(path, incarnation)?;
+        let book = Arc::new(Mutex::new(Book::new(contents)));
+        let committer = Committer::start(store, Arc::clone(&book));
+        Ok(Self { book, committer: Some(committer), overlay: Mutex::default() })
+    }
+
+    /// What this start is called: later than every start before it that used the file. `None` in memory.
+    #[must_use]
+    pub fn incarnation(&self) -> Option<u64> {
+        self.committer.as_ref().map(Committer::incarnation)
+    }
+
+    fn book(&self) -> MutexGuard<'_, Book> {
         // A panic elsewhere cannot leave an account half changed: `sync` itself does not panic.
-        let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
-        // What this process forgets it forgets with all its holders, so it is always the same run of the server.
-        let server = Server { run: "", now };
-        // It is the only holder, so nobody else has to hear of anything.
-        accounts.entry(account.clone()).or_default().sync(request, server).reply
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn answer_when_safe(
+        &self,
+        committer: &Committer,
+        account: &Account,
+        request: &SyncRequest,
+    ) -> Result<SyncReply, LedgerError> {
+        let (reply, change) = {
+            let mut book = self.book();
+            let kept = book.take_answer(account, request);
+            let reply = kept.unwrap_or_else(|| book.answer(account, request));
+            (reply, book.latest_change())
+        };
+        committer.hurry();
+        match timeout(PATIENCE, committer.committed(change)).await {
+            Ok(()) => Ok(reply),
+            Err(_) => Err(LedgerError::File(committer.trouble())),
+        }
     }
 }
 
 impl Ledger for EmbeddedLedger {
     fn sync<'a>(&'a self, account: &'a Account, request: &'a SyncRequest) -> Answer<'a, SyncReply> {
-        let reply = self.answer(account, request);
-        Box::pin(async move { Ok(reply) })
+        Box::pin(async move {
+            match &self.committer {
+                Some(committer) => self.answer_when_safe(committer, account, request).await,
+                None => Ok(self.book().answer(account, request)),
+            }
+        })
     }
 
     fn sync_at_once(&self, account: &Account, request: &SyncRequest) -> Option<SyncReply> {
-        Some(self.answer(account, request))
+        let mut book = self.book();
+        let reply = book.answer(account, request);
+        let Some(committer) = &self.committer else { return Some(reply) };
+        if book.is_safe(account, &reply) {
+            committer.note();
+            return Some(reply);
+        }
+        book.keep_answer(account, reply);
+        None
     }
 
     fn notices(&self) -> mpsc::Receiver<Notice> {
+        // It is the only holder, so nobody else has to hear of anything.
         mpsc::channel(1).1
     }
 
@@ -67,7 +135,17 @@ impl Ledger for EmbeddedLedger {
     }
 
     fn record<'a>(&'a self, _entry: &'a Entry) -> Answer<'a, ()> {
-        // It would end with the process, whose log has it already.
+        // The process's own log has it already.
         Box::pin(async { Ok(()) })
+    }
+
+    fn close(&self) -> Answer<'_, ()> {
+        Box::pin(async move {
+            let Some(committer) = &self.committer else { return Ok(()) };
+            let change = self.book().settle_down();
+            committer.hurry();
+            let committed = timeout(LAST_PATIENCE, committer.committed(change)).await;
+            committed.map_err(|_| LedgerError::File(committer.trouble()))
+        })
     }
 }

@@ -1,0 +1,274 @@
+//! The embedded ledger's file: tables of redb, each commit a transaction that is on disk when it returns.
+//!
+//! Everything in it is text: an account is JSON under the name of its key in Redis, so that one who looks into either
+//! home finds the same names.
+
+use redb::backends::FileBackend;
+use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition, TableError};
+use serde::{Deserialize, Serialize};
+use sluice_policy::ledger::{Account, AccountLedger};
+use sluice_policy::units::{HolderId, Millis};
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::ErrorKind;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+/// `format`, `incarnation` and `clock`.
+const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
+/// Account → [`AccountLedger`].
+const ACCOUNTS: TableDefinition<&str, &str> = TableDefinition::new("accounts");
+/// Account → [`Lent`].
+const LENT: TableDefinition<&str, &str> = TableDefinition::new("lent");
+
+const FORMAT: u64 = 1;
+/// The file is small and read once; redb's own default is a gigabyte.
+const CACHE_BYTES: usize = 8 << 20;
+
+/// Why a file cannot be used, or a commit was not made.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("{}: another process has it open; only one quota-service may use it", file.display())]
+    Locked { file: PathBuf },
+    #[error("{}: is not a ledger of quota-service: {why}", file.display())]
+    Foreign { file: PathBuf, why: String },
+    #[error("{}: is of format {found}; this release knows {FORMAT}: run the release that wrote it", file.display())]
+    Newer { file: PathBuf, found: u64 },
+    #[error("{}: is damaged: {why}; restore it from a copy, or move it away to start anew", file.display())]
+    Damaged { file: PathBuf, why: String },
+    #[error("{}: cannot be used: {why}", file.display())]
+    Unusable { file: PathBuf, why: String },
+    #[error("{}: another process has used it meanwhile", file.display())]
+    Taken { file: PathBuf },
+}
+
+/// Slots that a holder may have in use although the account's own entry does not say so yet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Lent {
+    pub(super) holder: HolderId,
+    pub(super) incarnation: u64,
+    /// The most that it has been told it may use, lately.
+    pub(super) most: u32,
+}
+
+/// What one transaction changes.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    pub(super) accounts: BTreeMap<Account, AccountLedger>,
+    pub(super) lent: BTreeMap<Account, Lent>,
+    pub(super) clock: Millis,
+}
+
+/// What a file held when it was opened.
+#[derive(Debug, Default)]
+pub(super) struct Contents {
+    pub(super) accounts: BTreeMap<Account, AccountLedger>,
+    pub(super) lent: BTreeMap<Account, Lent>,
+    /// The ledger's time at the last commit.
+    pub(super) clock: Millis,
+}
+
+pub(super) struct Store {
+    path: PathBuf,
+    /// This process's, which the file says too.
+    incarnation: u64,
+    /// `None` after a failure, when the file has to be opened again.
+    database: Mutex<Option<Database>>,
+}
+
+impl Store {
+    /// Opens a file, or makes one, and keeps it from everybody else. `incarnation` is made larger than any before it.
+    pub(super) fn open(path: &Path, incarnation: u64) -> Result<(Self, Contents), StoreError> {
+        let database = open_database(path)?;
+        let (before, contents) = read(&database).map_err(|error| error.of(path))?;
+        let incarnation = incarnation.max(before.saturating_add(1));
+        let store = Self { path: path.to_owned(), incarnation, database: Mutex::new(None) };
+        store.begin(&database).map_err(|error| error.of(path))?;
+        *store.lock() = Some(database);
+        Ok((store, contents))
+    }
+
+    pub(super) fn incarnation(&self) -> u64 {
+        self.incarnation
+    }
+
+    /// Makes changes, all or none, and returns when they are on disk.
+    pub(super) fn commit(&self, changes: &Changes) -> Result<(), StoreError> {
+        let mut open = self.lock();
+        let database = match open.take() {
+            Some(database) => database,
+            None => self.open_again()?,
+        };
+        // What failed once fails until it is opened again, so it is put back only after success.
+        write(&database, changes).map_err(|error| error.of(&self.path))?;
+        *open = Some(database);
+        Ok(())
+    }
+
+    fn open_again(&self) -> Result<Database, StoreError> {
+        let database = open_database(&self.path)?;
+        let (found, _) = read(&database).map_err(|error| error.of(&self.path))?;
+        if found == self.incarnation { Ok(database) } else { Err(StoreError::Taken { file: self.path.clone() }) }
+    }
+
+    fn begin(&self, database: &Database) -> Result<(), Trouble> {
+        let transaction = database.begin_write()?;
+        {
+            let mut meta = transaction.open_table(META)?;
+            meta.insert("format", FORMAT)?;
+            meta.insert("incarnation", self.incarnation)?;
+        }
+        Ok(transaction.commit()?)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Database>> {
+        self.database.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn open_database(path: &Path) -> Result<Database, StoreError> {
+    let unusable = |error: std::io::Error| StoreError::Unusable { file: path.to_owned(), why: error.to_string() };
+    // It tells who uses how much: for its owner only.
+    let mut options = OpenOptions::new();
+    let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path).map_err(unusable)?;
+    let is_new = file.metadata().map_err(unusable)?.len() == 0;
+    let backend = FileBackend::new(file).map_err(|error| Trouble::from(error).of(path))?;
+    let database = Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(backend);
+    let database = database.map_err(|error| Trouble::from(error).of(path))?;
+    if is_new {
+        // The file's name must outlive a power failure as well as what is in it.
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(folder).and_then(|folder| folder.sync_all()).map_err(unusable)?;
+    }
+    Ok(database)
+}
+
+/// The last incarnation that used the file, and all that is in it.
+fn read(database: &Database) -> Result<(u64, Contents), Trouble> {
+    let transaction = database.begin_read()?;
+    let meta = match transaction.open_table(META) {
+        Ok(meta) => meta,
+        Err(TableError::TableDoesNotExist(_)) if transaction.list_tables()?.next().is_none() => {
+            return Ok((0, Contents::default()));
+        }
+        Err(TableError::Storage(error)) => return Err(error.into()),
+        Err(error) => return Err(Trouble::Foreign(error.to_string())),
+    };
+    let number = |name: &str| Ok::<_, StorageError>(meta.get(name)?.map(|value| value.value()));
+    match number("format")? {
+        Some(FORMAT) => {}
+        Some(found) => return Err(Trouble::Newer(found)),
+        None => return Err(Trouble::Foreign("it has no format".to_owned())),
+    }
+    let mut contents = Contents { clock: Millis(number("clock")?.unwrap_or(0)), ..Contents::default() };
+    match transaction.open_table(ACCOUNTS) {
+        Ok(accounts) => contents.accounts = read_all(&accounts)?,
+        Err(TableError::TableDoesNotExist(_)) => {}
+        Err(error) => return Err(error.into()),
+    }
+    match transaction.open_table(LENT) {
+        Ok(lent) => contents.lent = read_all(&lent)?,
+        Err(TableError::TableDoesNotExist(_)) => {}
+        Err(error) => return Err(error.into()),
+    }
+    Ok((number("incarnation")?.unwrap_or(0), contents))
+}
+
+fn read_all<T: for<'de> Deserialize<'de>>(
+    table: &impl ReadableTable<&'static str, &'static str>,
+) -> Result<BTreeMap<Account, T>, Trouble> {
+    let mut all = BTreeMap::new();
+    for entry in table.iter()? {
+        let (key, value) = entry?;
+        let account = key.value().parse().map_err(|error| Trouble::Damaged(format!("{error}")))?;
+        let value = serde_json::from_str(value.value())
+            .map_err(|error| Trouble::Damaged(format!("the entry {:?}: {error}", key.value())))?;
+        all.insert(account, value);
+    }
+    Ok(all)
+}
+
+fn write(database: &Database, changes: &Changes) -> Result<(), Trouble> {
+    let transaction = database.begin_write()?;
+    {
+        let mut accounts = transaction.open_table(ACCOUNTS)?;
+        for (account, ledger) in &changes.accounts {
+            accounts.insert(account.to_string().as_str(), json(ledger)?.as_str())?;
+        }
+        let mut lent = transaction.open_table(LENT)?;
+        for (account, most) in &changes.lent {
+            lent.insert(account.to_string().as_str(), json(most)?.as_str())?;
+        }
+        transaction.open_table(META)?.insert("clock", changes.clock.0)?;
+    }
+    Ok(transaction.commit()?)
+}
+
+fn json(value: &impl Serialize) -> Result<String, Trouble> {
+    serde_json::to_string(value).map_err(|error| Trouble::Damaged(error.to_string()))
+}
+
+/// What redb and what we found wrong, before it has the file's name.
+enum Trouble {
+    Locked,
+    Foreign(String),
+    Newer(u64),
+    Damaged(String),
+    Failed(String),
+}
+
+impl Trouble {
+    fn of(self, path: &Path) -> StoreError {
+        let file = path.to_owned();
+        match self {
+            Trouble::Locked => StoreError::Locked { file },
+            Trouble::Foreign(why) => StoreError::Foreign { file, why },
+            Trouble::Newer(found) => StoreError::Newer { file, found },
+            Trouble::Damaged(why) => StoreError::Damaged { file, why },
+            Trouble::Failed(why) => StoreError::Unusable { file, why },
+        }
+    }
+}
+
+impl From<DatabaseError> for Trouble {
+    fn from(error: DatabaseError) -> Self {
+        match error {
+            DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => Trouble::Locked,
+            DatabaseError::UpgradeRequired(_) => Trouble::Foreign(error.to_string()),
+            DatabaseError::Storage(error) => error.into(),
+            error => Trouble::Failed(error.to_string()),
+        }
+    }
+}
+
+impl From<StorageError> for Trouble {
+    fn from(error: StorageError) -> Self {
+        match error {
+            StorageError::Corrupted(why) => Trouble::Damaged(why),
+            StorageError::Io(error) if error.kind() == ErrorKind::InvalidData => Trouble::Foreign(error.to_string()),
+            error => Trouble::Failed(error.to_string()),
+        }
+    }
+}
+
+impl From<TableError> for Trouble {
+    fn from(error: TableError) -> Self {
+        match error {
+            TableError::Storage(error) => error.into(),
+            error => Trouble::Foreign(error.to_string()),
+        }
+    }
+}
+
+impl From<redb::TransactionError> for Trouble {
+    fn from(error: redb::TransactionError) -> Self {
+        Trouble::Failed(error.to_string())
+    }
+}
+
+impl From<redb::CommitError> for Trouble {
+    fn from(error: redb::CommitError) -> Self {
+        Trouble::Failed(error.to_string())
+    }
+}
