@@ -2,6 +2,9 @@
 
 mod explain;
 mod stats;
+mod usage;
+
+pub use usage::UsageReports;
 
 use crate::api_error::ApiError;
 use crate::control::{Control, OverlayStatus, TimeRulesStatus};
@@ -25,12 +28,19 @@ struct Desk {
     engine: Arc<Engine>,
     control: Arc<Control>,
     metrics: Arc<Metrics>,
+    reports: UsageReports,
     token: Arc<Secret>,
 }
 
 /// The operators' listener as a router.
-pub fn router(engine: Arc<Engine>, control: Arc<Control>, metrics: Arc<Metrics>, token: Secret) -> Router {
-    let desk = Desk { engine, control, metrics, token: Arc::new(token) };
+pub fn router(
+    engine: Arc<Engine>,
+    control: Arc<Control>,
+    metrics: Arc<Metrics>,
+    reports: UsageReports,
+    token: Secret,
+) -> Router {
+    let desk = Desk { engine, control, metrics, reports, token: Arc::new(token) };
     let guarded = Router::new()
         .route("/admin/scheduler/stats", get(stats))
         .route("/admin/scheduler/queues", get(queues))
@@ -40,6 +50,7 @@ pub fn router(engine: Arc<Engine>, control: Arc<Control>, metrics: Arc<Metrics>,
         .route("/admin/time-rules/apply", post(apply_time_rules))
         .route("/admin/config/reload", post(reload))
         .route("/admin/explain/{id}", get(explain_one))
+        .route("/admin/usage", get(show_usage))
         .layer(middleware::from_fn_with_state(desk.clone(), demand_token));
     Router::new()
         .route("/livez", get(async || "ok\n"))
@@ -129,6 +140,14 @@ async fn explain_one(State(desk): State<Desk>, Path(id): Path<String>) -> Result
         Some(explain::Explained::of(id, &explanation, core.config(), now))
     });
     explained.map(Json).ok_or(ApiError::UnknownAdmission)
+}
+
+async fn show_usage(
+    State(desk): State<Desk>,
+    question: Result<Query<usage::Question>, QueryRejection>,
+) -> Result<Json<usage::Report>, ApiError> {
+    let Query(question) = question.map_err(|rejection| ApiError::BadRequest(rejection.body_text()))?;
+    Ok(Json(desk.reports.answer(&question).await?))
 }
 
 type Change = Result<Json<Value>, JsonRejection>;

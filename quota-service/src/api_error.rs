@@ -31,6 +31,8 @@ pub enum ApiError {
     Version { theirs: u32, ours: u32 },
     #[error("there is nothing here; see the README for the routes")]
     NotFound,
+    #[error("the usage records cannot be read now: {0}")]
+    NoLedger(#[from] LedgerError),
     #[error("metrics cannot be shown: {0}")]
     Metrics(#[from] prometheus::Error),
 }
@@ -46,6 +48,7 @@ impl IntoResponse for ApiError {
             ApiError::Ledger(_) => StatusCode::SERVICE_UNAVAILABLE,
             ApiError::Contested => StatusCode::CONFLICT,
             ApiError::NotFound | ApiError::UnknownAdmission => StatusCode::NOT_FOUND,
+            ApiError::NoLedger(_) => StatusCode::SERVICE_UNAVAILABLE,
             ApiError::Metrics(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
         (status, Json(json!({"error": {"message": self.to_string()}}))).into_response()

@@ -10,12 +10,13 @@ pub use totals::{PoolStats, Totals};
 
 use crate::ledger::Ledger;
 use crate::metrics::Metrics;
+use crate::usage::Usage as UsageRecords;
 use calls::Call;
 use sluice_policy::admission::{Admission, Decision, Event};
 use sluice_policy::config::Config;
 use sluice_policy::schedule::UnixMillis;
 use sluice_policy::units::{AdmissionId, HolderId, Millis, ModelName, Priority, TenantId};
-use sluice_policy::wire::{AdmissionReply, AdmissionRequest, LiveIds, Outcome, Refusal, Settlement, Usage};
+use sluice_policy::wire::{AdmissionReply, AdmissionRequest, LiveIds, Outcome, Refusal, Settlement, Usage, UsageSource};
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -35,6 +36,7 @@ pub struct Engine {
     /// A call has ended; [`Engine::all_settled`] waits for it.
     settled: Notify,
     metrics: Arc<Metrics>,
+    usage: Arc<UsageRecords>,
     holder: HolderId,
 }
 
@@ -56,6 +58,7 @@ impl Engine {
         core: Admission,
         ledger: Option<Arc<dyn Ledger>>,
         metrics: Arc<Metrics>,
+        usage: Arc<UsageRecords>,
         shutdown: &watch::Receiver<bool>,
         tasks: &mut JoinSet<()>,
     ) -> Arc<Self> {
@@ -77,6 +80,7 @@ impl Engine {
             calls,
             settled: Notify::new(),
             metrics,
+            usage,
             holder,
         });
         let (timed, stop) = (Arc::clone(&engine), shutdown.clone());
@@ -237,6 +241,9 @@ impl Engine {
         let model = settled.as_ref().and_then(|settled| state.core.config().models.get(&settled.model));
         let price = model.map(|model| model.price).unwrap_or_default();
         self.metrics.settled(&settlement, settled.as_ref(), price);
+        if let Some(settled) = settled.filter(|settled| settled.usage.source != UsageSource::None) {
+            self.usage.count(&settled, price);
+        }
     }
 
     /// Lets the core give away what is free, tells the callers, and sets the timers anew.

@@ -16,9 +16,12 @@ pub use sluice_policy::ledger::Account;
 pub use wire::Notice;
 
 use crate::audit::Entry;
+use crate::usage::{Hour, Record};
 use sluice_policy::ledger::{SyncReply, SyncRequest};
 use sluice_policy::schedule::Change;
+use sluice_policy::units::TenantId;
 use std::future::Future;
+use std::ops::RangeInclusive;
 use std::pin::Pin;
 use tokio::sync::mpsc;
 
@@ -62,6 +65,12 @@ pub trait Ledger: Send + Sync {
 
     /// Keeps an entry of the audit log, where the ledger outlives this process.
     fn record<'a>(&'a self, entry: &'a Entry) -> Answer<'a, ()>;
+
+    /// Takes usage records: what it has of their fields is replaced. All are kept, or the caller brings them again.
+    fn keep_usage<'a>(&'a self, records: &'a [Record]) -> Answer<'a, ()>;
+
+    /// The usage records of a tenant, of those hours of which there are any.
+    fn usage<'a>(&'a self, tenant: &'a TenantId, hours: RangeInclusive<Hour>) -> Answer<'a, Vec<Record>>;
 
     /// The last word: returns when all that was answered is where it outlives the process.
     fn close(&self) -> Answer<'_, ()>;

@@ -15,11 +15,13 @@ pub mod engine;
 pub mod control;
 pub mod audit;
 pub mod ledger;
+pub mod usage;
 pub mod metrics;
 pub mod gpu;
 pub mod simulate;
 pub mod inspect;
 
+use admin_api::UsageReports;
 use audit::Audit;
 use control::{Control, WallClock};
 use engine::Engine;
@@ -44,6 +46,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+use usage::Usage;
 
 /// What the configuration names by file, opened.
 pub struct Secrets {
@@ -128,7 +131,7 @@ pub async fn run(
     hang_ups: watch::Receiver<u64>,
     shutdown: watch::Receiver<bool>,
 ) -> anyhow::Result<()> {
-    let (ledger, incarnation) = open_ledger(&settings.ledger, &secrets.redis).await?;
+    let (ledger, incarnation) = open_ledger(&settings, &secrets.redis).await?;
     let metrics = Arc::new(Metrics::new()?);
     let gpu_view = GpuView::new(&settings.gpu);
     metrics.also(Box::new(gpu_view.collector()?))?;
@@ -137,6 +140,7 @@ pub async fn run(
         settings.policy.tenants.iter().map(|(id, tenant)| (tenant.namespace.to_string(), id.to_string())).collect();
     let identity = SharedIdentity::new(Identity::new(&settings.policy, secrets.peppers));
     let id = HolderId::from(settings.holder.as_str());
+    let usage = Arc::new(Usage::new(&id, incarnation, Arc::clone(&metrics)));
     let replica = Replica { id, incarnation, lease: settings.terms };
     let core = Admission::new(settings.policy, &replica, Millis::ZERO);
 
@@ -144,11 +148,12 @@ pub async fn run(
     let (stop, stopped) = watch::channel(false);
     let mut tasks = JoinSet::new();
     let deciding = role.decides().then(|| Arc::clone(&ledger));
-    let engine = Engine::start(core, deciding, Arc::clone(&metrics), &stopped, &mut tasks);
+    let engine = Engine::start(core, deciding, Arc::clone(&metrics), Arc::clone(&usage), &stopped, &mut tasks);
     if role.watches_gpus() {
         tasks.spawn(gpu::run(settings.gpu, namespaces, gpu_view, stopped.clone()));
     }
     let gate = admission_api::router(Arc::clone(&engine), identity.clone(), secrets.filter_secret);
+    tasks.spawn(usage::run(Arc::clone(&usage), Arc::clone(&ledger), stopped.clone()));
     let (audit, entries) = Audit::new();
     tasks.spawn(audit::run(entries, Arc::clone(&ledger), stopped.clone()));
     let clock = WallClock::new(settings.rehearsal);
@@ -157,7 +162,8 @@ pub async fn run(
     let (following, stop_following) = (Arc::clone(&control), stopped.clone());
     tasks.spawn(async move { following.run(stop_following).await });
     reload_on(hang_ups, Arc::clone(&control), stopped.clone(), &mut tasks);
-    let desk = admin_api::router(Arc::clone(&engine), control, metrics, secrets.operators_token);
+    let reports = UsageReports { usage: Arc::clone(&usage), ledger: Arc::clone(&ledger) };
+    let desk = admin_api::router(Arc::clone(&engine), control, metrics, reports, secrets.operators_token);
     if let Some(filter) = listeners.filter {
         tasks.spawn(server::serve(filter, gate, stopped.clone()));
     }
@@ -172,23 +178,29 @@ pub async fn run(
     }
     let _ = stop.send(true);
     while tasks.join_next().await.is_some() {}
-    if let Err(error) = ledger.close().await {
-        tracing::error!(%error, "what happened last is not kept");
+    // In this order: the last settlements are counted, then kept.
+    for last_word in [usage.flush(&*ledger).await, ledger.close().await] {
+        if let Err(error) = last_word {
+            tracing::error!(%error, "what happened last is not kept");
+        }
     }
     Ok(())
 }
 
 /// The ledger, and what it calls this start of ours.
-async fn open_ledger(home: &LedgerHome, secrets: &RedisSecrets) -> Result<(Arc<dyn Ledger>, u64), ConfigErrors> {
+async fn open_ledger(settings: &Settings, secrets: &RedisSecrets) -> Result<(Arc<dyn Ledger>, u64), ConfigErrors> {
     let incarnation = incarnation();
-    match home {
-        LedgerHome::Redis(redis) => Ok((Arc::new(RedisLedger::new(connect(redis, secrets).await?)), incarnation)),
+    let retention = settings.usage_retention;
+    match &settings.ledger {
+        LedgerHome::Redis(redis) => {
+            Ok((Arc::new(RedisLedger::new(connect(redis, secrets).await?, retention)), incarnation))
+        }
         LedgerHome::Memory => Ok((Arc::new(EmbeddedLedger::default()), incarnation)),
         LedgerHome::File(file) => {
             let refuse = |error: StoreError| {
                 ConfigErrors(vec![ConfigError { path: "ledger.file".to_owned(), problem: error.to_string() }])
             };
-            let ledger = EmbeddedLedger::open(file, incarnation).map_err(refuse)?;
+            let ledger = EmbeddedLedger::open(file, incarnation, retention).map_err(refuse)?;
             let incarnation = ledger.incarnation().unwrap_or(incarnation);
             Ok((Arc::new(ledger), incarnation))
         }

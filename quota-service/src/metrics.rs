@@ -4,7 +4,9 @@ mod gen_ai;
 
 use gen_ai::GenAi;
 use prometheus::core::Collector;
-use prometheus::{Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{
+    Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
+};
 use sluice_policy::admission::Settled;
 use sluice_policy::config::Price;
 use sluice_policy::units::{PoolName, Priority, TenantId};
@@ -25,6 +27,7 @@ pub struct Metrics {
     gen_ai: GenAi,
     ledger_calls: IntCounterVec,
     reports: IntCounterVec,
+    usage_dropped: IntCounter,
     pub running: IntGaugeVec,
     pub capacity: IntGaugeVec,
     pub held: IntGaugeVec,
@@ -78,6 +81,10 @@ impl Metrics {
                 "sluice_worker_reports_total",
                 "Reports of Envoy workers, by whether calls had ended that nobody had settled.",
                 &["found"],
+            )?,
+            usage_dropped: register(
+                &registry,
+                IntCounter::new("sluice_usage_dropped_total", "Calls that no usage record counts, for want of room.")?,
             )?,
             running: gauge(&registry, "sluice_running", "Calls that hold a slot.", pool)?,
             capacity: gauge(&registry, "sluice_capacity", "Slots of the pool, over all replicas.", pool)?,
@@ -141,6 +148,11 @@ impl Metrics {
     /// `answered`, `failed`, or `stale`: answered to a later incarnation.
     pub fn ledger_call(&self, result: &str) {
         self.ledger_calls.with_label_values(&[result]).inc();
+    }
+
+    /// A call has ended that no usage record will count.
+    pub fn usage_dropped(&self) {
+        self.usage_dropped.inc();
     }
 
     /// The text format, version 0.0.4.

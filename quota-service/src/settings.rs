@@ -27,6 +27,8 @@ pub struct Settings {
     pub holder: String,
     pub terms: LeaseTerms,
     pub gpu: GpuSettings,
+    /// How long usage records are kept.
+    pub usage_retention: Duration,
     /// The file all this was read from, for reloads.
     pub file: PathBuf,
     /// A faster clock for the time rules, to rehearse them.
@@ -106,6 +108,7 @@ fn read(root: &Section<'_>, folder: &Path) -> Option<Settings> {
     let peppers = read_peppers(&identity, folder);
     identity.finish();
     let (ledger, holder, terms) = read_ledger(&root.section("ledger"), folder);
+    let usage_retention = read_usage(&root.section("usage"));
     let gpu = GpuSettings::read(&root.section("gpu"));
     let policy = Config::read(root);
     if let Some(policy) = &policy {
@@ -125,6 +128,7 @@ fn read(root: &Section<'_>, folder: &Path) -> Option<Settings> {
         holder,
         terms,
         gpu: gpu?,
+        usage_retention,
         file: PathBuf::new(),
         rehearsal,
         drain: Duration::from_millis(drain),
@@ -206,6 +210,13 @@ fn read_ledger(section: &Section<'_>, folder: &Path) -> (LedgerHome, String, Lea
         (None, None) => LedgerHome::Memory,
     };
     (home, holder, terms)
+}
+
+/// `usage: {retention_days}`.
+fn read_usage(section: &Section<'_>) -> Duration {
+    let days = section.integer("retention_days", 1..=400).unwrap_or(92);
+    section.finish();
+    Duration::from_secs(days * 86_400)
 }
 
 /// A pod's host name is its own, so two replicas never share a share.

@@ -26,7 +26,9 @@ impl Bench {
         let metrics = Arc::new(Metrics::new().unwrap());
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
-        let engine = Engine::start(core, Some(Arc::new(EmbeddedLedger::default())), metrics, &stopped, &mut tasks);
+        let usage = Arc::new(UsageRecords::new(&"gate-0".into(), 1, Arc::clone(&metrics)));
+        let ledger = Some(Arc::new(EmbeddedLedger::default()) as Arc<dyn Ledger>);
+        let engine = Engine::start(core, ledger, metrics, usage, &stopped, &mut tasks);
         while !engine.is_ready() {
             tokio::task::yield_now().await;
         }

@@ -15,10 +15,13 @@ pub use store::StoreError;
 
 use super::{Account, Answer, Ledger, LedgerError, Notice, Overlay};
 use crate::audit::Entry;
+use crate::usage::{Hour, Record};
 use book::Book;
 use committer::Committer;
 use sluice_policy::ledger::{SyncReply, SyncRequest};
 use sluice_policy::schedule::Change;
+use sluice_policy::units::TenantId;
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use store::{Contents, Store};
@@ -47,12 +50,13 @@ impl Default for EmbeddedLedger {
 }
 
 impl EmbeddedLedger {
-    /// One that lives in a file, which is made if there is none. `incarnation` is what this start would be called.
+    /// One that lives in a file, which is made if there is none. `incarnation` is what this start would be called,
+    /// `retention` how long usage records are kept.
     ///
     /// # Errors
     /// The file cannot be used, with what to do about it.
-    pub fn open(path: &Path, incarnation: u64) -> Result<Self, StoreError> {
-        let (store, contents) = Store::open(path, incarnation)?;
+    pub fn open(path: &Path, incarnation: u64, retention: Duration) -> Result<Self, StoreError> {
+        let (store, contents) = Store::open(path, incarnation, retention)?;
         let book = Arc::new(Mutex::new(Book::new(contents)));
         let committer = Committer::start(store, Arc::clone(&book));
         Ok(Self { book, committer: Some(committer), overlay: Mutex::default() })
@@ -137,6 +141,28 @@ impl Ledger for EmbeddedLedger {
     fn record<'a>(&'a self, _entry: &'a Entry) -> Answer<'a, ()> {
         // The process's own log has it already.
         Box::pin(async { Ok(()) })
+    }
+
+    fn keep_usage<'a>(&'a self, records: &'a [Record]) -> Answer<'a, ()> {
+        Box::pin(async move {
+            let change = self.book().keep_usage(records);
+            let Some(committer) = &self.committer else {
+                self.book().forget_usage(Hour::now());
+                return Ok(());
+            };
+            committer.note();
+            let committed = timeout(LAST_PATIENCE, committer.committed(change)).await;
+            committed.map_err(|_| LedgerError::File(committer.trouble()))
+        })
+    }
+
+    fn usage<'a>(&'a self, tenant: &'a TenantId, hours: RangeInclusive<Hour>) -> Answer<'a, Vec<Record>> {
+        Box::pin(async move {
+            match &self.committer {
+                Some(committer) => committer.usage(tenant.clone(), hours).await,
+                None => Ok(self.book().usage(tenant, &hours)),
+            }
+        })
     }
 
     fn close(&self) -> Answer<'_, ()> {

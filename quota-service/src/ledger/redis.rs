@@ -5,8 +5,14 @@ use super::overlay::{self, Overlay};
 use super::wire;
 use super::{Account, Answer, Ledger, LedgerError, Notice};
 use crate::audit::Entry;
+use crate::usage::{Counts, Field, Hour, Record};
+use futures_util::{StreamExt, TryStreamExt, stream};
 use sluice_policy::ledger::{SyncReply, SyncRequest};
 use sluice_policy::schedule::Change;
+use sluice_policy::units::TenantId;
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+use std::time::Duration;
 use tokio::sync::mpsc;
 
 /// About so many audit entries are kept.
@@ -14,16 +20,25 @@ const AUDIT_KEPT: u64 = 10_000;
 /// Notices that may wait to be taken in.
 const NOTICES_KEPT: usize = 1_024;
 
+/// Usage records that are written or read at the same time.
+const AT_ONCE: usize = 32;
+/// A record's fields, and how long it is kept, in one step: no record outlives its time because an answer was lost.
+const KEEP_USAGE: &str = "redis.call('HSET', KEYS[1], unpack(ARGV, 2))\nreturn redis.call('EXPIRE', KEYS[1], ARGV[1])";
+
 pub struct RedisLedger {
     link: Link,
     script: Lua,
     replace_overlay: Lua,
+    keep_usage: Lua,
+    retention: Duration,
 }
 
 impl RedisLedger {
+    /// `retention` is how long usage records are kept.
     #[must_use]
-    pub fn new(link: Link) -> Self {
-        Self { link, script: Lua::new(wire::SCRIPT), replace_overlay: Lua::new(include_str!("overlay.lua")) }
+    pub fn new(link: Link, retention: Duration) -> Self {
+        let (replace_overlay, keep_usage) = (Lua::new(include_str!("overlay.lua")), Lua::new(KEEP_USAGE));
+        Self { link, script: Lua::new(wire::SCRIPT), replace_overlay, keep_usage, retention }
     }
 
     async fn call(&self, account: &Account, request: &SyncRequest) -> Result<SyncReply, LedgerError> {
@@ -31,6 +46,29 @@ impl RedisLedger {
         call.arg(wire::encode(request));
         let answer: String = self.link.run(&call).await?;
         wire::parse(&answer).ok_or(LedgerError::Malformed(answer))
+    }
+
+    async fn keep_record(&self, record: &Record) -> Result<(), LedgerError> {
+        let mut call = self.keep_usage.on(usage_key(&record.tenant, record.hour));
+        call.arg(self.retention.as_secs());
+        for (field, counts) in &record.fields {
+            let counts = serde_json::to_string(counts).map_err(|error| LedgerError::Malformed(error.to_string()))?;
+            call.arg(field.to_string()).arg(counts);
+        }
+        self.link.run(&call).await
+    }
+
+    async fn record_of(&self, tenant: &TenantId, hour: Hour) -> Result<Option<Record>, LedgerError> {
+        let mut command = redis::cmd("HGETALL");
+        command.arg(usage_key(tenant, hour));
+        let found: BTreeMap<String, String> = self.link.command(&command).await?;
+        let mut fields = BTreeMap::new();
+        for (field, counts) in found {
+            let read = || Some((field.parse::<Field>().ok()?, serde_json::from_str::<Counts>(&counts).ok()?));
+            let (name, counts) = read().ok_or_else(|| LedgerError::Malformed(format!("{field} {counts}")))?;
+            fields.insert(name, counts);
+        }
+        Ok((!fields.is_empty()).then(|| Record { tenant: tenant.clone(), hour, fields }))
     }
 }
 
@@ -98,7 +136,23 @@ impl Ledger for RedisLedger {
         Box::pin(async move { self.link.command(&command).await })
     }
 
+    fn keep_usage<'a>(&'a self, records: &'a [Record]) -> Answer<'a, ()> {
+        let writes = stream::iter(records).map(|record| self.keep_record(record));
+        Box::pin(writes.buffer_unordered(AT_ONCE).try_collect())
+    }
+
+    fn usage<'a>(&'a self, tenant: &'a TenantId, hours: RangeInclusive<Hour>) -> Answer<'a, Vec<Record>> {
+        let hours = hours.start().number()..=hours.end().number();
+        let reads = stream::iter(hours).map(|hour| self.record_of(tenant, Hour::numbered(hour)));
+        Box::pin(reads.buffered(AT_ONCE).try_filter_map(async |record| Ok(record)).try_collect())
+    }
+
     fn close(&self) -> Answer<'_, ()> {
         Box::pin(async { Ok(()) })
     }
+}
+
+/// A tenant's id holds no colon.
+fn usage_key(tenant: &TenantId, hour: Hour) -> String {
+    format!("sluice:usage:{tenant}:{hour}")
 }

@@ -68,7 +68,7 @@ impl Rig {
     }
 
     pub(crate) fn ledger(&self) -> RedisLedger {
-        RedisLedger::new(self.link())
+        RedisLedger::new(self.link(), Duration::from_secs(86_400))
     }
 
     pub(crate) fn version(&self) -> String {

@@ -1,9 +1,11 @@
 //! What the embedded ledger knows, and which of it the file does not know yet.
 
-use super::store::{Changes, Contents, Lent};
+use super::store::{Changes, Contents, Lent, UsageRows};
+use crate::usage::{Hour, Record};
 use sluice_policy::ledger::{Account, AccountLedger, MeterName, MeterReport, Server, SyncReply, SyncRequest};
-use sluice_policy::units::{HolderId, Millis};
+use sluice_policy::units::{HolderId, Millis, TenantId};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::time::Instant;
 
@@ -11,6 +13,8 @@ use tokio::time::Instant;
 /// waits for the file once, not every time.
 const PEAK_LASTS: Millis = Millis(5_000);
 
+/// Usage records of a ledger without a file are for looking at, not for bills.
+const HOURS_IN_MEMORY: u32 = 48;
 /// A call that starts is told to the file within a commit's time, so that no process started one much later than its
 /// last commit.
 const MOST_UNSEEN: Millis = Millis(2_000);
@@ -28,6 +32,8 @@ pub(super) struct Book {
     answers: BTreeMap<Account, SyncReply>,
     /// Changed since the last commit.
     changed: BTreeSet<Account>,
+    /// Usage records since the last commit; in memory, of the last [`HOURS_IN_MEMORY`].
+    usage: UsageRows,
     /// Counts changes; a commit is of all up to one of them.
     changes: u64,
     counted_at: Millis,
@@ -78,6 +84,7 @@ impl Book {
             seen_alive: contents.clock,
             answers: BTreeMap::new(),
             changed: BTreeSet::new(),
+            usage: UsageRows::new(),
             changes: 0,
             counted_at: Millis::ZERO,
         }
@@ -118,6 +125,32 @@ impl Book {
         self.changes
     }
 
+    pub(super) fn keep_usage(&mut self, records: &[Record]) -> u64 {
+        for record in records {
+            let fields = self.usage.entry((record.hour, record.tenant.clone())).or_default();
+            fields.extend(record.fields.clone());
+        }
+        self.changes += 1;
+        self.changes
+    }
+
+    /// The usage records of a tenant, where there is no file.
+    pub(super) fn usage(&mut self, tenant: &TenantId, hours: &RangeInclusive<Hour>) -> Vec<Record> {
+        let of_tenant = self.usage.iter().filter(|((hour, of), _)| of == tenant && hours.contains(hour));
+        let record = |((hour, tenant), fields): (&(Hour, TenantId), &BTreeMap<_, _>)| Record {
+            tenant: tenant.clone(),
+            hour: *hour,
+            fields: fields.clone(),
+        };
+        of_tenant.map(record).collect()
+    }
+
+    /// Forgets usage that is too old for memory.
+    pub(super) fn forget_usage(&mut self, now: Hour) {
+        let oldest = (now.before(HOURS_IN_MEMORY), TenantId::from(""));
+        self.usage = self.usage.split_off(&oldest);
+    }
+
     /// The process ends: from now on the file need not allow for what comes and goes.
     pub(super) fn settle_down(&mut self) -> u64 {
         for (account, told) in &mut self.told {
@@ -132,7 +165,8 @@ impl Book {
     pub(super) fn changes(&mut self) -> (Option<Changes>, u64) {
         self.count_peaks();
         let changed = std::mem::take(&mut self.changed);
-        if changed.is_empty() {
+        let usage = std::mem::take(&mut self.usage);
+        if changed.is_empty() && usage.is_empty() {
             return (None, self.changes);
         }
         let accounts =
@@ -145,7 +179,7 @@ impl Book {
             told.durable = told.durable.min(most);
             Some((account, Lent { holder: told.holder.clone(), incarnation: told.incarnation, most }))
         });
-        let changes = Changes { accounts, lent: lent.collect(), clock: self.clock.now() };
+        let changes = Changes { accounts, lent: lent.collect(), usage, clock: self.clock.now() };
         (Some(changes), self.changes)
     }
 
@@ -161,6 +195,11 @@ impl Book {
     /// The file may or may not have these: they are tried again.
     pub(super) fn failed(&mut self, changes: Changes) {
         self.changed.extend(changes.accounts.into_keys());
+        for (at, mut fields) in changes.usage {
+            let latest = self.usage.entry(at).or_default();
+            fields.append(latest);
+            *latest = fields;
+        }
     }
 
     /// Whether there are accounts of which the file says more than is in use, so that it must hear of it some time.

@@ -2,7 +2,11 @@
 
 use super::COMMIT_EVERY;
 use super::book::Book;
-use super::store::Store;
+use super::store::{Store, StoreError};
+use crate::ledger::LedgerError;
+use crate::usage::{Hour, Record};
+use sluice_policy::units::TenantId;
+use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{Notify, watch};
 use tokio::task::{JoinHandle, spawn_blocking};
@@ -65,6 +69,18 @@ impl Committer {
     pub(super) async fn committed(&self, change: u64) {
         // The sender lives as long as this does.
         let _ = self.shared.committed.subscribe().wait_for(|committed| *committed >= change).await;
+    }
+
+    /// The usage records of a tenant that the file has.
+    pub(super) async fn usage(
+        &self,
+        tenant: TenantId,
+        hours: RangeInclusive<Hour>,
+    ) -> Result<Vec<Record>, LedgerError> {
+        let shared = Arc::clone(&self.shared);
+        let read = spawn_blocking(move || shared.store.usage(&tenant, &hours)).await;
+        let failed = |error: StoreError| LedgerError::File(error.to_string());
+        read.map_err(|error| LedgerError::File(error.to_string()))?.map_err(failed)
     }
 
     /// Why it takes so long.

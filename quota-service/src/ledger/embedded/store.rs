@@ -3,17 +3,20 @@
 //! Everything in it is text: an account is JSON under the name of its key in Redis, so that one who looks into either
 //! home finds the same names.
 
+use crate::usage::{Counts, Field, Hour, Record};
 use redb::backends::FileBackend;
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition, TableError};
 use serde::{Deserialize, Serialize};
 use sluice_policy::ledger::{Account, AccountLedger};
-use sluice_policy::units::{HolderId, Millis};
+use sluice_policy::units::{HolderId, Millis, TenantId};
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::ErrorKind;
+use std::ops::RangeInclusive;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// `format`, `incarnation` and `clock`.
 const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
@@ -21,6 +24,9 @@ const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 const ACCOUNTS: TableDefinition<&str, &str> = TableDefinition::new("accounts");
 /// Account → [`Lent`].
 const LENT: TableDefinition<&str, &str> = TableDefinition::new("lent");
+
+/// Hours since 1970, tenant, and [`Field`] → [`Counts`]. By hour first: what is too old lies together.
+const USAGE: TableDefinition<(u32, &str, &str), &str> = TableDefinition::new("usage");
 
 const FORMAT: u64 = 1;
 /// The file is small and read once; redb's own default is a gigabyte.
@@ -52,11 +58,15 @@ pub(super) struct Lent {
     pub(super) most: u32,
 }
 
+/// Usage that is to be written.
+pub(super) type UsageRows = BTreeMap<(Hour, TenantId), BTreeMap<Field, Counts>>;
+
 /// What one transaction changes.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
     pub(super) accounts: BTreeMap<Account, AccountLedger>,
     pub(super) lent: BTreeMap<Account, Lent>,
+    pub(super) usage: UsageRows,
     pub(super) clock: Millis,
 }
 
@@ -73,17 +83,20 @@ pub(super) struct Store {
     path: PathBuf,
     /// This process's, which the file says too.
     incarnation: u64,
+    /// Of usage records, in hours.
+    retention: u32,
     /// `None` after a failure, when the file has to be opened again.
     database: Mutex<Option<Database>>,
 }
 
 impl Store {
     /// Opens a file, or makes one, and keeps it from everybody else. `incarnation` is made larger than any before it.
-    pub(super) fn open(path: &Path, incarnation: u64) -> Result<(Self, Contents), StoreError> {
+    pub(super) fn open(path: &Path, incarnation: u64, retention: Duration) -> Result<(Self, Contents), StoreError> {
         let database = open_database(path)?;
         let (before, contents) = read(&database).map_err(|error| error.of(path))?;
         let incarnation = incarnation.max(before.saturating_add(1));
-        let store = Self { path: path.to_owned(), incarnation, database: Mutex::new(None) };
+        let retention = u32::try_from(retention.as_secs() / 3_600).unwrap_or(u32::MAX);
+        let store = Self { path: path.to_owned(), incarnation, retention, database: Mutex::new(None) };
         store.begin(&database).map_err(|error| error.of(path))?;
         *store.lock() = Some(database);
         Ok((store, contents))
@@ -101,9 +114,18 @@ impl Store {
             None => self.open_again()?,
         };
         // What failed once fails until it is opened again, so it is put back only after success.
-        write(&database, changes).map_err(|error| error.of(&self.path))?;
+        let oldest = Hour::now().before(self.retention);
+        write(&database, changes, oldest).map_err(|error| error.of(&self.path))?;
         *open = Some(database);
         Ok(())
+    }
+
+    /// The usage records of a tenant.
+    pub(super) fn usage(&self, tenant: &TenantId, hours: &RangeInclusive<Hour>) -> Result<Vec<Record>, StoreError> {
+        let open = self.lock();
+        let gone = || StoreError::Unusable { file: self.path.clone(), why: "it could not be written".to_owned() };
+        let database = open.as_ref().ok_or_else(gone)?;
+        read_usage(database, tenant, hours).map_err(|error| error.of(&self.path))
     }
 
     fn open_again(&self) -> Result<Database, StoreError> {
@@ -122,7 +144,7 @@ impl Store {
         Ok(transaction.commit()?)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Database>> {
+    fn lock(&self) -> MutexGuard<'_, Option<Database>> {
         self.database.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -189,7 +211,35 @@ fn read_all<T: for<'de> Deserialize<'de>>(
     Ok(all)
 }
 
-fn write(database: &Database, changes: &Changes) -> Result<(), Trouble> {
+fn read_usage(database: &Database, tenant: &TenantId, hours: &RangeInclusive<Hour>) -> Result<Vec<Record>, Trouble> {
+    let transaction = database.begin_read()?;
+    let table = match transaction.open_table(USAGE) {
+        Ok(table) => table,
+        Err(TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+        Err(error) => return Err(error.into()),
+    };
+    let mut records = Vec::new();
+    for hour in hours.start().number()..=hours.end().number() {
+        let mut fields = BTreeMap::new();
+        for row in table.range((hour, tenant.as_str(), "")..)? {
+            let (key, counts) = row?;
+            let (of_hour, of_tenant, field) = key.value();
+            if (of_hour, of_tenant) != (hour, tenant.as_str()) {
+                break;
+            }
+            let damaged = |error: String| Trouble::Damaged(format!("usage {hour} {tenant} {field}: {error}"));
+            let counts: Counts = serde_json::from_str(counts.value()).map_err(|error| damaged(error.to_string()))?;
+            let field: Field = field.parse().map_err(|error| damaged(format!("{error}")))?;
+            fields.insert(field, counts);
+        }
+        if !fields.is_empty() {
+            records.push(Record { tenant: tenant.clone(), hour: Hour::numbered(hour), fields });
+        }
+    }
+    Ok(records)
+}
+
+fn write(database: &Database, changes: &Changes, oldest: Hour) -> Result<(), Trouble> {
     let transaction = database.begin_write()?;
     {
         let mut accounts = transaction.open_table(ACCOUNTS)?;
@@ -199,6 +249,16 @@ fn write(database: &Database, changes: &Changes) -> Result<(), Trouble> {
         let mut lent = transaction.open_table(LENT)?;
         for (account, most) in &changes.lent {
             lent.insert(account.to_string().as_str(), json(most)?.as_str())?;
+        }
+        if !changes.usage.is_empty() {
+            let mut usage = transaction.open_table(USAGE)?;
+            for ((hour, tenant), fields) in &changes.usage {
+                for (field, counts) in fields {
+                    let key = (hour.number(), tenant.as_str(), field.to_string());
+                    usage.insert((key.0, key.1, key.2.as_str()), json(counts)?.as_str())?;
+                }
+            }
+            usage.retain_in(..(oldest.number(), "", ""), |_, _| false)?;
         }
         transaction.open_table(META)?.insert("clock", changes.clock.0)?;
     }

@@ -10,6 +10,7 @@ use sluice_policy::units::Millis;
 use std::path::PathBuf;
 
 const CAPACITY: u32 = 8;
+const DAY: Duration = Duration::from_secs(86_400);
 
 fn pool() -> Account {
     Account::Pool("smol".into())
@@ -57,7 +58,7 @@ fn copy_of(file: &Path, name: &str) -> PathBuf {
 #[tokio::test]
 async fn slots_are_told_of_when_the_file_knows_of_them() {
     let folder = Folder::create("ledger-raise").unwrap();
-    let ledger = EmbeddedLedger::open(&file(&folder), 1).unwrap();
+    let ledger = EmbeddedLedger::open(&file(&folder), 1, DAY).unwrap();
     let first = request(1, 1, 0, 5);
     assert_eq!(ledger.sync_at_once(&pool(), &first), None);
     assert_eq!(ledger.sync(&pool(), &first).await.unwrap().granted, 5);
@@ -70,9 +71,9 @@ async fn slots_are_told_of_when_the_file_knows_of_them() {
 #[tokio::test]
 async fn what_a_killed_process_had_in_use_is_zombies_to_the_next() {
     let folder = Folder::create("ledger-killed").unwrap();
-    let ledger = EmbeddedLedger::open(&file(&folder), 1).unwrap();
+    let ledger = EmbeddedLedger::open(&file(&folder), 1, DAY).unwrap();
     ledger.sync(&pool(), &request(1, 1, 0, 5)).await.unwrap();
-    let next = EmbeddedLedger::open(&copy_of(&file(&folder), "killed.redb"), 1).unwrap();
+    let next = EmbeddedLedger::open(&copy_of(&file(&folder), "killed.redb"), 1, DAY).unwrap();
     assert_eq!(next.incarnation(), Some(2), "a start is later than the one before, whatever the clock says");
     let reply = next.sync(&pool(), &request(2, 1, 0, CAPACITY)).await.unwrap();
     assert_eq!((reply.granted, reply.zombies), (CAPACITY - 5, 5));
@@ -81,13 +82,13 @@ async fn what_a_killed_process_had_in_use_is_zombies_to_the_next() {
 #[tokio::test]
 async fn a_process_that_ends_in_order_leaves_what_it_drew_and_nothing_else() {
     let folder = Folder::create("ledger-order").unwrap();
-    let ledger = EmbeddedLedger::open(&file(&folder), 1).unwrap();
+    let ledger = EmbeddedLedger::open(&file(&folder), 1, DAY).unwrap();
     ledger.sync(&pool(), &request(1, 1, 0, 5)).await.unwrap();
     let drawn = MeterReport { drawn: 20_000, keep: 0, period: 0 };
     let meters = [(MeterName::TokensPerMinute, drawn)].into();
     ledger.sync(&pool(), &SyncRequest { meters, ..request(1, 2, 0, 0) }).await.unwrap();
     ledger.close().await.unwrap();
-    let next = EmbeddedLedger::open(&copy_of(&file(&folder), "ended.redb"), 1).unwrap();
+    let next = EmbeddedLedger::open(&copy_of(&file(&folder), "ended.redb"), 1, DAY).unwrap();
     let reply = next.sync(&pool(), &request(2, 1, 0, CAPACITY)).await.unwrap();
     assert_eq!((reply.granted, reply.zombies), (CAPACITY, 0));
     let level = reply.meters[&MeterName::TokensPerMinute].level;
@@ -98,8 +99,9 @@ async fn a_process_that_ends_in_order_leaves_what_it_drew_and_nothing_else() {
 #[tokio::test]
 async fn a_file_that_cannot_be_trusted_is_refused_with_the_reason() {
     let folder = Folder::create("ledger-refused").unwrap();
-    let open = |file: &Path| EmbeddedLedger::open(file, 1).err().map(|error| error.to_string()).unwrap_or_default();
-    let ledger = EmbeddedLedger::open(&file(&folder), 1).unwrap();
+    let open =
+        |file: &Path| EmbeddedLedger::open(file, 1, DAY).err().map(|error| error.to_string()).unwrap_or_default();
+    let ledger = EmbeddedLedger::open(&file(&folder), 1, DAY).unwrap();
     assert!(open(&file(&folder)).contains("another process has it open"));
     ledger.close().await.unwrap();
     drop(ledger);
