@@ -26,6 +26,7 @@ pub mod fault_proxy;
 pub mod upstream;
 
 pub mod stack;
+pub mod fleet;
 
 pub mod admin;
 pub mod client;

@@ -7,11 +7,13 @@
 mod calls;
 mod dialects;
 mod forward;
+mod record;
 mod scripted;
 mod server;
 mod usage;
 
-pub use calls::{Call, CallLog};
+pub use calls::{Call, CallLog, Ticket};
+pub use record::{Record, Span};
 pub use scripted::{Behaviour, Ending};
 pub use usage::Usage;
 

@@ -5,8 +5,10 @@ use crate::folder::Folder;
 use crate::paths;
 use crate::process::Component;
 use anyhow::{Context, Result};
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -17,8 +19,10 @@ const BOOTSTRAP: &str = "envoy/envoy.yaml";
 
 pub struct Envoy {
     process: Component,
+    folder: PathBuf,
     traffic_port: u16,
     admin_port: u16,
+    workers: u32,
 }
 
 impl Envoy {
@@ -34,23 +38,42 @@ impl Envoy {
         workers: u32,
     ) -> Result<Self> {
         folder.write(BOOTSTRAP, &text(bootstrap))?;
-        let mut command = Command::new(paths::tool("bin/envoy")?);
-        command
-            .current_dir(folder.path())
-            .args(["-c", BOOTSTRAP, "--disable-hot-restart", "--component-log-level", "main:warning"])
-            .args(["--concurrency", &workers.to_string()])
-            // Of the access log, which otherwise comes every 10 s.
-            .args(["--file-flush-interval-msec", "50"]);
-        let mut process = Component::start("envoy", command, &folder.path().join("envoy.log"))?;
-        let ready = format!("http://127.0.0.1:{admin_port}/ready");
+        let process = spawn(folder.path(), workers)?;
+        let mut envoy = Self { process, folder: folder.path().to_path_buf(), traffic_port, admin_port, workers };
+        envoy.ready().await?;
+        Ok(envoy)
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// # Errors
+    /// When it is gone already.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.process.signal(signal)
+    }
+
+    /// Starts it again on the same bootstrap, after whatever happened to it.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn restart(&mut self) -> Result<()> {
+        self.kill();
+        self.process = spawn(&self.folder, self.workers)?;
+        self.ready().await
+    }
+
+    async fn ready(&mut self) -> Result<()> {
+        let ready = format!("{}/ready", self.admin_base());
         let http = reqwest::Client::new();
-        process
+        self.process
             .ready(STARTS_WITHIN, || {
                 let request = http.get(&ready);
                 async move { request.send().await.is_ok_and(|reply| reply.status() == 200) }
             })
-            .await?;
-        Ok(Self { process, traffic_port, admin_port })
+            .await
     }
 
     /// Where clients call.
@@ -74,6 +97,17 @@ impl Envoy {
     pub fn log(&self) -> String {
         self.process.log()
     }
+}
+
+fn spawn(folder: &Path, workers: u32) -> Result<Component> {
+    let mut command = Command::new(paths::tool("bin/envoy")?);
+    command
+        .current_dir(folder)
+        .args(["-c", BOOTSTRAP, "--disable-hot-restart", "--component-log-level", "main:warning"])
+        .args(["--concurrency", &workers.to_string()])
+        // Of the access log, which otherwise comes every 10 s.
+        .args(["--file-flush-interval-msec", "50"]);
+    Component::start("envoy", command, &folder.join("envoy.log"))
 }
 
 /// Puts the test's ports, upstream and filter module into a bootstrap. The socket's path stays: it is relative to

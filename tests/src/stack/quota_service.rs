@@ -19,6 +19,8 @@ use std::time::Duration;
 const STARTS_WITHIN: Duration = Duration::from_secs(20);
 /// Below the test folder, as in the repository; relative, so that the path of the socket beside it stays short.
 pub const CONFIG: &str = "envoy/quota-service.yaml";
+const PEPPER: &str = "envoy/run/pepper";
+const ADMIN_TOKEN: &str = "envoy/run/admin-token";
 
 pub struct QuotaService {
     process: Component,
@@ -121,9 +123,20 @@ fn spawn(folder: &Path, role: Option<&str>) -> Result<Component> {
 /// When the file system refuses.
 pub fn write_secrets(folder: &Folder) -> Result<String> {
     let token = random_hex()?;
-    folder.write_secret("envoy/run/pepper", &random_hex()?)?;
-    folder.write_secret("envoy/run/admin-token", &token)?;
+    folder.write_secret(PEPPER, &random_hex()?)?;
+    folder.write_secret(ADMIN_TOKEN, &token)?;
     Ok(token)
+}
+
+/// The same secrets for another replica.
+///
+/// # Errors
+/// When the file system refuses.
+pub fn copy_secrets(from: &Folder, to: &Folder) -> Result<()> {
+    for name in [PEPPER, ADMIN_TOKEN] {
+        to.write_secret(name, &std::fs::read_to_string(from.path().join(name))?)?;
+    }
+    Ok(())
 }
 
 fn random_hex() -> Result<String> {

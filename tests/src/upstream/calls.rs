@@ -1,11 +1,13 @@
 //! What an upstream saw: how many calls at once, and each of them in the order of arrival.
 
+use super::record::{Record, Span};
 use super::usage::Usage;
 use hyper::HeaderMap;
 use hyper::body::Bytes;
 use hyper::http::request::Parts;
 use serde_json::Value;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 use tokio::sync::watch;
 
 /// One call as it arrived, and as it ended.
@@ -46,8 +48,11 @@ pub struct CallLog {
 struct State {
     running: usize,
     max_running: usize,
-    /// In the order of arrival.
+    /// In the order of arrival, as all that follows.
+    spans: Vec<Span>,
+    /// As long as [`CallLog::only_times`] was not called.
     calls: Vec<Call>,
+    without_calls: bool,
 }
 
 impl Default for CallLog {
@@ -69,6 +74,31 @@ impl CallLog {
         self.state().max_running
     }
 
+    /// The most that ran at once since the last time this was asked.
+    #[must_use]
+    pub fn take_max_running(&self) -> usize {
+        let mut state = self.state();
+        let running = state.running;
+        std::mem::replace(&mut state.max_running, running)
+    }
+
+    /// Who ran when, so far.
+    #[must_use]
+    pub fn record(&self) -> Record {
+        Record::new(self.state().spans.clone())
+    }
+
+    /// From now on only the times of calls are kept: of a hundred thousand calls the rest is a lot.
+    pub fn only_times(&self) {
+        self.state().without_calls = true;
+    }
+
+    /// Counts a call that something else runs than one of our servers. It ends when the ticket is dropped.
+    #[must_use]
+    pub fn enter(&self, tenant: &str, level: u8) -> Ticket {
+        self.add(Span::begun(tenant, Some(level)), || None)
+    }
+
     /// All calls so far, in the order of arrival.
     #[must_use]
     pub fn all(&self) -> Vec<Call> {
@@ -77,7 +107,7 @@ impl CallLog {
 
     #[must_use]
     pub fn count(&self) -> usize {
-        self.state().calls.len()
+        self.state().spans.len()
     }
 
     #[must_use]
@@ -96,25 +126,28 @@ impl CallLog {
 
     /// Records an arrival, and waits while calls are held.
     pub(super) async fn begin(&self, parts: &Parts, body: Bytes) -> Ticket {
-        let ticket = self.record(parts, body);
+        let header = |name: &str| parts.headers.get(name)?.to_str().ok();
+        let level = header("x-priority").and_then(|level| level.parse().ok());
+        let ticket = self.add(Span::begun(header("x-tenant-id").unwrap_or_default(), level), || {
+            let (path, headers) = (parts.uri.path().to_owned(), parts.headers.clone());
+            Some(Call { path, headers, body, usage: None, ended: false })
+        });
         let mut gate = self.gate.subscribe();
         // Fails only when the sender is gone, and `self` holds it.
         let _ = gate.wait_for(|open| *open).await;
         ticket
     }
 
-    fn record(&self, parts: &Parts, body: Bytes) -> Ticket {
+    fn add(&self, span: Span, call: impl FnOnce() -> Option<Call>) -> Ticket {
         let mut state = self.state();
         state.running += 1;
         state.max_running = state.max_running.max(state.running);
-        state.calls.push(Call {
-            path: parts.uri.path().to_owned(),
-            headers: parts.headers.clone(),
-            body,
-            usage: None,
-            ended: false,
-        });
-        Ticket { log: self.clone(), index: state.calls.len() - 1, ended: false }
+        // Not before the lock: spans are in the order in which they began.
+        state.spans.push(Span { began: Instant::now(), ..span });
+        if !state.without_calls {
+            state.calls.extend(call());
+        }
+        Ticket { log: self.clone(), index: state.spans.len() - 1, ended: false }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -123,7 +156,7 @@ impl CallLog {
 }
 
 /// A running call. Dropping it (the client left) ends it as well.
-pub(super) struct Ticket {
+pub struct Ticket {
     log: CallLog,
     index: usize,
     ended: bool,
@@ -137,9 +170,11 @@ impl Ticket {
         }
         let mut state = self.log.state();
         state.running -= 1;
-        let call = &mut state.calls[self.index];
-        call.usage = usage;
-        call.ended = true;
+        state.spans[self.index].ended = Some(Instant::now());
+        if let Some(call) = state.calls.get_mut(self.index) {
+            call.usage = usage;
+            call.ended = true;
+        }
     }
 }
 

@@ -1,0 +1,158 @@
+//! What a test wants of its gateways, and how they are started.
+
+use super::{Fleet, Gate};
+use crate::admin::Operators;
+use crate::folder::Folder;
+use crate::stack::{Envoy, POOL, QuotaService, Redis, envoy, quota_service};
+use crate::tenant::Tenant;
+use crate::upstream::Upstream;
+use crate::{document, paths, ports};
+use anyhow::{Context, Result};
+use futures_util::future::try_join_all;
+use serde_json::{Value, json};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// How long a gateway goes on without a word from the ledger, and how long a call may live: short, so that what must
+/// come back comes back within a test.
+pub const LEASE: Duration = Duration::from_millis(500);
+pub const LONGEST_REQUEST: Duration = Duration::from_secs(5);
+
+/// The pool's key in Redis.
+#[must_use]
+pub fn ledger_key() -> String {
+    format!("sluice:{{pool:{POOL}}}")
+}
+
+type Change = Box<dyn Fn(usize, &mut Value) + Send>;
+
+pub struct FleetBuilder {
+    name: String,
+    replicas: usize,
+    capacity: u64,
+    tenants: Vec<Tenant>,
+    with_envoy: bool,
+    longest_request: Duration,
+    changes: Vec<Change>,
+}
+
+impl FleetBuilder {
+    pub(super) fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            replicas: 3,
+            capacity: 20,
+            tenants: Vec::new(),
+            with_envoy: true,
+            longest_request: LONGEST_REQUEST,
+            changes: Vec::new(),
+        }
+    }
+
+    /// Gateways; 3 unless given.
+    #[must_use]
+    pub fn replicas(self, replicas: usize) -> Self {
+        Self { replicas, ..self }
+    }
+
+    /// Calls that may run in the pool at once, over all gateways; 20 unless given.
+    #[must_use]
+    pub fn capacity(self, capacity: u64) -> Self {
+        Self { capacity, ..self }
+    }
+
+    #[must_use]
+    pub fn tenant(mut self, tenant: Tenant) -> Self {
+        self.tenants.push(tenant);
+        self
+    }
+
+    /// Sidecars alone, for a driver that speaks their own protocol.
+    #[must_use]
+    pub fn without_envoy(self) -> Self {
+        Self { with_envoy: false, ..self }
+    }
+
+    /// How long a call may live, its time in the queue included; [`LONGEST_REQUEST`] unless given.
+    #[must_use]
+    pub fn longest_request(self, longest_request: Duration) -> Self {
+        Self { longest_request, ..self }
+    }
+
+    /// The ledger of all of them.
+    #[must_use]
+    pub fn redis(self, redis: &Redis) -> Self {
+        let settings = redis.settings();
+        self.ledger(move |_| settings.clone())
+    }
+
+    /// The section `ledger.redis` of each gateway, by its number.
+    #[must_use]
+    pub fn ledger(self, settings: impl Fn(usize) -> Value + Send + 'static) -> Self {
+        self.sidecar_config(move |gate, config| config["ledger"]["redis"] = settings(gate))
+    }
+
+    /// Changes the configuration of each gateway's sidecar further, by its number.
+    #[must_use]
+    pub fn sidecar_config(mut self, change: impl Fn(usize, &mut Value) + Send + 'static) -> Self {
+        self.changes.push(Box::new(change));
+        self
+    }
+
+    /// Starts the upstream and all gateways at once.
+    ///
+    /// # Errors
+    /// When a component is missing or does not get ready.
+    pub async fn start(self) -> Result<Fleet> {
+        let upstream = Upstream::scripted().await?;
+        let operators_port = ports::free()?;
+        let folder = Folder::create(&format!("{}-gate-0", self.name))?;
+        let token = quota_service::write_secrets(&folder)?;
+        let keys = quota_service::write_config(&folder, self.config(0, operators_port)?, &self.tenants)?;
+        let tenants = document::load(&folder.path().join(quota_service::CONFIG))?["tenants"].clone();
+        let mut prepared = vec![(folder, operators_port)];
+        for number in 1..self.replicas {
+            let (folder, port) = (Folder::create(&format!("{}-gate-{number}", self.name))?, ports::free()?);
+            let mut config = self.config(number, port)?;
+            config["tenants"] = tenants.clone();
+            folder.write(quota_service::CONFIG, &document::text(&config))?;
+            quota_service::copy_secrets(&prepared[0].0, &folder)?;
+            prepared.push((folder, port));
+        }
+        let gates = prepared.into_iter().map(|(folder, port)| self.gate(folder, port, &token, upstream.address()));
+        let gates = try_join_all(gates).await?;
+        Ok(Fleet { gates, upstream, keys })
+    }
+
+    fn config(&self, number: usize, operators_port: u16) -> Result<Value> {
+        let mut config = document::load(&paths::root().join(quota_service::CONFIG))?;
+        quota_service::adapt(&mut config, operators_port)?;
+        quota_service::set_capacity(&mut config, self.capacity)?;
+        let ledger = &mut config["ledger"];
+        ledger["holder"] = json!(format!("gate-{number}"));
+        ledger["lease_ms"] = json!(LEASE.as_millis());
+        ledger["longest_request_ms"] = json!(self.longest_request.as_millis());
+        for change in &self.changes {
+            change(number, &mut config);
+        }
+        Ok(config)
+    }
+
+    async fn gate(&self, folder: Folder, operators: u16, token: &str, upstream: SocketAddr) -> Result<Gate> {
+        let operators = Operators::new(&format!("http://127.0.0.1:{operators}"), token)?;
+        let sidecar = QuotaService::start(folder.path(), operators).await?;
+        let envoy = if self.with_envoy { Some(self.envoy(&folder, upstream).await?) } else { None };
+        Ok(Gate { envoy, sidecar, folder })
+    }
+
+    async fn envoy(&self, folder: &Folder, upstream: SocketAddr) -> Result<Envoy> {
+        let (traffic, admin) = (ports::free()?, ports::free()?);
+        let mut bootstrap = document::load(&paths::root().join("envoy/envoy.yaml"))?;
+        envoy::adapt(&mut bootstrap, traffic, admin, upstream)?;
+        let limits = document::find_mut(&mut bootstrap, &|value| value["max_stream_duration"].is_string());
+        // What the ledger counts on, see `longest_request_ms`.
+        limits.context("no max_stream_duration")?["max_stream_duration"] =
+            json!(format!("{}s", self.longest_request.as_secs_f64()));
+        Envoy::start(folder, &bootstrap, traffic, admin, 1).await
+    }
+}
