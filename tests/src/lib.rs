@@ -35,4 +35,6 @@ pub mod metrics;
 pub mod crowd;
 pub mod scene;
 
+pub mod faults;
+
 pub mod demo;

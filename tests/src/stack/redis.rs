@@ -19,6 +19,8 @@ use std::process::Command;
 use std::time::Duration;
 
 const STARTS_WITHIN: Duration = Duration::from_secs(10);
+/// Holds the offset of a faked clock, in a server's folder.
+const CLOCK: &str = "clock";
 
 /// Which program serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +39,8 @@ pub struct Setup {
     first_arguments: Vec<String>,
     arguments: Vec<String>,
     tls: Option<Certificates>,
+    /// Loaded before the server, so that its clock is what a file says.
+    faked_clock: Option<PathBuf>,
 }
 
 pub struct Redis {
@@ -65,6 +69,7 @@ impl Setup {
             first_arguments: Vec::new(),
             arguments: Vec::new(),
             tls: None,
+            faked_clock: None,
         }
     }
 
@@ -86,6 +91,15 @@ impl Setup {
     pub fn sentinel(mut self, config: &Path) -> Self {
         self.first_arguments = vec![config.display().to_string(), "--sentinel".to_owned()];
         self
+    }
+
+    /// A server whose clock can be set, see [`Redis::set_clock`]. Only for [`Engine::Valkey`] as it is built for Python:
+    /// the allocator of Debian's Redis asks for the time before the faked clock is there.
+    ///
+    /// # Errors
+    /// When libfaketime is not installed.
+    pub fn faked_clock(self) -> Result<Self> {
+        Ok(Self { faked_clock: Some(paths::tool("bin/libfaketime.so")?), ..self })
     }
 
     /// Only TLS, and only for clients with a certificate of the same authority.
@@ -147,7 +161,26 @@ impl Redis {
         self.process.signal(signal)
     }
 
-    /// Starts it again on the same port, empty.
+    /// Sets its clock so many seconds before or after the machine's.
+    ///
+    /// # Errors
+    /// When the file system refuses.
+    pub fn set_clock(&self, offset_s: i64) -> Result<()> {
+        write_clock(&self.folder, offset_s)
+    }
+
+    /// Removes what a `SAVE` has written, so that the next start is an empty one.
+    ///
+    /// # Errors
+    /// When there is something that cannot be removed.
+    pub fn forget(&self) -> Result<()> {
+        match std::fs::remove_file(self.folder.join("dump.rdb")) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Starts it again on the same port; empty, unless a `SAVE` has written what it knew then.
     ///
     /// # Errors
     /// When it does not start.
@@ -198,8 +231,23 @@ pub fn documented_rights(password: &str) -> Result<Vec<String>> {
     Ok(rights.replace("PASSWORD", password).split(' ').map(str::to_owned).collect())
 }
 
+/// How libfaketime is told an offset.
+fn write_clock(folder: &Path, offset_s: i64) -> Result<()> {
+    let path = folder.join(CLOCK);
+    // Renamed into place, or the server might read half of it.
+    let next = path.with_extension("next");
+    std::fs::write(&next, format!("{offset_s:+}"))?;
+    std::fs::rename(next, path).context("cannot set the clock")
+}
+
 async fn spawn(folder: &Path, port: u16, setup: &Setup) -> Result<Component> {
     let mut command = Command::new(setup.engine.program()?);
+    if let Some(library) = &setup.faked_clock {
+        write_clock(folder, 0)?;
+        command.env("LD_PRELOAD", library).env("FAKETIME_TIMESTAMP_FILE", folder.join(CLOCK));
+        // It reads the file again for every look at the clock, and leaves alone what only measures spans.
+        command.env("FAKETIME_NO_CACHE", "1").env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+    }
     command.current_dir(folder).args(&setup.first_arguments).args([
         "--bind",
         "127.0.0.1",

@@ -75,7 +75,6 @@ impl CallLog {
     }
 
     /// The most that ran at once since the last time this was asked.
-    #[must_use]
     pub fn take_max_running(&self) -> usize {
         let mut state = self.state();
         let running = state.running;

@@ -59,32 +59,27 @@ impl Record {
         starts
     }
 
-    /// From `from` to `to` the time until which so many did not all run for longer than `blink` at a stretch; `None`
-    /// where that was still so at `to`. What goes on all the time comes and goes: between two calls a slot is free.
+    /// How long after `from` so many ran at once for the first time, and from then on until `to` again and again, never
+    /// not for longer than `blink` at a stretch: between two calls a slot is free. `None` where that is not so at `to`.
     #[must_use]
     pub fn full_again_after(&self, slots: usize, from: Instant, to: Instant, blink: Duration) -> Option<Duration> {
-        let mut short_since = Some(from);
-        let mut again = Duration::ZERO;
-        let mut note = |short_since: Instant, at: Instant| {
-            if at.duration_since(short_since) > blink {
-                again = at.duration_since(from);
-            }
-        };
-        for (at, running) in self.steps(to) {
-            let at = at.max(from);
+        let steps = self.steps(to);
+        let later = steps.partition_point(|(at, _)| *at <= from);
+        let was_full = steps[..later].last().is_some_and(|(_, running)| *running >= slots);
+        let (mut full, mut short_since) = if was_full { (Some(from), None) } else { (None, Some(from)) };
+        for (at, running) in steps[later..].iter().copied() {
             match (short_since, running >= slots) {
                 (Some(since), true) => {
-                    note(since, at);
+                    let goes_on = full.filter(|_| at.duration_since(since) <= blink);
+                    full = goes_on.or(Some(at));
                     short_since = None;
                 }
                 (None, false) => short_since = Some(at),
                 (Some(_), false) | (None, true) => {}
             }
         }
-        match short_since {
-            Some(since) if to.duration_since(since) > blink => None,
-            Some(_) | None => Some(again),
-        }
+        let is_full = short_since.is_none_or(|since| to.duration_since(since) <= blink);
+        full.filter(|_| is_full).map(|full| full.duration_since(from))
     }
 
     /// How many ran from each moment on at which that changed.
@@ -136,6 +131,7 @@ mod tests {
         let full_again = |from: u32, to: u32| record.full_again_after(2, zero + MS * from, zero + MS * to, MS * 50);
         assert_eq!(full_again(50, 1_000), Some(MS * 650));
         assert_eq!(full_again(720, 1_000), Some(Duration::ZERO));
+        assert_eq!(full_again(802, 1_000), Some(MS * 3));
         assert_eq!(full_again(50, 600), None);
     }
 }

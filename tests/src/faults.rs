@@ -1,0 +1,13 @@
+//! What may break, each under load: three gateways with sixty callers before a pool of twenty slots, and an upstream that
+//! counts what runs. `./justw faults` tries all of it, `tests/faults.rs` the quicker part.
+//!
+//! What must hold, with the ledger's policy `closed`: never more than the pool has, whole again within [`BOUND`] after the
+//! fault is over, and no slot lost. What a fault may cost meanwhile is callers who are refused.
+
+mod kinds;
+mod outcome;
+mod world;
+
+pub use kinds::{KINDS, Kind};
+pub use outcome::{BOUND, Outcome, Patience};
+pub use world::{Home, World};

@@ -1,0 +1,43 @@
+//! Every kind of fault: how it begins, how long it lasts, and how it is over.
+
+mod links;
+mod pairs;
+mod processes;
+mod server;
+mod several_servers;
+
+use super::world::{Home, World};
+use anyhow::Result;
+use std::pin::Pin;
+use std::time::Duration;
+
+pub type Strike<'a> = Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>>;
+
+pub struct Kind {
+    pub name: &'static str,
+    pub home: Home,
+    /// Whether `./justw test` tries it, too.
+    pub is_quick: bool,
+    /// Breaks something and mends it: when it returns, the fault is over. Fails when something is found wrong that the
+    /// counting of calls does not show.
+    pub strike: for<'a> fn(&'a mut World) -> Strike<'a>,
+}
+
+/// By home, so that each home is started once.
+pub const KINDS: [&[Kind]; 5] =
+    [&processes::KINDS, &server::KINDS, &links::KINDS, &pairs::KINDS, &several_servers::KINDS];
+
+/// Longer than a lease, shorter than a call may live.
+const A_WHILE: Duration = Duration::from_millis(1_500);
+/// Shorter than a lease.
+const A_MOMENT: Duration = Duration::from_millis(200);
+
+impl Kind {
+    const fn new(name: &'static str, home: Home, strike: for<'a> fn(&'a mut World) -> Strike<'a>) -> Self {
+        Self { name, home, is_quick: false, strike }
+    }
+
+    const fn quick(self) -> Self {
+        Self { is_quick: true, ..self }
+    }
+}

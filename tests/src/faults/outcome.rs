@@ -1,0 +1,116 @@
+//! How a fault went: what is measured, and when that is good.
+
+use super::kinds::Kind;
+use super::world::{CAPACITY, World};
+use crate::fleet::{LEASE, LONGEST_REQUEST};
+use crate::wait::{let_pass, wait_until};
+use anyhow::Result;
+use std::fmt;
+use std::time::{Duration, Instant};
+
+/// L + D + 2Δ: a lease, the longest a call may live, and two ticks.
+pub const BOUND: Duration = Duration::from_millis(LEASE.as_millis() as u64 + LONGEST_REQUEST.as_millis() as u64 + 200);
+
+/// That much longer the callers are left to themselves, so that a service that heals late is seen to heal.
+const LATE: Duration = Duration::from_secs(6);
+/// Slots stand empty for less than this while calls come and go, even where others keep the processor busy.
+const BLINK: Duration = Duration::from_millis(400);
+/// A service is whole when all slots were in use again and again for this long.
+const STEADY: Duration = Duration::from_millis(1_500);
+/// Until the last slot is taken while calls do not end.
+const FILLS_WITHIN: Duration = Duration::from_secs(2);
+
+/// How long the callers are watched after a fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// Until the service has been whole for a while: late trouble is missed.
+    Short,
+    /// Always until every slot must be free again that the fault may have cost.
+    Full,
+}
+
+/// What was measured.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    pub name: &'static str,
+    /// Calls that began in the upstream a second, from the beginning of the fault.
+    pub load_per_s: f64,
+    /// How many calls too many ran at once, at worst.
+    pub overshoot: usize,
+    /// From the end of the fault until all slots were in use again and stayed so; `None` if that was not seen.
+    pub recovery: Option<Duration>,
+    /// Slots that nobody could use at the end.
+    pub lost: usize,
+    /// What the fault itself found wrong.
+    pub problem: Option<String>,
+}
+
+impl Outcome {
+    /// Lets a fault happen, and measures until it has been overcome.
+    ///
+    /// # Errors
+    /// When the service was not whole before.
+    pub async fn of(kind: &Kind, world: &mut World, patience: Patience) -> Result<Self> {
+        world.is_full(BOUND + LATE).await?;
+        let calls = world.fleet.upstream.calls().clone();
+        calls.take_max_running();
+        let (begun, before) = (Instant::now(), calls.count());
+        let problem = (kind.strike)(world).await.err().map(|error| format!("{error:#}"));
+        let over = Instant::now();
+        let recovery = watch(world, over, patience).await;
+        let watched = Instant::now();
+        calls.hold();
+        let filled = wait_until("all", FILLS_WITHIN, || async { calls.running() >= CAPACITY }).await;
+        let lost = if filled.is_ok() { 0 } else { CAPACITY.saturating_sub(calls.running()) };
+        calls.release();
+        Ok(Self {
+            name: kind.name,
+            load_per_s: (calls.count() - before) as f64 / watched.duration_since(begun).as_secs_f64(),
+            overshoot: calls.take_max_running().saturating_sub(CAPACITY),
+            recovery,
+            lost,
+            problem,
+        })
+    }
+
+    /// Whether everything is as promised; `slack` is for a machine that has other things to do.
+    #[must_use]
+    pub fn held(&self, slack: Duration) -> bool {
+        let in_time = self.recovery.is_some_and(|recovery| recovery <= BOUND + slack);
+        self.overshoot == 0 && self.lost == 0 && in_time && self.problem.is_none()
+    }
+
+    /// The names of what a line tells.
+    #[must_use]
+    pub fn head() -> String {
+        format!("{:<52} {:>10} {:>9} {:>10} {:>10}", "fault", "calls/s", "overshoot", "whole in", "lost slots")
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let recovery = self.recovery.map_or("never".to_owned(), |span| format!("{} ms", span.as_millis()));
+        let Self { name, load_per_s, overshoot, lost, .. } = self;
+        write!(f, "{name:<52} {load_per_s:>10.1} {overshoot:>9} {recovery:>10} {lost:>10}")?;
+        self.problem.as_ref().map_or(Ok(()), |problem| write!(f, "\n  {problem}"))
+    }
+}
+
+async fn watch(world: &World, over: Instant, patience: Patience) -> Option<Duration> {
+    let calls = world.fleet.upstream.calls();
+    if patience == Patience::Full {
+        let_pass(BOUND).await;
+    }
+    let steady = || {
+        let now = Instant::now();
+        let recovery = calls.record().full_again_after(CAPACITY, over, now, BLINK)?;
+        (now.duration_since(over + recovery) >= STEADY).then_some(recovery)
+    };
+    loop {
+        let recovery = steady();
+        if recovery.is_some() || over.elapsed() > BOUND + LATE {
+            return recovery;
+        }
+        let_pass(BLINK).await;
+    }
+}

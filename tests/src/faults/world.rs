@@ -1,0 +1,156 @@
+//! The gateways, their Redis, the links between them, and the callers.
+
+use crate::client::Chat;
+use crate::fault_proxy::{Fault, FaultProxy};
+use crate::fleet::{Caller, Fleet, Load, Tally};
+use crate::folder::Folder;
+use crate::stack::redis::cluster::Cluster;
+use crate::stack::redis::sentinels::Sentinels;
+use crate::stack::redis::{Engine, Setup};
+use crate::stack::{MODEL, Redis};
+use crate::tenant::Tenant;
+use crate::wait::wait_until;
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+pub const CAPACITY: usize = 20;
+const GATES: usize = 3;
+/// At each gateway, half of them of each tenant.
+const CALLERS: usize = 20;
+const STARTS_WITHIN: Duration = Duration::from_secs(60);
+
+/// Which kind of Redis a fault befalls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Home {
+    /// One server, to which every gateway has a link of its own that can be broken.
+    Server,
+    /// One server whose clock can be set.
+    Clock,
+    Sentinels,
+    Cluster,
+}
+
+#[allow(clippy::large_enum_variant)] // there is one at a time
+pub(super) enum Ledger {
+    Server(Redis),
+    Sentinels(Sentinels),
+    Cluster(Cluster),
+}
+
+/// Fields are dropped in this order: first who calls, last what is called.
+pub struct World {
+    load: Load,
+    pub(super) fleet: Fleet,
+    /// One for each gateway at home of one server.
+    pub(super) links: Vec<FaultProxy>,
+    pub(super) ledger: Ledger,
+    _folder: Folder,
+}
+
+impl World {
+    /// Starts everything, and waits until all slots are in use.
+    ///
+    /// # Errors
+    /// When something does not start.
+    pub async fn start(name: &str, home: Home) -> Result<Self> {
+        let folder = Folder::create(&format!("{name}-redis"))?;
+        let ledger = start_ledger(&folder, home).await?;
+        let links = match (&ledger, home) {
+            (Ledger::Server(server), Home::Server) => links_to(server).await?,
+            _ => Vec::new(),
+        };
+        let settings = settings(&ledger, &links);
+        let fleet = Fleet::builder(name)
+            .replicas(GATES)
+            .capacity(u64::try_from(CAPACITY)?)
+            .tenant(Tenant::new("free"))
+            // A limit that nobody reaches: its account is in the ledger, too.
+            .tenant(Tenant::new("limited").priority(6).limit("requests_per_min", 1_000_000))
+            .ledger(move |gate| settings[gate.min(settings.len() - 1)].clone())
+            // Nobody waits for longer than a call may live.
+            .sidecar_config(|_, config| config["queue"]["timeout_ms"] = json!(3_000))
+            .start()
+            .await?;
+        fleet.upstream.calls().only_times();
+        let mut load = Load::default();
+        for gate in 0..GATES {
+            for (tenant, service_ms) in [("free", 200), ("limited", 300)] {
+                let chat = Chat::to(MODEL).behave(json!({"delay_ms": service_ms}));
+                load.add(&Caller { client: fleet.client(gate, tenant)?, chat, level: None }, CALLERS / 2);
+            }
+        }
+        let world = Self { load, fleet, links, ledger, _folder: folder };
+        world.is_full(STARTS_WITHIN).await?;
+        Ok(world)
+    }
+
+    /// Lets the callers go, and waits until nothing is held anywhere.
+    ///
+    /// # Errors
+    /// When something is.
+    pub async fn end(self) -> Result<Tally> {
+        let tally = self.load.end().await?;
+        self.fleet.wait_until_idle(STARTS_WITHIN).await?;
+        Ok(tally)
+    }
+
+    /// Waits until every slot is in use.
+    pub(super) async fn is_full(&self, deadline: Duration) -> Result<()> {
+        let calls = self.fleet.upstream.calls();
+        wait_until("all slots are in use", deadline, || async { calls.running() == CAPACITY }).await.map(drop)
+    }
+
+    /// The only server there is.
+    pub(super) fn server(&mut self) -> Result<&mut Redis> {
+        match &mut self.ledger {
+            Ledger::Server(server) => Ok(server),
+            Ledger::Sentinels(_) | Ledger::Cluster(_) => anyhow::bail!("there is more than one server"),
+        }
+    }
+
+    pub(super) async fn set_links(&self, fault: Fault) -> Result<()> {
+        for link in &self.links {
+            link.set(fault).await?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn link(&self, gate: usize) -> Result<&FaultProxy> {
+        self.links.get(gate).context("there is no link")
+    }
+}
+
+async fn start_ledger(folder: &Folder, home: Home) -> Result<Ledger> {
+    Ok(match home {
+        Home::Server => {
+            let setup = Setup::named("server").arguments(["--enable-debug-command", "local"]);
+            Ledger::Server(Redis::launch(folder, setup).await?)
+        }
+        Home::Clock => {
+            let setup = Setup::named("server").engine(Engine::Valkey).faked_clock()?;
+            Ledger::Server(Redis::launch(folder, setup).await?)
+        }
+        Home::Sentinels => Ledger::Sentinels(Sentinels::start(folder, None).await?),
+        Home::Cluster => Ledger::Cluster(Cluster::start(folder, Engine::Redis).await?),
+    })
+}
+
+async fn links_to(server: &Redis) -> Result<Vec<FaultProxy>> {
+    let mut links = Vec::new();
+    for _ in 0..GATES {
+        links.push(FaultProxy::start(SocketAddr::from(([127, 0, 0, 1], server.port()))).await?);
+    }
+    Ok(links)
+}
+
+/// Of each gateway, or of all.
+fn settings(ledger: &Ledger, links: &[FaultProxy]) -> Vec<Value> {
+    match ledger {
+        Ledger::Server(server) if links.is_empty() => vec![server.settings()],
+        Ledger::Server(_) => links.iter().map(|link| json!({"url": format!("redis://{}", link.address())})).collect(),
+        Ledger::Sentinels(rig) => vec![rig.settings()],
+        Ledger::Cluster(rig) => vec![rig.settings()],
+    }
+}
