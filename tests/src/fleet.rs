@@ -4,9 +4,11 @@
 //! or is public here.
 
 mod builder;
+mod direct;
 mod load;
 
 pub use builder::{FleetBuilder, LEASE, LONGEST_REQUEST, ledger_key};
+pub use direct::Direct;
 pub use load::{Caller, Load, Tally};
 
 use crate::admin::Operators;
@@ -60,6 +62,15 @@ impl Fleet {
     pub fn client(&self, gate: usize, tenant: &str) -> Result<Client> {
         let envoy = self.gates.get(gate).and_then(|gate| gate.envoy.as_ref()).context("no such gateway")?;
         Ok(Client::new(&envoy.base())?.with_key(self.key(tenant)?))
+    }
+
+    /// A driver of one sidecar in its own protocol, as a tenant that has a key of its own or as a copy of it.
+    ///
+    /// # Errors
+    /// When there is no such gateway or tenant.
+    pub fn direct(&self, gate: usize, tenant: &str) -> Result<Direct> {
+        let folder = self.gates.get(gate).context("no such gateway")?.folder.path();
+        Direct::new(folder, self.key(tenant)?, tenant, self.upstream.calls().clone())
     }
 
     /// The raw key of a tenant.

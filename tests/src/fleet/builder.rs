@@ -9,7 +9,9 @@ use crate::upstream::Upstream;
 use crate::{document, paths, ports};
 use anyhow::{Context, Result};
 use futures_util::future::try_join_all;
+use hmac::{Hmac, KeyInit, Mac};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -31,6 +33,7 @@ pub struct FleetBuilder {
     replicas: usize,
     capacity: u64,
     tenants: Vec<Tenant>,
+    copies: usize,
     with_envoy: bool,
     longest_request: Duration,
     changes: Vec<Change>,
@@ -43,6 +46,7 @@ impl FleetBuilder {
             replicas: 3,
             capacity: 20,
             tenants: Vec::new(),
+            copies: 0,
             with_envoy: true,
             longest_request: LONGEST_REQUEST,
             changes: Vec::new(),
@@ -65,6 +69,12 @@ impl FleetBuilder {
     pub fn tenant(mut self, tenant: Tenant) -> Self {
         self.tenants.push(tenant);
         self
+    }
+
+    /// So many more tenants like the first one, named as [`copy_of`] does, for [`super::Direct`] callers.
+    #[must_use]
+    pub fn copies(self, copies: usize) -> Self {
+        Self { copies, ..self }
     }
 
     /// Sidecars alone, for a driver that speaks their own protocol.
@@ -109,15 +119,18 @@ impl FleetBuilder {
         let folder = Folder::create(&format!("{}-gate-0", self.name))?;
         let token = quota_service::write_secrets(&folder)?;
         let keys = quota_service::write_config(&folder, self.config(0, operators_port)?, &self.tenants)?;
-        let tenants = document::load(&folder.path().join(quota_service::CONFIG))?["tenants"].clone();
+        let mut tenants = document::load(&folder.path().join(quota_service::CONFIG))?["tenants"].clone();
+        add_copies(&mut tenants, self.copies, &quota_service::pepper(&folder)?)?;
         let mut prepared = vec![(folder, operators_port)];
         for number in 1..self.replicas {
-            let (folder, port) = (Folder::create(&format!("{}-gate-{number}", self.name))?, ports::free()?);
-            let mut config = self.config(number, port)?;
+            let folder = Folder::create(&format!("{}-gate-{number}", self.name))?;
+            quota_service::copy_secrets(&prepared[0].0, &folder)?;
+            prepared.push((folder, ports::free()?));
+        }
+        for (number, (folder, port)) in prepared.iter().enumerate() {
+            let mut config = self.config(number, *port)?;
             config["tenants"] = tenants.clone();
             folder.write(quota_service::CONFIG, &document::text(&config))?;
-            quota_service::copy_secrets(&prepared[0].0, &folder)?;
-            prepared.push((folder, port));
         }
         let gates = prepared.into_iter().map(|(folder, port)| self.gate(folder, port, &token, upstream.address()));
         let gates = try_join_all(gates).await?;
@@ -155,4 +168,33 @@ impl FleetBuilder {
             json!(format!("{}s", self.longest_request.as_secs_f64()));
         Envoy::start(folder, &bootstrap, traffic, admin, 1).await
     }
+}
+
+/// What the copy of this number is called, from 0, and the SHA-256 of its key.
+#[must_use]
+pub fn copy_of(number: usize) -> (String, [u8; 32]) {
+    let name = format!("copy-{number}");
+    let digest = Sha256::digest(name.as_bytes()).into();
+    (name, digest)
+}
+
+/// For ten thousand tenants `quota-service key new` takes minutes: the entries of their keys are made here.
+fn add_copies(tenants: &mut Value, count: usize, pepper: &str) -> Result<()> {
+    let first = tenants.get(0).context("there is no tenant to copy")?.clone();
+    for number in 0..count {
+        let (id, digest) = copy_of(number);
+        let mut hmac = Hmac::<Sha256>::new_from_slice(pepper.as_bytes())?;
+        hmac.update(&digest);
+        let entry = json!({"name": "key", "hmac": format!("v1:{}", hex(&hmac.finalize().into_bytes()))});
+        let mut copy = first.clone();
+        copy["id"] = json!(id);
+        copy["namespace"] = json!(id);
+        copy["keys"] = json!([entry]);
+        tenants.as_array_mut().context("not a list")?.push(copy);
+    }
+    Ok(())
+}
+
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -128,6 +128,14 @@ pub fn write_secrets(folder: &Folder) -> Result<String> {
     Ok(token)
 }
 
+/// What [`write_secrets`] has made for keys.
+///
+/// # Errors
+/// When it is not there.
+pub fn pepper(folder: &Folder) -> Result<String> {
+    Ok(std::fs::read_to_string(folder.path().join(PEPPER))?)
+}
+
 /// The same secrets for another replica.
 ///
 /// # Errors

@@ -1,11 +1,12 @@
 //! `bench AREA`: `first-light` is how soon Sluice notices what must not wait, as the client and the operator see it;
-//! `queue` is what a decision costs, `dialects` what metering costs.
+//! `queue` is what a decision costs, `dialects` what metering costs, `ledger` what replicas ask of Redis and get from it.
 //!
 //! Prints a table and writes `target/bench/AREA.json`: a list of `{figure, value, unit, n, spread}`, where `value` is
 //! the median of `n` repeats and `spread` the distance from the lowest to the highest of them.
 
 mod dialects;
 mod estimator;
+mod ledger;
 mod queue;
 mod texts;
 
@@ -50,6 +51,17 @@ enum What {
         #[arg(long, default_value_t = 1_000_000)]
         most_waiters: usize,
     },
+    /// What three replicas ask of Redis, how busy they keep a pool, and how exact the order over all of them is.
+    Ledger {
+        /// In which shares are compared.
+        #[arg(long, default_value_t = 3)]
+        minutes: usize,
+        /// Of each of the three windows in which anything else is counted.
+        #[arg(long, default_value_t = 10)]
+        window_s: u64,
+        #[arg(long, default_value_t = 10_000)]
+        most_accounts: usize,
+    },
 }
 
 #[derive(Serialize)]
@@ -73,6 +85,13 @@ struct Figure {
     /// What kind of text was spoken, where that matters.
     #[serde(skip_serializing_if = "Option::is_none")]
     text: Option<&'static str>,
+    /// What arrived, how long a call ran, and how many accounts were in use, where that matters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    requests_per_s: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    service_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    accounts: Option<usize>,
 }
 
 #[tokio::main]
@@ -83,6 +102,9 @@ async fn main() -> Result<()> {
             let mut figures = estimator::measure().await?;
             figures.extend(dialects::measure(rounds).await?);
             report("dialects", &figures)
+        }
+        What::Ledger { minutes, window_s, most_accounts } => {
+            report("ledger", &ledger::measure(minutes, window_s, most_accounts).await?)
         }
         What::Queue { repeats, most_waiters } => report("queue", &queue::measure(repeats, most_waiters)?),
     }
@@ -169,6 +191,9 @@ fn figure(name: &'static str, unit: &'static str, mut values: Vec<f64>) -> Figur
         dialect: None,
         words: None,
         text: None,
+        requests_per_s: None,
+        service_ms: None,
+        accounts: None,
     }
 }
 
@@ -178,7 +203,11 @@ fn report(area: &str, figures: &[Figure]) -> Result<()> {
         let load = row.load_percent.map(|load| format!("{load}%"));
         let of_size = row.words.map(|words| format!("{} {words}", row.dialect.unwrap_or_default()));
         let of_text = row.text.map(|text| format!("{} {text}", row.dialect.unwrap_or_default()));
-        let with = row.waiters.map(|waiters| waiters.to_string()).or(load).or(of_text).or(of_size).unwrap_or_default();
+        let arrivals = row.requests_per_s.map(|requests| format!("{requests}/s "));
+        let service = row.service_ms.map(|service| format!("{}{service} ms", arrivals.unwrap_or_default()));
+        let accounts = row.accounts.map(|accounts| format!("{accounts} accounts"));
+        let waiters = row.waiters.map(|waiters| waiters.to_string());
+        let with = waiters.or(load).or(of_text).or(of_size).or(service).or(accounts).unwrap_or_default();
         let Figure { figure, value, unit, n, spread, .. } = row;
         println!("{figure:<28} {with:>32} {value:>12} {unit:<6} {n:>3} {spread:>12}");
     }
