@@ -13,8 +13,10 @@ pub const BOUND: Duration = Duration::from_millis(LEASE.as_millis() as u64 + LON
 
 /// That much longer the callers are left to themselves, so that a service that heals late is seen to heal.
 const LATE: Duration = Duration::from_secs(6);
-/// Slots stand empty for less than this while calls come and go, even where others keep the processor busy.
-const BLINK: Duration = Duration::from_millis(400);
+/// While calls come and go all slots are in use more often than this, even where others keep the processor busy.
+const BLINK: Duration = Duration::from_secs(1);
+/// From one look to the next.
+const LOOK: Duration = Duration::from_millis(200);
 /// A service is whole when all slots were in use again and again for this long.
 const STEADY: Duration = Duration::from_millis(1_500);
 /// Until the last slot is taken while calls do not end.
@@ -111,6 +113,6 @@ async fn watch(world: &World, over: Instant, patience: Patience) -> Option<Durat
         if recovery.is_some() || over.elapsed() > BOUND + LATE {
             return recovery;
         }
-        let_pass(BLINK).await;
+        let_pass(LOOK).await;
     }
 }
