@@ -16,7 +16,9 @@ use sluice_policy::admission::{Admission, Decision, Event};
 use sluice_policy::config::Config;
 use sluice_policy::schedule::UnixMillis;
 use sluice_policy::units::{AdmissionId, HolderId, Millis, ModelName, Priority, TenantId};
-use sluice_policy::wire::{AdmissionReply, AdmissionRequest, LiveIds, Outcome, Refusal, Settlement, Usage, UsageSource};
+use sluice_policy::wire::{
+    AdmissionReply, AdmissionRequest, LiveIds, Outcome, Refusal, Settlement, Usage, UsageSource,
+};
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -63,8 +63,12 @@ impl Direct {
         drop(running);
         let usage = Usage { source: UsageSource::Reported, input: Tokens(11), output: Tokens(3), ..Usage::default() };
         let settlement = Settlement { id, outcome: Outcome::Completed, usage, charge_to: None, timing: None };
-        let batch =
-            SettlementBatch { version: WIRE_VERSION, worker: "direct-1".to_owned(), settlements: vec![settlement] };
+        let batch = SettlementBatch {
+            version: WIRE_VERSION,
+            worker: "direct-1".to_owned(),
+            settlements: vec![settlement],
+            live: None,
+        };
         self.post(SETTLEMENTS_PATH, &batch).await?;
         Ok(true)
     }
