@@ -23,7 +23,7 @@ pub enum ApiError {
         "nothing is known of this admission id: it is older than the last 10,000 (1,000 of unknown keys), or was never asked for"
     )]
     UnknownAdmission,
-    #[error("the ledger must know of it, and does not answer: {0}")]
+    #[error("this is kept in the ledger, which does not answer: {0}")]
     Ledger(#[from] LedgerError),
     #[error("others change the overlay all the time; look at it, and try again")]
     Contested,
@@ -31,8 +31,6 @@ pub enum ApiError {
     Version { theirs: u32, ours: u32 },
     #[error("there is nothing here; see the README for the routes")]
     NotFound,
-    #[error("the usage records cannot be read now: {0}")]
-    NoLedger(#[from] LedgerError),
     #[error("metrics cannot be shown: {0}")]
     Metrics(#[from] prometheus::Error),
 }
@@ -48,7 +46,6 @@ impl IntoResponse for ApiError {
             ApiError::Ledger(_) => StatusCode::SERVICE_UNAVAILABLE,
             ApiError::Contested => StatusCode::CONFLICT,
             ApiError::NotFound | ApiError::UnknownAdmission => StatusCode::NOT_FOUND,
-            ApiError::NoLedger(_) => StatusCode::SERVICE_UNAVAILABLE,
             ApiError::Metrics(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
         (status, Json(json!({"error": {"message": self.to_string()}}))).into_response()
