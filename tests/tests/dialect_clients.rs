@@ -98,13 +98,16 @@ async fn the_real_clients_get_and_are_charged_what_the_model_reports_in_every_di
 }
 
 async fn assert_charged(stack: &Stack, reported: Usage) {
-    let metrics = stack
-        .operators()
+    let operators = stack.operators();
+    operators
         .wait_for_metrics("all calls are settled", SETTLES_WITHIN, |metrics| {
             metrics.sum("sluice_settlements_total", &[]) >= REACH_THE_MODEL.len() as u64
         })
         .await
         .unwrap();
+    // That page may have been written while the last call was counted.
+    operators.wait_until_idle(SETTLES_WITHIN).await.unwrap();
+    let metrics = operators.metrics().await.unwrap();
     let kind = |kind| metrics.sum("sluice_tokens_total", &[("tenant", "only"), ("model", MODEL), ("kind", kind)]);
     let charged = Usage { input: kind("input"), output: kind("output"), cached: kind("cached") };
     assert_eq!(charged, reported);
