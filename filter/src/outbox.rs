@@ -1,22 +1,44 @@
 //! What must reach the quota service: settlements, kept until they are acknowledged.
 //!
-//! At most one batch is under way. A batch that fails goes back to the front and is tried again, later each time;
-//! every entry is idempotent there, so a lost acknowledgement costs nothing.
+//! The service hears of a batch at once, and acknowledges it when what it says would survive the service: that takes up to
+//! a few ticks of its ledger. So many batches are under way at a time, and a call that ends frees its slot without waiting
+//! for those before it. A batch that is not acknowledged is sent again; every entry is idempotent there.
 
 use sluice_policy::units::Millis;
 use sluice_policy::wire::Settlement;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 /// About 10 MB; at 500 calls a second this is two minutes without the service.
 const ENTRIES_MAX: usize = 65_536;
 const BATCH_MAX: usize = 256;
+/// Five seconds of a batch a tick, which is as long as one may be under way.
+const UNDER_WAY_MAX: usize = 512;
 const BACKOFF_FIRST: Millis = Millis(50);
 const BACKOFF_MAX: Millis = Millis(1000);
+
+/// Names a batch under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct BatchNumber(u64);
+
+/// What became of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    Acknowledged,
+    /// The service has it, and does not vouch for it yet.
+    Postponed,
+    /// Nobody answered.
+    Lost,
+}
 
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
     waiting: VecDeque<Settlement>,
-    under_way: Vec<Settlement>,
+    /// What the service has heard and not acknowledged. It hurries nobody, so what is new goes first.
+    postponed: VecDeque<Settlement>,
+    postponed_at: Millis,
+    under_way: BTreeMap<BatchNumber, Vec<Settlement>>,
+    under_way_entries: usize,
+    latest: u64,
     /// Zero while all goes well.
     backoff: Millis,
     failed_at: Millis,
@@ -27,47 +49,70 @@ impl Outbox {
     #[must_use]
     pub(crate) fn add(&mut self, settlement: Settlement) -> Option<Settlement> {
         self.waiting.push_back(settlement);
-        let is_full = self.waiting.len() + self.under_way.len() > ENTRIES_MAX;
-        if is_full { self.waiting.pop_front() } else { None }
-    }
-
-    /// The next batch, if there is something to send, nothing is under way, and it is time. The caller reports its
-    /// fate by [`Outbox::acknowledged`] or [`Outbox::failed`].
-    pub(crate) fn next_batch(&mut self, now: Millis) -> Option<&[Settlement]> {
-        // A clock that went backwards does not make anyone wait.
-        let is_time = now < self.failed_at || now.since(self.failed_at) >= self.backoff;
-        if self.waiting.is_empty() || !self.under_way.is_empty() || !is_time {
+        let entries = self.waiting.len() + self.postponed.len() + self.under_way_entries;
+        if entries <= ENTRIES_MAX {
             return None;
         }
-        let count = self.waiting.len().min(BATCH_MAX);
-        self.under_way = self.waiting.drain(..count).collect();
-        Some(&self.under_way)
+        self.postponed.pop_front().or_else(|| self.waiting.pop_front())
     }
 
-    /// The batch was taken; these are the settlements that it was of.
-    pub(crate) fn acknowledged(&mut self) -> Vec<Settlement> {
-        self.backoff = Millis::ZERO;
-        std::mem::take(&mut self.under_way)
-    }
-
-    /// Whether a batch has been sent and not answered yet.
-    pub(crate) fn is_under_way(&self) -> bool {
-        !self.under_way.is_empty()
-    }
-
-    pub(crate) fn failed(&mut self, now: Millis) {
-        for settlement in std::mem::take(&mut self.under_way).into_iter().rev() {
-            self.waiting.push_front(settlement);
+    /// The next batch, if there is something to send and it is time; an empty one if it is to carry something else. The
+    /// caller reports its fate by [`Outbox::ended`].
+    pub(crate) fn next_batch(&mut self, now: Millis, or_empty: bool) -> Option<(BatchNumber, &[Settlement])> {
+        if !has_passed(self.failed_at, self.backoff, now) || self.under_way.len() >= UNDER_WAY_MAX {
+            return None;
         }
-        let doubled = Millis(self.backoff.0.saturating_mul(2));
-        self.backoff = doubled.clamp(BACKOFF_FIRST, BACKOFF_MAX);
-        self.failed_at = now;
+        let is_time_again = has_passed(self.postponed_at, BACKOFF_MAX, now);
+        let from = match (self.waiting.is_empty(), is_time_again) {
+            (false, _) => &mut self.waiting,
+            (true, true) if !self.postponed.is_empty() => &mut self.postponed,
+            (true, _) if or_empty => &mut self.waiting,
+            (true, _) => return None,
+        };
+        let count = from.len().min(BATCH_MAX);
+        let batch: Vec<Settlement> = from.drain(..count).collect();
+        self.latest += 1;
+        self.under_way_entries += batch.len();
+        Some((BatchNumber(self.latest), self.under_way.entry(BatchNumber(self.latest)).or_insert(batch)))
+    }
+
+    /// A batch is not under way any more. Gives the settlements that are acknowledged by it.
+    pub(crate) fn ended(&mut self, number: BatchNumber, fate: Fate, now: Millis) -> Vec<Settlement> {
+        let Some(batch) = self.under_way.remove(&number) else { return Vec::new() };
+        self.under_way_entries -= batch.len();
+        match fate {
+            Fate::Acknowledged => {
+                self.backoff = Millis::ZERO;
+                return batch;
+            }
+            Fate::Postponed => {
+                self.backoff = Millis::ZERO;
+                self.postponed.extend(batch);
+                self.postponed_at = now;
+            }
+            Fate::Lost => {
+                for settlement in batch.into_iter().rev() {
+                    self.waiting.push_front(settlement);
+                }
+                // Of several that were lost together the first tells it.
+                if has_passed(self.failed_at, self.backoff, now) {
+                    self.backoff = Millis(self.backoff.0.saturating_mul(2)).clamp(BACKOFF_FIRST, BACKOFF_MAX);
+                    self.failed_at = now;
+                }
+            }
+        }
+        Vec::new()
     }
 
     /// Whether there is anything that a batch could take.
     pub(crate) fn has_waiting(&self) -> bool {
-        !self.waiting.is_empty() && self.under_way.is_empty()
+        !self.waiting.is_empty() || !self.postponed.is_empty()
     }
+}
+
+/// A clock that went backwards does not make anyone wait.
+fn has_passed(since: Millis, wait: Millis, now: Millis) -> bool {
+    now < since || now.since(since) >= wait
 }
 
 #[cfg(test)]
@@ -86,8 +131,10 @@ mod tests {
         }
     }
 
-    fn ids(batch: Option<&[Settlement]>) -> Vec<String> {
-        batch.unwrap_or_default().iter().map(|entry| entry.id.to_string()).collect()
+    /// The number of the next batch, and the ids in it.
+    fn next(outbox: &mut Outbox, now: u64) -> Option<(BatchNumber, Vec<String>)> {
+        let (number, batch) = outbox.next_batch(Millis(now), false)?;
+        Some((number, batch.iter().map(|entry| entry.id.to_string()).collect()))
     }
 
     fn filled(count: usize) -> Outbox {
@@ -98,51 +145,94 @@ mod tests {
 
     #[test]
     fn an_empty_outbox_sends_nothing() {
-        assert!(Outbox::default().next_batch(Millis(5)).is_none());
+        assert!(Outbox::default().next_batch(Millis(5), false).is_none());
+        let mut outbox = Outbox::default();
+        let (number, batch) = outbox.next_batch(Millis(5), true).unwrap();
+        assert!(batch.is_empty(), "unless it is to carry something else");
+        assert_eq!(outbox.ended(number, Fate::Acknowledged, Millis(5)), []);
     }
 
     #[test]
-    fn one_batch_is_under_way_at_a_time_and_in_order() {
+    fn a_batch_does_not_wait_for_the_one_before() {
         let mut outbox = filled(BATCH_MAX + 2);
-        assert_eq!(ids(outbox.next_batch(Millis(0))).len(), BATCH_MAX);
-        assert!(outbox.next_batch(Millis(0)).is_none());
-        let _ = outbox.acknowledged();
-        assert_eq!(ids(outbox.next_batch(Millis(0))), ["256", "257"]);
-        let _ = outbox.acknowledged();
+        let (first, ids) = next(&mut outbox, 0).unwrap();
+        assert_eq!(ids.len(), BATCH_MAX);
+        let (second, ids) = next(&mut outbox, 0).unwrap();
+        assert_eq!(ids, ["256", "257"]);
+        let _ = outbox.ended(second, Fate::Acknowledged, Millis(0));
+        let _ = outbox.ended(first, Fate::Acknowledged, Millis(0));
         assert!(!outbox.has_waiting());
+        assert_eq!(outbox.under_way_entries, 0);
     }
 
     #[test]
-    fn a_failed_batch_is_tried_again_in_order_and_later_each_time() {
+    fn a_lost_batch_is_tried_again_in_order_and_later_each_time() {
         let mut outbox = filled(2);
-        let mut now = Millis(1000);
+        let mut now = 1000;
         for wait in [50, 100, 200, 400, 800, 1000, 1000] {
-            assert_eq!(ids(outbox.next_batch(now)), ["0", "1"]);
-            outbox.failed(now);
-            assert!(outbox.next_batch(now.plus(Millis(wait - 1))).is_none());
-            now = now.plus(Millis(wait));
+            let (number, ids) = next(&mut outbox, now).unwrap();
+            assert_eq!(ids, ["0", "1"]);
+            let _ = outbox.ended(number, Fate::Lost, Millis(now));
+            assert!(next(&mut outbox, now + wait - 1).is_none());
+            now += wait;
         }
-        assert_eq!(ids(outbox.next_batch(now)), ["0", "1"]);
-        let _ = outbox.acknowledged();
+        let (number, _) = next(&mut outbox, now).unwrap();
+        let _ = outbox.ended(number, Fate::Acknowledged, Millis(now));
         assert!(outbox.add(settlement(2)).is_none());
-        assert_eq!(ids(outbox.next_batch(now)), ["2"]);
+        assert_eq!(next(&mut outbox, now).unwrap().1, ["2"]);
+    }
+
+    #[test]
+    fn batches_that_are_lost_together_delay_the_next_once() {
+        let mut outbox = filled(2 * BATCH_MAX);
+        let batches = [next(&mut outbox, 0).unwrap().0, next(&mut outbox, 0).unwrap().0];
+        for number in batches {
+            let _ = outbox.ended(number, Fate::Lost, Millis(10));
+        }
+        assert!(next(&mut outbox, 59).is_none());
+        assert!(next(&mut outbox, 60).is_some());
+    }
+
+    #[test]
+    fn what_is_postponed_delays_nothing_that_is_new() {
+        let mut outbox = filled(1);
+        let (number, _) = next(&mut outbox, 0).unwrap();
+        let _ = outbox.ended(number, Fate::Postponed, Millis(3000));
+        assert!(outbox.add(settlement(1)).is_none());
+        assert_eq!(next(&mut outbox, 3000).unwrap().1, ["1"]);
+        assert!(next(&mut outbox, 3999).is_none());
+        assert_eq!(next(&mut outbox, 4000).unwrap().1, ["0"]);
     }
 
     #[test]
     fn a_clock_that_jumps_back_delays_nothing() {
         let mut outbox = filled(1);
-        outbox.next_batch(Millis(1_000_000));
-        outbox.failed(Millis(1_000_000));
-        assert_eq!(ids(outbox.next_batch(Millis(5))), ["0"]);
+        let (number, _) = next(&mut outbox, 1_000_000).unwrap();
+        let _ = outbox.ended(number, Fate::Lost, Millis(1_000_000));
+        assert_eq!(next(&mut outbox, 5).unwrap().1, ["0"]);
     }
 
     #[test]
-    fn a_full_outbox_drops_its_oldest_entry() {
+    fn a_service_that_hangs_is_not_sent_ever_more_batches() {
+        let mut outbox = Outbox::default();
+        for number in 0..UNDER_WAY_MAX {
+            assert!(outbox.add(settlement(number)).is_none());
+            assert!(next(&mut outbox, 0).is_some());
+        }
+        assert!(outbox.add(settlement(UNDER_WAY_MAX)).is_none());
+        assert!(next(&mut outbox, 0).is_none());
+    }
+
+    #[test]
+    fn a_full_outbox_drops_its_oldest_entry_and_first_what_the_service_has_heard() {
         let mut outbox = filled(ENTRIES_MAX);
         assert!(outbox.add(settlement(ENTRIES_MAX)).is_some());
-        assert_eq!(ids(outbox.next_batch(Millis(0))).first().map(String::as_str), Some("1"));
+        let (number, ids) = next(&mut outbox, 0).unwrap();
+        assert_eq!(ids.first().map(String::as_str), Some("1"));
         assert!(outbox.add(settlement(ENTRIES_MAX + 1)).is_some());
-        outbox.failed(Millis(0));
-        assert_eq!(outbox.waiting.len(), ENTRIES_MAX);
+        let _ = outbox.ended(number, Fate::Postponed, Millis(0));
+        assert!(outbox.add(settlement(ENTRIES_MAX + 2)).is_some());
+        assert_eq!(outbox.postponed.len(), BATCH_MAX - 1);
+        assert_eq!(outbox.waiting.len() + outbox.postponed.len(), ENTRIES_MAX);
     }
 }

@@ -3,7 +3,7 @@
 mod health;
 
 use crate::ids::IdMint;
-use crate::outbox::Outbox;
+use crate::outbox::{BatchNumber, Fate, Outbox};
 use crate::verified::Verified;
 use health::Health;
 use log::warn;
@@ -55,8 +55,8 @@ impl Worker {
                 "the quota service admits again",
             ),
             settlements: Health::new(
-                "the quota service does not take settlements: they are kept and sent again",
-                "the quota service takes settlements again",
+                "the quota service does not acknowledge settlements: they are kept and sent again",
+                "the quota service acknowledges settlements again",
             ),
             outbox: Outbox::default(),
             has_dropped: false,
@@ -85,20 +85,17 @@ impl Worker {
     }
 
     /// The body of the next settlement call, when one is due.
-    pub(crate) fn next_batch(&mut self, now: Millis) -> Option<Vec<u8>> {
+    pub(crate) fn next_batch(&mut self, now: Millis) -> Option<(BatchNumber, Vec<u8>)> {
         let owes_report = self.owes_report(now);
-        let settlements = self.outbox.next_batch(now).map(<[Settlement]>::to_vec);
-        if settlements.is_none() && (!owes_report || self.outbox.is_under_way()) {
-            return None;
-        }
+        let (number, settlements) = self.outbox.next_batch(now, owes_report)?;
+        let settlements = settlements.to_vec();
         let live = owes_report.then(|| {
             self.reported = (now, self.ids.live().minted);
             self.ids.live().clone()
         });
         let worker = self.ids.incarnation().to_owned();
-        let settlements = settlements.unwrap_or_default();
         let batch = SettlementBatch { version: WIRE_VERSION, worker, settlements, live };
-        Some(serde_json::to_vec(&batch).unwrap_or_default())
+        Some((number, serde_json::to_vec(&batch).unwrap_or_default()))
     }
 
     /// Whether the service is to be told which calls live: now and then, as long as there are any or have been.
@@ -109,16 +106,14 @@ impl Worker {
         is_time && (live.minted != minted || !live.numbers.is_empty())
     }
 
-    /// The batch under way was taken, or was not.
-    pub(crate) fn batch_ended(&mut self, taken: bool, now: Millis) {
-        if taken {
-            for settled in self.outbox.acknowledged() {
-                self.ids.is_over(&settled.id);
-            }
-            self.settlements.answered();
-        } else {
-            self.outbox.failed(now);
-            self.settlements.failed();
+    /// A batch is not under way any more.
+    pub(crate) fn batch_ended(&mut self, number: BatchNumber, fate: Fate, now: Millis) {
+        for settled in self.outbox.ended(number, fate, now) {
+            self.ids.is_over(&settled.id);
+        }
+        match fate {
+            Fate::Acknowledged => self.settlements.answered(),
+            Fate::Postponed | Fate::Lost => self.settlements.failed(),
         }
         self.has_dropped &= self.outbox.has_waiting();
     }

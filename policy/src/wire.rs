@@ -2,8 +2,9 @@
 //!
 //! `POST /v1/admissions` carries an [`AdmissionRequest`] and is *held* while the call is queued; the answer is an
 //! [`AdmissionReply`]. `POST /v1/models` asks what a key may use: a [`ModelsRequest`], answered by a [`ModelsReply`] at
-//! once and free of charge. `POST /v1/settlements` carries a [`SettlementBatch`]; every entry is idempotent, so the
-//! filter repeats it until it is acknowledged.
+//! once and free of charge. `POST /v1/settlements` carries a [`SettlementBatch`]; it takes effect at once, and is
+//! answered when that effect would survive the service, or with 503 when that takes too long. Every entry is idempotent, so
+//! the filter repeats it until it is acknowledged.
 //!
 //! Every reply of the service bears [`DECIDED_HEADER`], which nothing else on the way sets: that is how the filter
 //! tells an answer from a dead sidecar's 503.

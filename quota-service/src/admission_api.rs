@@ -17,6 +17,14 @@ use sluice_policy::wire::{
     Refusal, SECRET_HEADER, SETTLEMENTS_PATH, SettlementBatch, SettlementReply, WIRE_VERSION,
 };
 use std::sync::Arc;
+use tokio::time::{Duration, timeout};
+
+/// Then the filter goes on keeping a batch, and sends it again. Below the five seconds after which it gives up on an answer.
+const SAFE_WITHIN: Duration = Duration::from_secs(3);
+
+/// A ledger that is away for longer no longer keeps the filter's outbox full: it may forget what this process remembers.
+/// Half as long as ended ids are known, so that what is sent again is never taken for another call's.
+const POSTPONED_FOR: Duration = Duration::from_secs(60);
 
 #[derive(Clone)]
 struct Gate {
@@ -104,11 +112,16 @@ async fn settle(
 ) -> Result<Response, ApiError> {
     let batch = body(batch)?;
     check_version(batch.version)?;
-    gate.engine.settle(&batch.settlements);
+    let number = gate.engine.settle(&batch.settlements);
     if let Some(live) = &batch.live {
         gate.engine.hear_of_live(&batch.worker, live);
     }
     tracing::debug!(worker = batch.worker, count = batch.settlements.len(), "settled");
+    // What they freed is free already; only the word that the filter may forget them waits.
+    let is_safe = timeout(SAFE_WITHIN, gate.engine.safe(number)).await.is_ok();
+    if !is_safe && gate.engine.unsafe_for() < POSTPONED_FOR {
+        return Ok(marked(ApiError::NotSafe));
+    }
     let accepted = u64::try_from(batch.settlements.len()).unwrap_or(u64::MAX);
     Ok(decided(SettlementReply { accepted }))
 }
@@ -126,10 +139,14 @@ fn check_version(theirs: u32) -> Result<(), ApiError> {
     }
 }
 
-/// Marks an answer as ours, so that the filter can tell it from a proxy's.
 fn decided(reply: impl serde::Serialize) -> Response {
+    marked(Json(reply))
+}
+
+/// Marks an answer as ours, so that the filter can tell it from a proxy's.
+fn marked(reply: impl IntoResponse) -> Response {
     let mark = (HeaderName::from_static(DECIDED_HEADER), HeaderValue::from_static("1"));
-    ([mark], Json(reply)).into_response()
+    ([mark], reply).into_response()
 }
 
 /// Clients that were refused together should not return together: up to a tenth is added to `retry-after`.

@@ -13,6 +13,8 @@ pub enum ApiError {
     NoToken,
     #[error("this listener needs the shared secret of listeners.filter.secret_file in x-sluice-secret")]
     NoSecret,
+    #[error("the ledger does not answer, so these settlements are not safe yet: send them again")]
+    NotSafe,
     #[error("{0}")]
     BadRequest(String),
     #[error("the call was cancelled while it was held")]
@@ -43,7 +45,7 @@ impl IntoResponse for ApiError {
             // Nobody reads it: the filter has forgotten the call.
             ApiError::Cancelled => StatusCode::GONE,
             ApiError::Refused(_) => StatusCode::UNPROCESSABLE_ENTITY,
-            ApiError::Ledger(_) => StatusCode::SERVICE_UNAVAILABLE,
+            ApiError::Ledger(_) | ApiError::NotSafe => StatusCode::SERVICE_UNAVAILABLE,
             ApiError::Contested => StatusCode::CONFLICT,
             ApiError::NotFound | ApiError::UnknownAdmission => StatusCode::NOT_FOUND,
             ApiError::Metrics(_) => StatusCode::INTERNAL_SERVER_ERROR,

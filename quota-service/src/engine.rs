@@ -4,14 +4,16 @@
 //! unlocking, so that in the same breath a freed slot is given away, and the ledger is told of what it must know.
 
 mod calls;
+pub mod keeping;
 mod totals;
 
 pub use totals::{PoolStats, Totals};
 
-use crate::ledger::Ledger;
+use crate::ledger::{Account, Ledger};
 use crate::metrics::Metrics;
 use crate::usage::Usage as UsageRecords;
 use calls::Call;
+use keeping::Keeping;
 use sluice_policy::admission::{Admission, Decision, Event};
 use sluice_policy::config::Config;
 use sluice_policy::schedule::UnixMillis;
@@ -39,6 +41,10 @@ pub struct Engine {
     settled: Notify,
     metrics: Arc<Metrics>,
     usage: Arc<UsageRecords>,
+    /// The last batch of settlements that is safe.
+    safe_up_to: watch::Sender<u64>,
+    /// When more of them last became safe, or all were.
+    safe_since: Mutex<Instant>,
     holder: HolderId,
 }
 
@@ -47,6 +53,7 @@ struct State {
     /// Who is held; the receiver sits in [`Engine::admit`], which takes the entry out if its caller leaves.
     waiters: HashMap<AdmissionId, oneshot::Sender<AdmissionReply>>,
     totals: Totals,
+    keeping: Keeping,
     /// When the timer will ring by itself; `None` for never. Only an earlier moment must wake its task, which also
     /// pumps: waking it for every change would make it wake itself for ever.
     timer_at: Option<Millis>,
@@ -70,6 +77,7 @@ impl Engine {
             core,
             waiters: HashMap::new(),
             totals: Totals::default(),
+            keeping: Keeping::default(),
             timer_at: None,
             #[cfg(test)]
             pumped: 0,
@@ -83,6 +91,8 @@ impl Engine {
             settled: Notify::new(),
             metrics,
             usage,
+            safe_up_to: watch::Sender::new(0),
+            safe_since: Mutex::new(Instant::now()),
             holder,
         });
         let (timed, stop) = (Arc::clone(&engine), shutdown.clone());
@@ -152,14 +162,17 @@ impl Engine {
         self.metrics.rejected(None, None, refusal.reason);
     }
 
-    /// Ends calls. Each entry is idempotent.
-    pub fn settle(&self, settlements: &[Settlement]) {
+    /// Ends calls. Each entry is idempotent. Gives the batch's number, to wait for by [`Engine::safe`].
+    pub fn settle(&self, settlements: &[Settlement]) -> u64 {
         let mut state = self.lock();
+        let batch = state.keeping.begin();
         for settlement in settlements {
             self.settle_one(&mut state, settlement);
         }
         self.pump(&mut state);
+        state.keeping.forget_unlimited();
         self.settled.notify_one();
+        batch
     }
 
     /// A worker has told which of its calls live; the others have ended.
@@ -245,6 +258,7 @@ impl Engine {
         self.metrics.settled(&settlement, settled.as_ref(), price);
         if let Some(settled) = settled.filter(|settled| settled.usage.source != UsageSource::None) {
             self.usage.count(&settled, price);
+            state.keeping.charged(Account::Tenant(settled.tenant));
         }
     }
 
@@ -258,7 +272,7 @@ impl Engine {
         loop {
             let events = state.core.advance(now);
             self.deliver(state, events);
-            if !self.call_ledger(&mut state.core, now) {
+            if !self.call_ledger(state, now) {
                 break;
             }
         }
@@ -275,13 +289,16 @@ impl Engine {
     }
 
     /// Makes the calls to the ledger that are due. Tells whether one of them has been answered on the spot.
-    fn call_ledger(&self, core: &mut Admission, now: Millis) -> bool {
+    fn call_ledger(&self, state: &mut State, now: Millis) -> bool {
         let Some(ledger) = &self.ledger else { return false };
+        let State { core, keeping, .. } = state;
         let mut is_answered = false;
         while let Some((account, request)) = core.ask_ledger(now) {
+            keeping.asked(&account);
             match ledger.sync_at_once(&account, &request) {
                 Some(reply) => {
                     self.metrics.ledger_call("answered");
+                    keeping.answered(&account, true);
                     is_answered |= core.ledger_answered(&account, Some(&reply), now);
                 }
                 // Without a receiver everything ends, and nobody waits for the answer.
@@ -370,7 +387,8 @@ impl Drop for Held<'_> {
         if let Some(id) = self.id {
             let usage = Usage::default();
             let left = Settlement { id: id.clone(), outcome: Outcome::Cancelled, usage, charge_to: None, timing: None };
-            self.engine.settle(std::slice::from_ref(&left));
+            // Nobody waits for it to be safe: nothing was charged.
+            let _ = self.engine.settle(std::slice::from_ref(&left));
         }
     }
 }

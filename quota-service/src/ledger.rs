@@ -23,6 +23,7 @@ use sluice_policy::units::TenantId;
 use std::future::Future;
 use std::ops::RangeInclusive;
 use std::pin::Pin;
+use std::time::Duration;
 use tokio::sync::mpsc;
 
 /// The ledger did not answer. The call may have been applied all the same; the next one makes up for it.
@@ -66,7 +67,14 @@ pub trait Ledger: Send + Sync {
     /// Keeps an entry of the audit log, where the ledger outlives this process.
     fn record<'a>(&'a self, entry: &'a Entry) -> Answer<'a, ()>;
 
-    /// Takes usage records: what it has of their fields is replaced. All are kept, or the caller brings them again.
+    /// Whether what it has answered is known to the next process too.
+    fn outlives_us(&self) -> bool;
+
+    /// How long usage records wait for more: what it costs to keep them is the ledger's to know.
+    fn flush_every(&self) -> Duration;
+
+    /// Takes usage records: what it has of their fields is replaced. All are kept, and all that was answered before, or the
+    /// caller brings them again.
     fn keep_usage<'a>(&'a self, records: &'a [Record]) -> Answer<'a, ()>;
 
     /// The usage records of a tenant, of those hours of which there are any.

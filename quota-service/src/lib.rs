@@ -24,7 +24,7 @@ pub mod inspect;
 use admin_api::UsageReports;
 use audit::Audit;
 use control::{Control, WallClock};
-use engine::Engine;
+use engine::{Engine, keeping};
 use gpu::GpuView;
 use identity::{Identity, Peppers, SharedIdentity};
 use ledger::link::{FirstContact, Link, RedisSecrets, RedisSettings};
@@ -45,8 +45,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Duration, timeout};
 use usage::Usage;
+
+/// How long the last settlements may take to be safe: the ledger hears of them at its next tick.
+const LAST_SETTLEMENTS: Duration = Duration::from_secs(2);
 
 /// What the configuration names by file, opened.
 pub struct Secrets {
@@ -153,7 +156,7 @@ pub async fn run(
         tasks.spawn(gpu::run(settings.gpu, namespaces, gpu_view, stopped.clone()));
     }
     let gate = admission_api::router(Arc::clone(&engine), identity.clone(), secrets.filter_secret);
-    tasks.spawn(usage::run(Arc::clone(&usage), Arc::clone(&ledger), stopped.clone()));
+    tasks.spawn(keeping::run(Arc::clone(&engine), Arc::clone(&usage), Arc::clone(&ledger), stopped.clone()));
     let (audit, entries) = Audit::new();
     tasks.spawn(audit::run(entries, Arc::clone(&ledger), stopped.clone()));
     let clock = WallClock::new(settings.rehearsal);
@@ -175,6 +178,10 @@ pub async fn run(
     engine.drain();
     if timeout(settings.drain, engine.all_settled()).await.is_err() {
         tracing::warn!("some calls still run; their settlements wait in Envoy for the next start");
+    }
+    // Their acknowledgements still go out.
+    if timeout(LAST_SETTLEMENTS, engine.all_safe()).await.is_err() {
+        tracing::warn!("some settlements are not safe; Envoy keeps them for the next start");
     }
     let _ = stop.send(true);
     while tasks.join_next().await.is_some() {}

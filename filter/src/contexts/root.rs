@@ -6,18 +6,20 @@ use super::{Shared, reply_head};
 use crate::config::Config;
 use crate::exchange;
 use crate::host::{self, Buffer};
+use crate::outbox::{BatchNumber, Fate};
 use crate::worker::{Counters, Worker};
 use log::{error, info};
 use proxy_wasm::traits::{Context, HttpContext, RootContext};
 use proxy_wasm::types::ContextType;
 use sluice_policy::wire;
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
 /// A freed slot waits at most this long (and Envoy's timer slack) for its settlement.
 const TICK: Duration = Duration::from_millis(10);
-/// A settlement call is answered from memory; one that takes longer is tried again.
+/// The service answers within three seconds, acknowledging or not; one that takes longer is away.
 const SETTLEMENT_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(crate) struct Root {
@@ -25,8 +27,8 @@ pub(crate) struct Root {
     /// Present once the configuration was read.
     shared: Option<Shared>,
     metrics: Metrics,
-    /// The token of the batch under way.
-    batch: Option<u32>,
+    /// The batches under way, by the tokens of their callouts.
+    batches: BTreeMap<u32, BatchNumber>,
 }
 
 /// Envoy's counters; absent ones are not counted.
@@ -60,13 +62,15 @@ impl Metrics {
 impl Context for Root {
     fn on_http_call_response(&mut self, token: u32, headers: usize, _: usize, _: usize) {
         let Some(shared) = &self.shared else { return };
-        if self.batch != Some(token) {
-            return;
-        }
-        self.batch = None;
+        let Some(number) = self.batches.remove(&token) else { return };
         let (is_decided, status) = if headers == 0 { (false, 0) } else { reply_head() };
+        let fate = match (is_decided, status) {
+            (true, 200) => Fate::Acknowledged,
+            (true, _) => Fate::Postponed,
+            (false, _) => Fate::Lost,
+        };
         let now = host::now();
-        shared.worker.borrow_mut().batch_ended(is_decided && status == 200, now);
+        shared.worker.borrow_mut().batch_ended(number, fate, now);
     }
 }
 
@@ -93,7 +97,7 @@ impl RootContext for Root {
         let counters = std::mem::take(&mut shared.worker.borrow_mut().counters);
         self.metrics.add(counters);
         if shared.worker.borrow().has_mail(host::now()) {
-            self.batch = send_batch(shared);
+            self.batches.extend(send_batch(shared));
         }
         if !shared.incoming.borrow().is_empty() {
             let now = host::now();
@@ -116,7 +120,7 @@ impl RootContext for Root {
 
 impl Root {
     pub(crate) fn new(context: u32) -> Self {
-        Self { context, shared: None, metrics: Metrics::default(), batch: None }
+        Self { context, shared: None, metrics: Metrics::default(), batches: BTreeMap::new() }
     }
 
     fn start(&mut self, config: Config) {
@@ -131,12 +135,12 @@ impl Root {
     }
 }
 
-fn send_batch(shared: &Shared) -> Option<u32> {
+fn send_batch(shared: &Shared) -> Option<(u32, BatchNumber)> {
     let now = host::now();
-    let batch = shared.worker.borrow_mut().next_batch(now)?;
+    let (number, batch) = shared.worker.borrow_mut().next_batch(now)?;
     let token = shared.post(wire::SETTLEMENTS_PATH, &batch, SETTLEMENT_TIMEOUT);
     if token.is_none() {
-        shared.worker.borrow_mut().batch_ended(false, now);
+        shared.worker.borrow_mut().batch_ended(number, Fate::Lost, now);
     }
-    token
+    Some((token?, number))
 }

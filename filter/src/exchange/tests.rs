@@ -1,6 +1,7 @@
 use super::*;
 use crate::dialect::apply;
 use crate::headers::headers_of;
+use crate::outbox::Fate;
 use crate::usage::Passage;
 use serde_json::{Value, json};
 use sluice_policy::wire::{AdmissionReply, ChargeTo, Grant, ModelsReply, RateKind, RateStatus, Reason, UsageSource};
@@ -92,8 +93,8 @@ impl World {
 
     /// What the worker has to report, once.
     fn settlements(&mut self) -> Vec<Settlement> {
-        let Some(batch) = self.worker.next_batch(NOW) else { return Vec::new() };
-        self.worker.batch_ended(true, NOW);
+        let Some((number, batch)) = self.worker.next_batch(NOW) else { return Vec::new() };
+        self.worker.batch_ended(number, Fate::Acknowledged, NOW);
         let batch: sluice_policy::wire::SettlementBatch = serde_json::from_slice(&batch).unwrap();
         batch.settlements
     }

@@ -49,7 +49,11 @@ impl Engine {
         self.metrics.ledger_call(if answer.is_ok() { "answered" } else { "failed" });
         silence.note(account, answer.as_ref().err());
         let reply = answer.ok();
-        let taken = self.change(|core, now| core.ledger_answered(account, reply.as_ref(), now));
+        let mut state = self.lock();
+        let taken = state.core.ledger_answered(account, reply.as_ref(), self.now());
+        state.keeping.answered(account, taken);
+        self.pump(&mut state);
+        drop(state);
         if reply.is_some() && !taken {
             self.metrics.ledger_call("stale");
             silence.note_stale(account);

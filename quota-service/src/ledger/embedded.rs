@@ -143,6 +143,14 @@ impl Ledger for EmbeddedLedger {
         Box::pin(async { Ok(()) })
     }
 
+    fn outlives_us(&self) -> bool {
+        self.committer.is_some()
+    }
+
+    fn flush_every(&self) -> Duration {
+        COMMIT_EVERY
+    }
+
     fn keep_usage<'a>(&'a self, records: &'a [Record]) -> Answer<'a, ()> {
         Box::pin(async move {
             let change = self.book().keep_usage(records);

@@ -20,6 +20,8 @@ const AUDIT_KEPT: u64 = 10_000;
 /// Notices that may wait to be taken in.
 const NOTICES_KEPT: usize = 1_024;
 
+/// A busy tenant costs Redis so many writes of usage.
+const FLUSH_EVERY: Duration = Duration::from_millis(500);
 /// Usage records that are written or read at the same time.
 const AT_ONCE: usize = 32;
 /// A record's fields, and how long it is kept, in one step: no record outlives its time because an answer was lost.
@@ -134,6 +136,14 @@ impl Ledger for RedisLedger {
         command.arg("sluice:audit").arg("MAXLEN").arg("~").arg(AUDIT_KEPT).arg("*");
         command.arg("what").arg(entry.what).arg("how").arg(&entry.how);
         Box::pin(async move { self.link.command(&command).await })
+    }
+
+    fn outlives_us(&self) -> bool {
+        true
+    }
+
+    fn flush_every(&self) -> Duration {
+        FLUSH_EVERY
     }
 
     fn keep_usage<'a>(&'a self, records: &'a [Record]) -> Answer<'a, ()> {

@@ -15,7 +15,6 @@ pub struct Tally {
     hour: Hour,
     rows: BTreeMap<(Hour, TenantId), BTreeMap<ModelName, Row>>,
     size: usize,
-    counted: u64,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -28,12 +27,11 @@ struct Row {
 impl Tally {
     pub(super) fn new(holder: &HolderId, incarnation: u64) -> Self {
         let rows = BTreeMap::new();
-        Self { holder: holder.clone(), incarnation, hour: Hour::numbered(0), rows, size: 0, counted: 0 }
+        Self { holder: holder.clone(), incarnation, hour: Hour::numbered(0), rows, size: 0 }
     }
 
     /// Counts a call; `false` when there is no room for it, and it is lost.
     pub(super) fn count(&mut self, now: Hour, tenant: &TenantId, model: &ModelName, counts: &Counts) -> bool {
-        self.counted += 1;
         // A clock that is set back would write over what is kept of an hour that was dropped here.
         self.hour = self.hour.max(now);
         let at = (self.hour, tenant.clone());
@@ -48,10 +46,6 @@ impl Tally {
         let row = Row { counts: *counts, kept: Counts::default() };
         self.rows.entry(at).or_default().insert(model.clone(), row);
         true
-    }
-
-    pub(super) fn counted(&self) -> u64 {
-        self.counted
     }
 
     /// What the ledger does not know yet, by tenant and hour.

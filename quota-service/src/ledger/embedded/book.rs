@@ -125,12 +125,13 @@ impl Book {
         self.changes
     }
 
+    /// Takes usage records. Gives the change to wait for.
     pub(super) fn keep_usage(&mut self, records: &[Record]) -> u64 {
         for record in records {
             let fields = self.usage.entry((record.hour, record.tenant.clone())).or_default();
             fields.extend(record.fields.clone());
         }
-        self.changes += 1;
+        self.changes += u64::from(!records.is_empty());
         self.changes
     }
 
