@@ -85,8 +85,8 @@ async fn the_documented_rights_suffice_and_the_password_is_in_no_log() {
     let stack = stack("links-acl", login).await;
     assert_served(&stack).await;
     redis.cli(&["SCRIPT", "FLUSH"]).unwrap();
-    wait_until("the script is there again", SLACK, || async {
-        redis.info().unwrap().get("number_of_cached_scripts").is_some_and(|count| count == "1")
+    wait_until("a script is there again", SLACK, || async {
+        redis.info().unwrap().get("number_of_cached_scripts").is_some_and(|count| count != "0")
     })
     .await
     .unwrap();
