@@ -39,13 +39,12 @@ pub struct EmbeddedLedger {
     book: Arc<Mutex<Book>>,
     /// `None` in memory.
     committer: Option<Committer>,
-    overlay: Mutex<Overlay>,
 }
 
 impl Default for EmbeddedLedger {
     /// One that ends with the process.
     fn default() -> Self {
-        Self { book: Arc::new(Mutex::new(Book::new(Contents::default()))), committer: None, overlay: Mutex::default() }
+        Self { book: Arc::new(Mutex::new(Book::new(Contents::default()))), committer: None }
     }
 }
 
@@ -59,7 +58,7 @@ impl EmbeddedLedger {
         let (store, contents) = Store::open(path, incarnation, retention)?;
         let book = Arc::new(Mutex::new(Book::new(contents)));
         let committer = Committer::start(store, Arc::clone(&book));
-        Ok(Self { book, committer: Some(committer), overlay: Mutex::default() })
+        Ok(Self { book, committer: Some(committer) })
     }
 
     /// What this start is called: later than every start before it that used the file. `None` in memory.
@@ -73,34 +72,29 @@ impl EmbeddedLedger {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn answer_when_safe(
-        &self,
-        committer: &Committer,
-        account: &Account,
-        request: &SyncRequest,
-    ) -> Result<SyncReply, LedgerError> {
+    async fn answer_when_safe(&self, account: &Account, request: &SyncRequest) -> Result<SyncReply, LedgerError> {
         let (reply, change) = {
             let mut book = self.book();
             let kept = book.take_answer(account, request);
             let reply = kept.unwrap_or_else(|| book.answer(account, request));
             (reply, book.latest_change())
         };
+        self.kept(change, PATIENCE).await?;
+        Ok(reply)
+    }
+
+    /// Waits until the file knows of a change; not at all in memory.
+    async fn kept(&self, change: u64, patience: Duration) -> Result<(), LedgerError> {
+        let Some(committer) = &self.committer else { return Ok(()) };
         committer.hurry();
-        match timeout(PATIENCE, committer.committed(change)).await {
-            Ok(()) => Ok(reply),
-            Err(_) => Err(LedgerError::File(committer.trouble())),
-        }
+        let committed = timeout(patience, committer.committed(change)).await;
+        committed.map_err(|_| LedgerError::File(committer.trouble()))
     }
 }
 
 impl Ledger for EmbeddedLedger {
     fn sync<'a>(&'a self, account: &'a Account, request: &'a SyncRequest) -> Answer<'a, SyncReply> {
-        Box::pin(async move {
-            match &self.committer {
-                Some(committer) => self.answer_when_safe(committer, account, request).await,
-                None => Ok(self.book().answer(account, request)),
-            }
-        })
+        Box::pin(self.answer_when_safe(account, request))
     }
 
     fn sync_at_once(&self, account: &Account, request: &SyncRequest) -> Option<SyncReply> {
@@ -121,17 +115,19 @@ impl Ledger for EmbeddedLedger {
     }
 
     fn overlay(&self) -> Answer<'_, Overlay> {
-        let overlay = self.overlay.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let overlay = self.book().overlay().clone();
         Box::pin(async { Ok(overlay) })
     }
 
     fn replace_overlay<'a>(&'a self, after: u64, change: Option<&'a Change>) -> Answer<'a, Overlay> {
-        let mut overlay = self.overlay.lock().unwrap_or_else(PoisonError::into_inner);
-        if overlay.version <= after {
-            *overlay = Overlay { version: after + 1, change: change.cloned() };
-        }
-        let overlay = overlay.clone();
-        Box::pin(async { Ok(overlay) })
+        Box::pin(async move {
+            let (latest, overlay) = {
+                let mut book = self.book();
+                (book.replace_overlay(after, change), book.overlay().clone())
+            };
+            self.kept(latest, PATIENCE).await?;
+            Ok(overlay)
+        })
     }
 
     fn overlay_changes(&self) -> mpsc::Receiver<()> {
@@ -175,11 +171,8 @@ impl Ledger for EmbeddedLedger {
 
     fn close(&self) -> Answer<'_, ()> {
         Box::pin(async move {
-            let Some(committer) = &self.committer else { return Ok(()) };
             let change = self.book().settle_down();
-            committer.hurry();
-            let committed = timeout(LAST_PATIENCE, committer.committed(change)).await;
-            committed.map_err(|_| LedgerError::File(committer.trouble()))
+            self.kept(change, LAST_PATIENCE).await
         })
     }
 }

@@ -1,8 +1,10 @@
 //! What the embedded ledger knows, and which of it the file does not know yet.
 
 use super::store::{Changes, Contents, Lent, UsageRows};
+use crate::ledger::overlay::Overlay;
 use crate::usage::{Hour, Record};
 use sluice_policy::ledger::{Account, AccountLedger, MeterName, MeterReport, Server, SyncReply, SyncRequest};
+use sluice_policy::schedule::Change;
 use sluice_policy::units::{HolderId, Millis, TenantId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
@@ -34,6 +36,8 @@ pub(super) struct Book {
     changed: BTreeSet<Account>,
     /// Usage records since the last commit; in memory, of the last [`HOURS_IN_MEMORY`].
     usage: UsageRows,
+    overlay: Overlay,
+    has_new_overlay: bool,
     /// Counts changes; a commit is of all up to one of them.
     changes: u64,
     counted_at: Millis,
@@ -85,6 +89,8 @@ impl Book {
             answers: BTreeMap::new(),
             changed: BTreeSet::new(),
             usage: UsageRows::new(),
+            overlay: contents.overlay,
+            has_new_overlay: false,
             changes: 0,
             counted_at: Millis::ZERO,
         }
@@ -122,6 +128,20 @@ impl Book {
     }
 
     pub(super) fn latest_change(&self) -> u64 {
+        self.changes
+    }
+
+    pub(super) fn overlay(&self) -> &Overlay {
+        &self.overlay
+    }
+
+    /// Takes an overlay in the place of those up to version `after`. Gives the change to wait for.
+    pub(super) fn replace_overlay(&mut self, after: u64, change: Option<&Change>) -> u64 {
+        if self.overlay.version <= after {
+            self.overlay = Overlay { version: after + 1, change: change.cloned() };
+            self.has_new_overlay = true;
+            self.changes += 1;
+        }
         self.changes
     }
 
@@ -167,7 +187,8 @@ impl Book {
         self.count_peaks();
         let changed = std::mem::take(&mut self.changed);
         let usage = std::mem::take(&mut self.usage);
-        if changed.is_empty() && usage.is_empty() {
+        let overlay = std::mem::take(&mut self.has_new_overlay).then(|| self.overlay.clone());
+        if changed.is_empty() && usage.is_empty() && overlay.is_none() {
             return (None, self.changes);
         }
         let accounts =
@@ -180,7 +201,7 @@ impl Book {
             told.durable = told.durable.min(most);
             Some((account, Lent { holder: told.holder.clone(), incarnation: told.incarnation, most }))
         });
-        let changes = Changes { accounts, lent: lent.collect(), usage, clock: self.clock.now() };
+        let changes = Changes { accounts, lent: lent.collect(), usage, overlay, clock: self.clock.now() };
         (Some(changes), self.changes)
     }
 
@@ -196,6 +217,7 @@ impl Book {
     /// The file may or may not have these: they are tried again.
     pub(super) fn failed(&mut self, changes: Changes) {
         self.changed.extend(changes.accounts.into_keys());
+        self.has_new_overlay |= changes.overlay.is_some();
         for (at, mut fields) in changes.usage {
             let latest = self.usage.entry(at).or_default();
             fields.append(latest);

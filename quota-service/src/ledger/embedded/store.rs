@@ -3,9 +3,13 @@
 //! Everything in it is text: an account is JSON under the name of its key in Redis, so that one who looks into either
 //! home finds the same names.
 
+use crate::ledger::overlay::Overlay;
 use crate::usage::{Counts, Field, Hour, Record};
 use redb::backends::FileBackend;
-use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition, TableError};
+use redb::{
+    Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable, StorageError, TableDefinition,
+    TableError,
+};
 use serde::{Deserialize, Serialize};
 use sluice_policy::ledger::{Account, AccountLedger};
 use sluice_policy::units::{HolderId, Millis, TenantId};
@@ -25,6 +29,8 @@ const ACCOUNTS: TableDefinition<&str, &str> = TableDefinition::new("accounts");
 /// Account → [`Lent`].
 const LENT: TableDefinition<&str, &str> = TableDefinition::new("lent");
 
+/// `version` and `change` of the operators' overlay.
+const OVERLAY: TableDefinition<&str, &str> = TableDefinition::new("overlay");
 /// Hours since 1970, tenant, and [`Field`] → [`Counts`]. By hour first: what is too old lies together.
 const USAGE: TableDefinition<(u32, &str, &str), &str> = TableDefinition::new("usage");
 
@@ -67,6 +73,7 @@ pub(super) struct Changes {
     pub(super) accounts: BTreeMap<Account, AccountLedger>,
     pub(super) lent: BTreeMap<Account, Lent>,
     pub(super) usage: UsageRows,
+    pub(super) overlay: Option<Overlay>,
     pub(super) clock: Millis,
 }
 
@@ -75,6 +82,7 @@ pub(super) struct Changes {
 pub(super) struct Contents {
     pub(super) accounts: BTreeMap<Account, AccountLedger>,
     pub(super) lent: BTreeMap<Account, Lent>,
+    pub(super) overlay: Overlay,
     /// The ledger's time at the last commit.
     pub(super) clock: Millis,
 }
@@ -194,7 +202,19 @@ fn read(database: &Database) -> Result<(u64, Contents), Trouble> {
         Err(TableError::TableDoesNotExist(_)) => {}
         Err(error) => return Err(error.into()),
     }
+    contents.overlay = read_overlay(&transaction)?;
     Ok((number("incarnation")?.unwrap_or(0), contents))
+}
+
+fn read_overlay(transaction: &ReadTransaction) -> Result<Overlay, Trouble> {
+    let table = match transaction.open_table(OVERLAY) {
+        Ok(table) => table,
+        Err(TableError::TableDoesNotExist(_)) => return Ok(Overlay::default()),
+        Err(error) => return Err(error.into()),
+    };
+    let (version, change) = (table.get("version")?, table.get("change")?);
+    let overlay = Overlay::parse(version.as_ref().map(|text| text.value()), change.as_ref().map(|text| text.value()));
+    overlay.map_err(|error| Trouble::Damaged(error.to_string()))
 }
 
 fn read_all<T: for<'de> Deserialize<'de>>(
@@ -249,6 +269,11 @@ fn write(database: &Database, changes: &Changes, oldest: Hour) -> Result<(), Tro
         let mut lent = transaction.open_table(LENT)?;
         for (account, most) in &changes.lent {
             lent.insert(account.to_string().as_str(), json(most)?.as_str())?;
+        }
+        if let Some(overlay) = &changes.overlay {
+            let mut table = transaction.open_table(OVERLAY)?;
+            table.insert("version", overlay.version.to_string().as_str())?;
+            table.insert("change", Overlay::text(overlay.change.as_ref()).as_str())?;
         }
         if !changes.usage.is_empty() {
             let mut usage = transaction.open_table(USAGE)?;

@@ -97,6 +97,17 @@ async fn a_process_that_ends_in_order_leaves_what_it_drew_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn an_overlay_is_there_after_a_kill() {
+    let folder = Folder::create("ledger-overlay").unwrap();
+    let ledger = EmbeddedLedger::open(&file(&folder), 1, DAY).unwrap();
+    let change = Change { weights: Some([9; 10]), ..Change::default() };
+    let set = ledger.replace_overlay(4, Some(&change)).await.unwrap();
+    let next = EmbeddedLedger::open(&copy_of(&file(&folder), "killed.redb"), 1, DAY).unwrap();
+    assert_eq!(next.overlay().await.unwrap(), set);
+    assert_eq!(set, Overlay { version: 5, change: Some(change) });
+}
+
+#[tokio::test]
 async fn a_file_that_cannot_be_trusted_is_refused_with_the_reason() {
     let folder = Folder::create("ledger-refused").unwrap();
     let open =
