@@ -86,7 +86,7 @@ fn first(one: Option<u64>, other: Option<u64>) -> Option<u64> {
 impl Engine {
     /// Waits until a batch of settlements, and all before it, are safe; at once where nothing outlives this process.
     pub async fn safe(&self, batch: u64) {
-        if self.ledger.outlives_us() {
+        if self.ledger.as_ref().is_some_and(|ledger| ledger.outlives_us()) {
             // The sender lives as long as this does.
             let _ = self.safe_up_to.subscribe().wait_for(|safe| *safe >= batch).await;
         }
