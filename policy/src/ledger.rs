@@ -24,7 +24,7 @@ pub use message::{
 pub use meter::{Draw, Limit, MeterName};
 
 use crate::units::{HolderId, Millis};
-use meter::Meter;
+use meter::{Lent, Meter};
 use order::{Candidate, Order};
 use serde::{Deserialize, Serialize};
 use share::{Pick, Share};
@@ -76,8 +76,9 @@ impl AccountLedger {
             return Synced { reply: self.reply(&request.holder, None, now), notices: BTreeMap::new() };
         }
         self.take_terms(&request.terms, now);
+        let is_known = self.knows(request);
         self.take_share(request, now);
-        self.take_draws(request, now);
+        self.take_draws(request, is_known, now);
         self.take_charges(request, now);
         self.take_rows(request, now);
         let mut served = BTreeSet::new();
@@ -259,14 +260,21 @@ impl AccountLedger {
         }
     }
 
-    fn take_draws(&mut self, request: &SyncRequest, now: Millis) {
+    /// What a holder has drawn in all is told against what it told before. This ledger may not know that: it has lost the
+    /// account, or has forgotten a holder that was silent for long. Then it was counted once, and is not again.
+    fn take_draws(&mut self, request: &SyncRequest, is_known: bool, now: Millis) {
+        let was_counted = !is_known && request.last_heard.is_some();
         for meter in self.meters.values_mut() {
             meter.refill(now);
         }
         let Some(share) = self.shares.get_mut(&request.holder) else { return };
         for (name, report) in &request.meters {
             if let Some(meter) = self.meters.get_mut(name) {
-                meter.report(share.lent.entry(*name).or_default(), report);
+                let lent = share
+                    .lent
+                    .entry(*name)
+                    .or_insert_with(|| if was_counted { Lent::counted(report.drawn) } else { Lent::default() });
+                meter.report(lent, report);
             }
         }
     }

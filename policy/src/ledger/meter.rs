@@ -164,6 +164,13 @@ pub(super) struct Lent {
     pub(super) held: u64,
 }
 
+impl Lent {
+    /// Nothing, to a holder whose draws so far are accounted for.
+    pub(super) fn counted(drawn: i64) -> Self {
+        Self { drawn, held: 0 }
+    }
+}
+
 /// More than this many units never come in at one refill: a Lua number holds it, multiplied by a minute, exactly. It
 /// fills any bucket that the configuration allows.
 const MOST_REFILL: u64 = 1 << 36;

@@ -31,7 +31,7 @@ local MOST_REFILL, MOST_CHARGE, REBASE_AT, MOST_COUNTER = 2 ^ 36, 2 ^ 30, 2 ^ 50
 local had = {}                          -- fields as they were read, '' for one that is not there
 local terms, state, meters, zombies = {}, {}, {}, {}
 local shares, lent, picks, rows = {}, {}, {}, {} -- by holder
-local share, drawn                      -- the caller's
+local share, drawn, was_counted         -- the caller's
 local is_stale, now, latest, is_frozen
 local granted, zombie_sum, capacity = 0, 0, 0    -- sums over all holders, kept up to date
 local open_rows = {}                    -- by holder: how many of its rows have more calls than slots
@@ -300,6 +300,7 @@ local function take_share()
     granted, zombie_sum, share = granted - share.granted, zombie_sum - share.zombies + slots, nil
   end
   drawn = share and table_of(had['drawn:' .. me]) or {}
+  was_counted = not share and expected
   if not share then
     share = {incarnation = incarnation, seq = 0, granted = 0, zombies = 0, asserted = 0, contended = 0}
     shares[me], lent[me], picks[me], rows[me] = share, {}, {}, ''
@@ -314,14 +315,16 @@ local function take_share()
 end
 
 -- What it has drawn, and keeps of what it was lent. What it gives back is free again, what it drew beyond its part is
--- owed. Of a budget's earlier period nothing comes back.
+-- owed. Of a budget's earlier period nothing comes back. What it has drawn in all is told against what it told before. That
+-- may not be known: the account was lost, or a holder forgotten that was silent for long. Then it was counted once, and is
+-- not again.
 local function take_draws()
   for _, meter in pairs(meters) do refill(meter) end
   for _, report in ipairs(cjson.decode(ARGV[17])) do
     local name, total, keeps, period = unpack(report)
     local meter = meters[name]
     if meter then
-      local left, kept = (lent[me][name] or 0) - (total - (drawn[name] or 0)), 0
+      local left, kept = (lent[me][name] or 0) - (total - (drawn[name] or was_counted and total or 0)), 0
       if period == meter.period then
         kept = math.max(0, math.min(left, keeps))
         meter.level = meter.level + left - kept

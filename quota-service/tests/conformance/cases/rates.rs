@@ -28,6 +28,9 @@ pub(crate) const CASES: &[Case] = cases![
     a_refund_fills_the_rate_up_to_its_burst_only,
     a_repeated_report_counts_once,
     a_new_incarnation_counts_its_draws_from_nothing,
+    what_was_drawn_before_the_account_was_lost_is_not_counted_again,
+    what_was_drawn_before_a_holder_was_forgotten_is_not_counted_again,
+    what_was_drawn_before_the_first_answer_is_counted,
     a_larger_rate_keeps_what_was_drawn,
     a_smaller_burst_may_leave_a_debt,
     a_rate_that_is_no_more_limits_nobody,
@@ -188,6 +191,28 @@ fn a_new_incarnation_counts_its_draws_from_nothing(story: &mut Story<'_>) {
     story.call("a").drew(TokensPerSecond, 30, 0).send();
     story.restart("a");
     assert_eq!(story.call("a").drew(TokensPerSecond, 30, 0).send().level(TokensPerSecond), 40);
+}
+
+fn what_was_drawn_before_the_account_was_lost_is_not_counted_again(story: &mut Story<'_>) {
+    story.set_meter(TokensPerSecond, TPS);
+    story.call("a").drew(TokensPerSecond, 5_000, 0).send();
+    story.lose();
+    assert_eq!(story.call("a").drew(TokensPerSecond, 5_010, 0).send().level(TokensPerSecond), 100);
+    assert_eq!(story.call("a").drew(TokensPerSecond, 5_030, 0).send().level(TokensPerSecond), 80);
+}
+
+fn what_was_drawn_before_a_holder_was_forgotten_is_not_counted_again(story: &mut Story<'_>) {
+    const LONG_AGO_MS: u64 = 3_600_000;
+    story.set_meter(TokensPerSecond, TPS);
+    story.call("a").drew(TokensPerSecond, 5_000, 0).send();
+    story.wait(LONG_AGO_MS);
+    story.call("b").send();
+    assert_eq!(story.call("a").drew(TokensPerSecond, 5_000, 0).send().level(TokensPerSecond), 100);
+}
+
+fn what_was_drawn_before_the_first_answer_is_counted(story: &mut Story<'_>) {
+    story.set_meter(TokensPerSecond, TPS);
+    assert_eq!(story.call("a").drew(TokensPerSecond, 30, 0).send().level(TokensPerSecond), 70);
 }
 
 fn a_larger_rate_keeps_what_was_drawn(story: &mut Story<'_>) {
