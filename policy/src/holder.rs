@@ -83,7 +83,8 @@ pub struct Holder {
     /// The call that has no answer yet, and when it went out. At most one.
     outstanding: Option<Millis>,
     last_sent: Option<Millis>,
-    /// The ledger's time in the last reply, and when its call went out.
+    /// The ledger's time in the last reply, and when that came in: what has passed since is no more than what has passed
+    /// at the ledger.
     last_heard: Option<(Millis, Millis)>,
     /// The flows that the latest call told of.
     told: BTreeSet<FlowName>,
@@ -257,6 +258,16 @@ impl Holder {
         now < self.lease_ends
     }
 
+    /// Whether the lease ended so long ago that the ledger may have given its slots to others. A ledger that has lost what
+    /// it knew would believe whoever said that he still held them.
+    fn is_forgotten(&self, now: Millis) -> bool {
+        now >= self.forgotten_at()
+    }
+
+    fn forgotten_at(&self) -> Millis {
+        self.lease_ends.plus(less_drift(self.replica.lease.longest_request))
+    }
+
     /// Whether the ledger has ever answered.
     #[must_use]
     pub fn has_been_leased(&self) -> bool {
@@ -426,7 +437,7 @@ impl Holder {
         let want = demand.running.saturating_add(demand.waiting).saturating_add(headroom).min(self.terms.capacity);
         let want = if self.is_resting(demand) { 0 } else { want };
         // Whoever waits beside an idle slot waits for a rate, and gets both from the ledger, all or nothing.
-        let keeps_idle = !self.contended && demand.waiting == 0;
+        let keeps_idle = !self.contended && demand.waiting == 0 && !self.is_forgotten(now);
         let keep = if keeps_idle { want.max(demand.running) } else { demand.running };
         self.told_waiting = demand.waiting;
         self.call(keep, want, rows, names, now)
@@ -440,10 +451,9 @@ impl Holder {
     /// Takes the answer to the latest call; anything else is ignored. Tells whether it was taken.
     pub fn answered(&mut self, reply: &SyncReply, names: &impl FlowNames, now: Millis) -> bool {
         let Some(sent) = self.outstanding.filter(|_| self.is_latest(reply)) else { return false };
-        let drift = Millis(self.replica.lease.lease.0 / DRIFT_DIVISOR);
-        self.lease_ends = sent.plus(Millis(self.replica.lease.lease.0 - drift.0));
+        self.lease_ends = sent.plus(less_drift(self.replica.lease.lease));
         self.outstanding = None;
-        self.last_heard = Some((reply.now, sent));
+        self.last_heard = Some((reply.now, now));
         self.refilled_at = reply.wait.map(|wait| now.plus(wait));
         self.unacknowledged.clear();
         self.is_failing = false;
@@ -480,7 +490,8 @@ impl Holder {
         for (name, grant) in &reply.meters {
             self.allowances.entry(*name).or_default().take(grant, is_first);
         }
-        if reply.now >= self.heard_at {
+        // The first word on a call was said after all words on earlier ones, whatever the ledger's clock has done since.
+        if is_first || reply.now >= self.heard_at {
             self.heard_at = reply.now;
             self.contended = reply.contended;
         }
@@ -569,6 +580,11 @@ impl Holder {
         let is_idle = demand.running == 0 && demand.waiting == 0;
         !self.stays_warm && is_idle && self.charged.is_empty() && self.unacknowledged.is_empty()
     }
+}
+
+/// What has surely not passed at the ledger before so much has passed here.
+fn less_drift(time: Millis) -> Millis {
+    Millis(time.0 - time.0 / DRIFT_DIVISOR)
 }
 
 fn signed(value: u64) -> i64 {

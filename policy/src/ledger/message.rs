@@ -131,7 +131,7 @@ pub struct SyncRequest {
     pub lease: Millis,
     /// How long a call may run at most.
     pub longest_request: Millis,
-    /// The ledger's time of the last reply that was accepted, and how long ago its call was sent, by the holder's clock.
+    /// The ledger's time of the last reply that was accepted, and how long ago that came in, by the holder's clock.
     pub last_heard: Option<(Millis, Millis)>,
     /// Whether a ledger that has never heard of this account must be silent for a lease first: it may have lost it.
     pub guarded: bool,

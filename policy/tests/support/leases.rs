@@ -197,3 +197,31 @@ fn a_pool_that_shrinks_and_grows_again_lends_no_slot_twice() {
     world.settle_down();
     assert!(world.running() <= 8, "{} run of 8", world.running());
 }
+
+/// A ledger that has lost what it knew believes whoever says what he holds.
+#[test]
+fn who_was_away_for_longer_than_a_call_runs_asserts_no_idle_slot() {
+    let mut world = World::new(2);
+    world.settle_down();
+    let held = world.gates[0].holder.usable(Millis(world.now));
+    assert!(held > 0);
+    let ended = world.now + LEASE.lease.0;
+    let keeps = |world: &World, now: u64| {
+        let mut holder = world.gates[0].holder.clone();
+        holder.ask(Demand::default(), Vec::new(), &Names, Millis(now)).keep
+    };
+    assert_eq!(keeps(&world, ended), held);
+    assert_eq!(keeps(&world, ended + LEASE.longest_request.0), 0);
+}
+
+/// The ledger stops its clock when more has passed there than here, and must not when less has.
+#[test]
+fn what_passed_since_an_answer_counts_from_when_it_came() {
+    let mut holder = Gate::new(0, 1, SLOTS).holder;
+    let mut ledger = AccountLedger::default();
+    let request = holder.ask(Demand::default(), Vec::new(), &Names, Millis(1_000));
+    let reply = ledger.sync(&request, Server { run: "1", now: Millis(50_000) }).reply;
+    assert!(holder.answered(&reply, &Names, Millis(1_400)));
+    let next = holder.ask(Demand::default(), Vec::new(), &Names, Millis(2_000));
+    assert_eq!(next.last_heard, Some((Millis(50_000), Millis(600))));
+}
