@@ -120,17 +120,33 @@ impl AccountLedger {
         known.is_some_and(|share| (request.incarnation, request.seq) <= (share.incarnation, share.seq))
     }
 
-    /// The ledger's time. What a holder saw pass since its last reply tells a clock that was set from one that runs.
+    /// The ledger's time, which never runs back. What a holder saw pass since its last reply tells a clock that was set
+    /// from one that runs; who has heard nothing cannot tell, and then no more than a moment may have passed since the
+    /// latest call, if anybody's slots depend on it. When the clock was set, time stands still for that call: what is late is
+    /// safe, and what was missed is not made up for, because a lease may have begun in it.
     fn time(&mut self, request: &SyncRequest, server: Millis, is_stale: bool) -> Millis {
-        let now = signed(server.0).saturating_add(self.clock_offset);
-        if let Some((heard, elapsed)) = request.last_heard.filter(|_| !is_stale && self.terms.is_some()) {
-            let expected = signed(heard.plus(elapsed).0);
-            if now.abs_diff(expected) > MOST_SKEW_MS.unsigned_abs() {
-                self.clock_offset = self.clock_offset.saturating_add(expected).saturating_sub(now);
-            }
+        let told = signed(server.0).saturating_add(self.clock_offset);
+        if self.terms.is_none() {
+            return Millis(u64::try_from(told).unwrap_or(0));
         }
-        let now = signed(server.0).saturating_add(self.clock_offset);
-        Millis(u64::try_from(now).unwrap_or(0))
+        let latest = self.latest_call_at();
+        let heard = request.last_heard.filter(|_| !is_stale).map(|(heard, elapsed)| heard.plus(elapsed));
+        let expected = heard.or_else(|| self.depends_on_time(latest).then_some(latest));
+        let was_set = expected.is_some_and(|expected| told > signed(expected.0).saturating_add(MOST_SKEW_MS));
+        if was_set || told < signed(latest.0) {
+            self.clock_offset = self.clock_offset.saturating_add(signed(latest.0)).saturating_sub(told);
+            return latest;
+        }
+        Millis(u64::try_from(told).unwrap_or(0))
+    }
+
+    /// By the ledger's time. Whoever called then is not forgotten before somebody has called later.
+    fn latest_call_at(&self) -> Millis {
+        self.shares.values().map(|share| share.renewed_at).max().unwrap_or(Millis::ZERO)
+    }
+
+    fn depends_on_time(&self, now: Millis) -> bool {
+        now < self.frozen_until || self.granted().saturating_add(self.zombies()) > 0
     }
 
     /// Freezes after a failover, a restart, or the loss of this account.
@@ -165,20 +181,12 @@ impl AccountLedger {
     fn expire(&mut self, caller: &HolderId, longest_request: Millis, now: Millis) {
         let latest = now.plus(longest_request);
         self.zombies.retain(|free_at, _| *free_at > now);
-        // Later than this only by a clock that ran ahead and was set right again.
-        let late: u32 = self.zombies.split_off(&latest.plus(Millis(1))).into_values().fold(0, u32::saturating_add);
-        if late > 0 {
-            let sum = self.zombies.entry(latest).or_default();
-            *sum = sum.saturating_add(late);
-        }
         // Pods come and go under ever new names: who was silent for longer than a call runs is forgotten.
         self.shares.retain(|holder, share| {
             let silent_since = share.renewed_at.plus(share.lease).plus(longest_request);
             holder == caller || share.granted > 0 || share.zombies_until > now || silent_since > now
         });
         for share in self.shares.values_mut() {
-            share.renewed_at = share.renewed_at.min(now);
-            share.zombies_until = share.zombies_until.min(latest);
             if share.zombies_until <= now {
                 share.zombies = 0;
             }

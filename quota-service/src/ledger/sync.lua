@@ -159,15 +159,25 @@ end
 
 ------------------------------------------------------------------------------------------------------- time and leases
 
--- What a holder saw pass since its last reply tells a clock that was set from one that runs.
+-- The ledger's time, which never runs back. What a holder saw pass since its last reply tells a clock that was set from
+-- one that runs; who has heard nothing cannot tell, and then no more than a moment may have passed since the last call, if
+-- anybody's slots depend on it. When the clock was set, time stands still for this call: what is late is safe.
 local function tell_time()
   local time = redis.call('TIME')
   local server = time[1] * 1000 + math.floor(time[2] / 1000)
-  if expected and not is_stale and had.version ~= '' then
-    local skew = server + state.clock_offset - expected
-    if math.abs(skew) > MOST_SKEW_MS then state.clock_offset = state.clock_offset - skew end
+  now = server + state.clock_offset
+  if had.version ~= '' then
+    local last, depends = 0, next(zombies) ~= nil
+    for _, other in pairs(shares) do
+      last = math.max(last, other.renewed_at)
+      depends = depends or other.granted + other.zombies > 0
+    end
+    local awaited = not is_stale and expected or (depends or last < state.frozen_until) and last
+    if awaited and now > awaited + MOST_SKEW_MS or now < last then
+      now, state.clock_offset = last, last - server
+    end
   end
-  now = math.max(0, server + state.clock_offset)
+  now = math.max(0, now)
   latest = now + longest
 end
 
@@ -195,9 +205,7 @@ local function expire()
   local kept = {}
   for free_at, slots in pairs(zombies) do
     if tonumber(free_at) > now then
-      -- Later than `latest` only by a clock that ran ahead and was set right again.
-      local at = int(math.min(free_at, latest))
-      kept[at], zombie_sum = (kept[at] or 0) + slots, zombie_sum + slots
+      kept[free_at], zombie_sum = slots, zombie_sum + slots
     end
   end
   zombies = kept
@@ -207,10 +215,6 @@ local function expire()
       shares[name] = nil
       for _, kind in ipairs(OF_HOLDER) do put(kind .. name, '') end
     else
-      if other.renewed_at > now or other.zombies_until > latest then
-        other.renewed_at, other.zombies_until = math.min(other.renewed_at, now), math.min(other.zombies_until, latest)
-        other.is_changed = true
-      end
       if other.zombies > 0 and other.zombies_until <= now then other.zombies, other.is_changed = 0, true end
       if other.granted > 0 and other.renewed_at + other.lease <= now then
         other.zombies, other.granted, other.zombies_until = other.granted, 0, latest

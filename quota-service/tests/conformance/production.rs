@@ -130,7 +130,7 @@ fn only_the_sweep_looks_at_all_counters(rig: &Rig) {
     use sluice_policy::units::Millis;
     let (mut home, account) = (Redis::on(&rig.servers), account("counters"));
     let call = |seq: u64, now: u64| Call {
-        request: SyncRequest { seq, ..two_holders()[0].clone() },
+        request: SyncRequest { seq, last_heard: Some((Millis(now), Millis::ZERO)), ..two_holders()[0].clone() },
         run: "run".to_owned(),
         now: Millis(now),
     };

@@ -80,6 +80,7 @@ fn another_run_freezes_for_a_lease_and_the_longest_call(story: &mut Story<'_>) {
 
 fn a_freeze_ends(story: &mut Story<'_>) {
     story.call("a").want(4).send();
+    story.call("b").send();
     story.fail_over();
     story.call("a").send();
     story.wait(FREEZE - 1);
