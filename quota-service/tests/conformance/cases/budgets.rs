@@ -1,7 +1,7 @@
 //! Budgets: a day's or a month's, and what happens when one turns.
 
 use super::{Case, cases};
-use crate::story::Story;
+use crate::story::{LEASE, LONGEST, Story};
 use sluice_policy::ledger::Limit;
 use sluice_policy::ledger::MeterName::{MoneyPerDay, TokensPerDay, TokensPerMonth};
 
@@ -13,6 +13,8 @@ pub(crate) const CASES: &[Case] = cases![
     an_earlier_period_that_is_told_late_changes_nothing,
     a_refund_of_an_earlier_period_does_not_come_back,
     what_was_lent_of_an_earlier_period_is_worth_nothing,
+    what_a_forgotten_holder_drew_is_not_drawn_again,
+    what_holders_drew_before_a_loss_is_lost_with_it,
     a_larger_budget_keeps_what_was_drawn,
     a_budget_is_lent_ahead_too,
     a_call_draws_of_every_budget_or_of_none,
@@ -83,6 +85,25 @@ fn what_was_lent_of_an_earlier_period_is_worth_nothing(story: &mut Story<'_>) {
     story.call("b").send();
     let said = story.call("a").drew_in(NEXT, TokensPerDay, 0, 25).send();
     assert_eq!((said.held(TokensPerDay), said.level(TokensPerDay)), (0, 100));
+}
+
+fn what_a_forgotten_holder_drew_is_not_drawn_again(story: &mut Story<'_>) {
+    story.set_meter(TokensPerDay, Limit::Budget { amount: 100, period: 1 });
+    story.call("a").send();
+    story.call("b").send();
+    assert_eq!(story.call("a").drew_in(1, TokensPerDay, 30, 0).send().level(TokensPerDay), 70);
+    story.wait(LEASE + LONGEST);
+    story.call("b").send();
+    assert_eq!(story.call("a").drew_in(1, TokensPerDay, 30, 0).send().level(TokensPerDay), 70);
+    assert_eq!(story.call("a").drew_in(1, TokensPerDay, 40, 0).send().level(TokensPerDay), 60);
+}
+
+fn what_holders_drew_before_a_loss_is_lost_with_it(story: &mut Story<'_>) {
+    story.set_meter(TokensPerDay, Limit::Budget { amount: 100, period: 1 });
+    story.call("a").drew_in(1, TokensPerDay, 30, 0).send();
+    story.lose();
+    assert_eq!(story.call("a").drew_in(1, TokensPerDay, 30, 0).send().level(TokensPerDay), 100);
+    assert_eq!(story.call("a").drew_in(1, TokensPerDay, 40, 0).send().level(TokensPerDay), 90);
 }
 
 fn a_larger_budget_keeps_what_was_drawn(story: &mut Story<'_>) {
