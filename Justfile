@@ -37,6 +37,10 @@ e2e-full: (setup "full") build
 bench area: setup (build "release")
     @exec {{ target }}/release/bench "$1"
 
+# Search the ledger protocol, every order of events within bounds; words choose scenes and mutants
+model *names:
+    cargo run --release -p sluice-model -- "$@"
+
 # Break whatever may break, under load, and tell in a line how that went; with words only the faults that bear one
 faults *words: setup (build "release")
     @exec {{ target }}/release/faults "$@"

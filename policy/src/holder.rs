@@ -9,6 +9,7 @@
 //! starts. It lowers its hold before it says so, and raises it after the ledger has.
 
 mod allowance;
+mod view;
 
 use crate::ledger::{Draw, FlowName, Limit, MeterName, MeterReport, Row, Spent, SyncReply, SyncRequest, Terms};
 use crate::queue::Flow;

@@ -16,6 +16,7 @@ mod message;
 mod meter;
 mod order;
 mod share;
+mod view;
 
 pub use message::{
     Account, FlowName, MOST_ROWS, MeterGrant, MeterReport, NotAFlow, NotAnAccount, Row, Spent, SyncReply, SyncRequest,
@@ -98,6 +99,18 @@ impl AccountLedger {
     pub fn zombies(&self) -> u32 {
         let own = self.shares.values().map(|share| share.zombies);
         self.zombies.values().copied().chain(own).fold(0, u32::saturating_add)
+    }
+
+    /// Slots that this holder was granted and whose lease had not ended at the latest call.
+    #[must_use]
+    pub fn granted_to(&self, holder: &HolderId) -> u32 {
+        self.shares.get(holder).map_or(0, |share| share.granted)
+    }
+
+    /// Slots in all, as the latest configuration has it that was told; 0 before the first call.
+    #[must_use]
+    pub fn capacity(&self) -> u32 {
+        self.terms.as_ref().map_or(0, |terms| terms.capacity)
     }
 
     /// What is left of a rate or a budget, lent or not, as far as it has been told what was drawn; negative is debt.
