@@ -409,3 +409,6 @@ fn reason(name: MeterName) -> Reason {
         MeterName::MoneyPerMonth => Reason::TenantMoneyPerMonth,
     }
 }
+
+#[cfg(test)]
+mod tests;

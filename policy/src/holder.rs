@@ -591,3 +591,6 @@ fn less_drift(time: Millis) -> Millis {
 fn signed(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
+
+#[cfg(test)]
+mod tests;
