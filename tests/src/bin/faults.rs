@@ -34,7 +34,7 @@ async fn main() -> Result<()> {
     for home in [Home::Server, Home::Clock, Home::Sentinels, Home::Cluster] {
         let at_home: Vec<&Kind> = kinds.iter().copied().filter(|kind| kind.home == home).collect();
         if home == Home::Clock && paths::tool("bin/libfaketime.so").is_err() {
-            at_home.iter().for_each(|kind| println!("{:<52} left out: there is no libfaketime", kind.name));
+            at_home.iter().for_each(|kind| println!("{:<60} left out: there is no libfaketime", kind.name));
             continue;
         }
         if !at_home.is_empty() {

@@ -39,6 +39,9 @@ pub struct Outcome {
     pub load_per_s: f64,
     /// How many calls too many ran at once, at worst.
     pub overshoot: usize,
+    /// Calls that Envoy gave up, because they lived for too long or it was killed. The upstream learns of it after the
+    /// sidecar does, so that for a moment it may see both such a call and the one that has its slot.
+    pub cut: usize,
     /// From the end of the fault until all slots were in use again and stayed so; `None` if that was not seen.
     pub recovery: Option<Duration>,
     /// Slots that nobody could use at the end.
@@ -69,6 +72,7 @@ impl Outcome {
             name: kind.name,
             load_per_s: (calls.count() - before) as f64 / watched.duration_since(begun).as_secs_f64(),
             overshoot: calls.take_max_running().saturating_sub(CAPACITY),
+            cut: calls.record().cut(begun, Instant::now()),
             recovery,
             lost,
             problem,
@@ -85,15 +89,18 @@ impl Outcome {
     /// The names of what a line tells.
     #[must_use]
     pub fn head() -> String {
-        format!("{:<52} {:>10} {:>9} {:>10} {:>10}", "fault", "calls/s", "overshoot", "whole in", "lost slots")
+        format!(
+            "{:<60} {:>8} {:>9} {:>4} {:>9} {:>10}",
+            "fault", "calls/s", "overshoot", "cut", "whole in", "lost slots"
+        )
     }
 }
 
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let recovery = self.recovery.map_or("never".to_owned(), |span| format!("{} ms", span.as_millis()));
-        let Self { name, load_per_s, overshoot, lost, .. } = self;
-        write!(f, "{name:<52} {load_per_s:>10.1} {overshoot:>9} {recovery:>10} {lost:>10}")?;
+        let Self { name, load_per_s, overshoot, cut, lost, .. } = self;
+        write!(f, "{name:<60} {load_per_s:>8.1} {overshoot:>9} {cut:>4} {recovery:>9} {lost:>10}")?;
         self.problem.as_ref().map_or(Ok(()), |problem| write!(f, "\n  {problem}"))
     }
 }

@@ -179,6 +179,9 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
+        if !self.ended {
+            self.log.state().spans[self.index].was_cut = true;
+        }
         self.end(None);
     }
 }

@@ -12,11 +12,13 @@ pub struct Span {
     pub began: Instant,
     /// `None` while it runs.
     pub ended: Option<Instant>,
+    /// Whoever called has hung up before the upstream was done. Of that it learns a little later.
+    pub was_cut: bool,
 }
 
 impl Span {
     pub(super) fn begun(tenant: &str, level: Option<u8>) -> Self {
-        Self { tenant: tenant.to_owned(), level, began: Instant::now(), ended: None }
+        Self { tenant: tenant.to_owned(), level, began: Instant::now(), ended: None, was_cut: false }
     }
 
     fn runs_until(&self, end: Instant) -> Instant {
@@ -47,6 +49,13 @@ impl Record {
         let within = |span: &Span| span.runs_until(to).saturating_duration_since(span.began.max(from));
         let busy: Duration = self.spans.iter().map(within).sum();
         busy.as_secs_f64() / to.duration_since(from).as_secs_f64()
+    }
+
+    /// How many calls were hung up on, from `from` to before `to`.
+    #[must_use]
+    pub fn cut(&self, from: Instant, to: Instant) -> usize {
+        let within = |span: &&Span| span.was_cut && span.ended.is_some_and(|ended| (from..to).contains(&ended));
+        self.spans.iter().filter(within).count()
     }
 
     /// How many calls began from `from` to before `to`, by tenant and level.
