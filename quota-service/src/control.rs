@@ -44,9 +44,10 @@ pub struct Control {
     changed: Notify,
 }
 
-#[derive(Default)]
 struct State {
     overlay: Overlay,
+    /// Whether the ledger said so when it was last asked.
+    overlay_is_found: bool,
     adapting: Adapting,
     /// What was in force when it was last looked at, to say what changed.
     active: Vec<String>,
@@ -79,7 +80,14 @@ impl Control {
         audit: Audit,
         ledger: Arc<dyn Ledger>,
     ) -> Self {
-        let state = State { since: clock.now(), ..State::default() };
+        let state = State {
+            overlay: Overlay::default(),
+            overlay_is_found: true,
+            adapting: Adapting::default(),
+            active: Vec::new(),
+            since: clock.now(),
+            reloads: Reloads::default(),
+        };
         Self { engine, identity, config_file, clock, audit, ledger, state: Mutex::new(state), changed: Notify::new() }
     }
 
@@ -126,9 +134,18 @@ impl Control {
             }
             overlay => overlay,
         };
+        let was_found = std::mem::replace(&mut self.lock().overlay_is_found, overlay.is_ok());
         match overlay {
-            Ok(overlay) => self.take_overlay(overlay),
-            Err(error) => tracing::warn!(%error, "the operators' overlay cannot be looked up; the one before goes on"),
+            Ok(overlay) => {
+                if !was_found {
+                    tracing::info!("the operators' overlay is found again");
+                }
+                self.take_overlay(overlay);
+            }
+            Err(error) if was_found => {
+                tracing::warn!(%error, "the operators' overlay cannot be looked up; the one before goes on");
+            }
+            Err(_) => {}
         }
     }
 
