@@ -47,15 +47,15 @@ fn draws_fit(scene: &Scene, world: &World) -> bool {
                 // Lent at most: a part of the burst, and what the calls draw that were given slots.
                 Limit::Rate(rate) => {
                     let lent = rate.burst / 4 + u64::from(scene.most_slots()) * largest;
-                    (rate.burst + lent + largest) * rate.window.0
+                    (rate.burst + lent + largest + world.truth.inherited) * rate.window.0
                 }
-                Limit::Budget { amount, .. } => *amount,
+                Limit::Budget { amount, .. } => *amount + world.truth.inherited,
             };
             world.truth.burst <= most
         })
 }
 
-/// What a budget lacks was drawn, or is held by a holder that is gone.
+/// What a budget lacks was drawn, or is told once more by somebody who was forgotten.
 fn draws_are_taken_once(scene: &Scene, world: &World) -> bool {
     let mut budgets = scene.meters.iter().filter_map(|(name, limit)| match limit {
         Limit::Budget { amount, .. } => Some((name, i64::try_from(*amount).unwrap_or(i64::MAX))),
@@ -64,7 +64,7 @@ fn draws_are_taken_once(scene: &Scene, world: &World) -> bool {
     world.ledger.capacity() == 0
         || budgets.all(|(name, amount)| {
             let left = world.ledger.left(*name, world.server.clock).unwrap_or(amount);
-            amount - left <= world.truth.charged + world.truth.lost
+            amount - left <= world.truth.charged + world.truth.retold
         })
 }
 

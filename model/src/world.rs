@@ -92,8 +92,10 @@ pub struct Truth {
     pub counted: i64,
     /// Charged in all.
     pub charged: i64,
-    /// Lent to holders that were forgotten since, or that have started anew: it counts as drawn.
-    pub lost: i64,
+    /// Came back of what was lent to holders that were forgotten since, or that have started anew: they may have drawn it.
+    pub inherited: u64,
+    /// Told by holders that were forgotten since, who had no answer to it: they tell it once more.
+    pub retold: i64,
     /// Drawn beyond what the rate has brought since, over the window for which it is most; in units of 1/window.
     pub burst: u64,
     pub drawn_at: Millis,
@@ -167,7 +169,10 @@ impl Gate {
     pub fn start(&mut self, scene: &Scene, index: usize) {
         self.incarnation += 1;
         let holder = Holder::new(&scene.replica(index, self.incarnation), scene.terms(self.reloads));
-        self.holder = Some(if scene.on_demand { holder.on_demand() } else { holder });
+        self.holder = Some(match scene.on_demand {
+            Some(idle_calls) => holder.on_demand(idle_calls),
+            None => holder,
+        });
         self.told = Told::default();
     }
 

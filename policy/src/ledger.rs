@@ -25,7 +25,7 @@ pub use message::{
 pub use meter::{Draw, Limit, MeterName};
 
 use crate::units::{HolderId, Millis};
-use meter::{Lent, Meter};
+use meter::Meter;
 use order::{Candidate, Order};
 use serde::{Deserialize, Serialize};
 use share::{Pick, Share};
@@ -77,9 +77,8 @@ impl AccountLedger {
             return Synced { reply: self.reply(&request.holder, None, now), notices: BTreeMap::new() };
         }
         self.take_terms(&request.terms, now);
-        let is_known = self.knows(request);
         self.take_share(request, now);
-        self.take_draws(request, is_known, now);
+        self.take_draws(request, now);
         self.take_charges(request, now);
         self.take_rows(request, now);
         let mut served = BTreeSet::new();
@@ -195,10 +194,13 @@ impl AccountLedger {
         let latest = now.plus(longest_request);
         self.zombies.retain(|free_at, _| *free_at > now);
         // Pods come and go under ever new names: who was silent for longer than a call runs is forgotten.
-        self.shares.retain(|holder, share| {
+        let is_gone = |holder: &HolderId, share: &Share| {
             let silent_since = share.renewed_at.plus(share.lease).plus(longest_request);
-            holder == caller || share.granted > 0 || share.zombies_until > now || silent_since > now
-        });
+            holder != caller && share.granted == 0 && share.zombies_until <= now && silent_since <= now
+        };
+        for (_, gone) in self.shares.extract_if(.., |holder, share| is_gone(holder, share)) {
+            inherit(&mut self.meters, &gone);
+        }
         for share in self.shares.values_mut() {
             if share.zombies_until <= now {
                 share.zombies = 0;
@@ -272,8 +274,9 @@ impl AccountLedger {
         self.shares.insert(request.holder.clone(), share);
     }
 
-    /// Ends an old incarnation: whatever it was granted may still be running.
+    /// Ends an old incarnation: whatever it was granted may still be running, and whatever it was lent it draws no more.
     fn bury(&mut self, old: &Share, longest_request: Millis, now: Millis) {
+        inherit(&mut self.meters, old);
         let slots = old.granted.max(old.zombies);
         if slots > 0 {
             let sum = self.zombies.entry(now.plus(longest_request)).or_default();
@@ -282,20 +285,15 @@ impl AccountLedger {
     }
 
     /// What a holder has drawn in all is told against what it told before. This ledger may not know that: it has lost the
-    /// account, or has forgotten a holder that was silent for long. Then it was counted once, and is not again.
-    fn take_draws(&mut self, request: &SyncRequest, is_known: bool, now: Millis) {
-        let was_counted = !is_known && request.last_heard.is_some();
+    /// account, or has forgotten a holder that was silent for long. The holder does: what was answered was counted once.
+    fn take_draws(&mut self, request: &SyncRequest, now: Millis) {
         for meter in self.meters.values_mut() {
             meter.refill(now);
         }
         let Some(share) = self.shares.get_mut(&request.holder) else { return };
         for (name, report) in &request.meters {
             if let Some(meter) = self.meters.get_mut(name) {
-                let lent = share
-                    .lent
-                    .entry(*name)
-                    .or_insert_with(|| if was_counted { Lent::counted(report.drawn) } else { Lent::default() });
-                meter.report(lent, report);
+                meter.report(share.lent.entry(*name).or_default(), report);
             }
         }
     }
@@ -485,6 +483,14 @@ impl AccountLedger {
             alone: self.shares.iter().all(|(other, share)| other == holder || share.holds_nothing()),
             zombies: self.zombies(),
             frozen_until: (now < self.frozen_until).then_some(self.frozen_until),
+        }
+    }
+}
+
+fn inherit(meters: &mut BTreeMap<MeterName, Meter>, gone: &Share) {
+    for (name, lent) in &gone.lent {
+        if let Some(meter) = meters.get_mut(name) {
+            meter.inherit(lent.held);
         }
     }
 }

@@ -3,6 +3,7 @@
 use super::Step;
 use crate::scene::{LINES, Scene, flow_name, holder_id};
 use crate::world::{Letter, Truth, World};
+use sluice_policy::holder::Holder;
 use sluice_policy::ledger::{AccountLedger, Limit, SyncRequest};
 use sluice_policy::units::{Millis, Tokens};
 use std::sync::Arc;
@@ -52,8 +53,8 @@ pub(super) fn forget_batches(world: &mut World) {
     Arc::make_mut(&mut world.truth).batches = batches;
 }
 
-/// What the ledger forgets with a holder that was silent for long, or that has started anew: what it was lent counts as
-/// drawn, and what it tells once more counts once more.
+/// What the ledger forgets with a holder that was silent for long, or that has started anew: what it was lent comes back,
+/// and what it tells once more counts once more.
 pub(super) fn forget_holders(world: &mut World, before: &AccountLedger) {
     for (gate, holder) in (0..world.gates.len()).map(|gate| (gate, holder_id(gate))) {
         let incarnation = |ledger: &AccountLedger| ledger.latest_number(&holder).map(|(incarnation, _)| incarnation);
@@ -61,9 +62,11 @@ pub(super) fn forget_holders(world: &mut World, before: &AccountLedger) {
             continue;
         }
         let truth = Arc::make_mut(&mut world.truth);
-        truth.lost += i64::try_from(before.lent_to(&holder)).unwrap_or(i64::MAX);
+        truth.inherited += before.lent_to(&holder);
         if incarnation(&world.ledger).is_none() {
             truth.batches.retain(|(of, ..)| *of != gate);
+            let counted = world.gates.get(gate).and_then(|gate| gate.holder.as_ref()).map_or(0, Holder::counted);
+            truth.retold += (before.drawn_by(&holder) - counted).max(0);
         }
     }
 }

@@ -17,12 +17,18 @@ pub(super) struct Allowance {
     drawn: i64,
     /// As the latest call told.
     drawn_when_sent: i64,
+    /// As the latest call told that was answered.
+    counted: i64,
     period: u64,
     /// When the budget's period began, by this holder's clock.
     began: Millis,
 }
 
 impl Allowance {
+    pub(super) fn counted(&self) -> i64 {
+        self.counted
+    }
+
     pub(super) fn draw(&mut self, amount: i64) {
         self.drawn = self.drawn.saturating_add(amount);
         self.left = self.left.saturating_sub(amount);
@@ -72,7 +78,7 @@ impl Allowance {
         self.left = self.left.min(i64::try_from(keep).unwrap_or(i64::MAX));
         self.drawn_when_sent = self.drawn;
         self.returned = 0;
-        MeterReport { drawn: self.drawn, keep, period: self.period }
+        MeterReport { drawn: self.drawn, counted: self.counted, keep, period: self.period }
     }
 
     /// Takes what was lent; later words on one call can only have added to it.
@@ -80,6 +86,7 @@ impl Allowance {
         let since = self.drawn.saturating_sub(self.drawn_when_sent);
         let left = i64::try_from(grant.held).unwrap_or(i64::MAX).saturating_sub(since);
         self.left = if is_first { left } else { self.left.max(left) };
+        self.counted = self.drawn_when_sent;
         self.level = grant.level;
         self.fraction = grant.fraction;
         self.period = grant.period;

@@ -1,10 +1,16 @@
 //! What of a holder decides what comes next, for whoever compares states (`model/`).
 
-use super::{Holder, Outage, TICK};
+use super::{Allowance, Holder, Outage, TICK};
 use crate::units::Millis;
 use std::hash::{Hash, Hasher};
 
 impl Holder {
+    /// Of what it has drawn, what answered calls have told, of all rates and budgets.
+    #[must_use]
+    pub fn counted(&self) -> i64 {
+        self.allowances.values().map(Allowance::counted).sum()
+    }
+
     /// How far the ledger's time, as this holder has it from the last reply, is from `ledger`; `None` before the first.
     pub fn hash_heard(&self, now: Millis, ledger: Millis, state: &mut impl Hasher) {
         self.last_heard.map(|(heard, at)| heard.plus(now.since(at)).0.wrapping_sub(ledger.0)).hash(state);
@@ -14,7 +20,7 @@ impl Holder {
     /// and the ledger's moments. A moment `oldest` ago is as old as any.
     pub fn hash_view(&self, now: Millis, oldest: Millis, rank: impl Fn(u64) -> usize, state: &mut impl Hasher) {
         let age = |moment: Millis| now.since(moment).min(oldest);
-        (self.terms.version, self.outage, self.stays_warm).hash(state);
+        (self.terms.version, self.outage, self.idle_calls, self.idled).hash(state);
         (self.is_failing && self.outage == Outage::Open).hash(state);
         (self.hold, self.contended).hash(state);
         (&self.picks, &self.allowances, self.is_answered, self.lease_ends.since(now)).hash(state);

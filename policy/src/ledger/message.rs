@@ -179,6 +179,8 @@ pub struct Row {
 pub struct MeterReport {
     /// Drawn by this incarnation so far, corrected by what was given back.
     pub drawn: i64,
+    /// Of that, what an answered call has told. A ledger that does not know the holder (any more) takes the rest.
+    pub counted: i64,
     /// What it keeps of what it was lent and has not drawn; it has lowered itself to this before it asks.
     pub keep: u64,
     /// The budget's period that both are of; 0 for a rate.

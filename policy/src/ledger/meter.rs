@@ -1,7 +1,8 @@
 //! Rates and budgets of an account, and what of them is lent to whom.
 //!
-//! What a holder may draw without asking has been taken out of the level before: lending is debit. So whatever is lost,
-//! late or crashed draws nothing twice, and what a crash loses is at most what was lent.
+//! What a holder may draw without asking has been taken out of the level before: lending is debit. So whatever is lost or
+//! late draws nothing twice. What a holder kept that is gone for good comes back; what it drew of that and did not tell
+//! was not acknowledged either, and is charged when its calls' ends are told to another.
 
 use super::message::{MeterGrant, MeterReport};
 use crate::bucket::Rate;
@@ -158,17 +159,10 @@ pub(super) struct Meter {
 /// What one holder was lent of a meter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(super) struct Lent {
-    /// As the holder last reported it.
-    drawn: i64,
+    /// As the holder last reported it; `None` before it has.
+    pub(super) drawn: Option<i64>,
     /// Taken out of the level for it, and not known to be drawn.
     pub(super) held: u64,
-}
-
-impl Lent {
-    /// Nothing, to a holder whose draws so far are accounted for.
-    pub(super) fn counted(drawn: i64) -> Self {
-        Self { drawn, held: 0 }
-    }
 }
 
 /// More than this many units never come in at one refill: a Lua number holds it, multiplied by a minute, exactly. It
@@ -233,8 +227,8 @@ impl Meter {
     /// Takes in what a holder has drawn and keeps. What it gives back is free again, what it drew beyond its part is
     /// owed. Of a budget's earlier period nothing comes back.
     pub(super) fn report(&mut self, lent: &mut Lent, report: &MeterReport) {
-        let drawn = report.drawn.saturating_sub(lent.drawn);
-        lent.drawn = report.drawn;
+        let told = lent.drawn.replace(report.drawn).unwrap_or(report.counted);
+        let drawn = report.drawn.saturating_sub(told);
         if report.period != self.limit.period() {
             lent.held = 0;
             return;
@@ -244,6 +238,12 @@ impl Meter {
         self.level = self.level.saturating_add(left).saturating_sub(kept);
         self.cap();
         lent.held = u64::try_from(kept).unwrap_or(0);
+    }
+
+    /// Takes back what was lent to a holder that draws no more.
+    pub(super) fn inherit(&mut self, held: u64) {
+        self.level = self.level.saturating_add(signed(held));
+        self.cap();
     }
 
     /// Whether a call may draw `amount` now that finds `spare` lent to its holder already.

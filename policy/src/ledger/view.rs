@@ -40,6 +40,13 @@ impl AccountLedger {
             .map_or(0, |share| share.lent.values().map(|lent| lent.held).fold(0, u64::saturating_add))
     }
 
+    /// What this holder is known to have drawn of all rates and budgets.
+    #[must_use]
+    pub fn drawn_by(&self, holder: &HolderId) -> i64 {
+        let drawn = self.shares.get(holder).into_iter().flat_map(|share| share.lent.values());
+        drawn.filter_map(|lent| lent.drawn).sum()
+    }
+
     /// Hashes it, moments as distances from its time and the numbers of calls (incarnation and number) by their
     /// `rank` among those that may still be compared with them. A moment `oldest` ago is as old as any, unless the server's
     /// clock has jumped.

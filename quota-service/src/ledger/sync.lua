@@ -7,7 +7,7 @@
 --          10 the time that the holder expects, or nothing
 --          11 version   12 capacity   13 policy   14 levels   15 groups     as the hash keeps them
 --          16 limits    [[METER, AMOUNT, WINDOW, BURST, PERIOD], ...]; a budget has the window 0
---          17 reports   [[METER, DRAWN, KEEP, PERIOD], ...]
+--          17 reports   [[METER, DRAWN, COUNTED, KEEP, PERIOD], ...]
 --          18 spent     [[SEQ, FLOW, WEIGHT, CHARGE], ...]; a FLOW is group/level/tenant
 --          19 rows      FLOW WEIGHT HEAD WAITING WAITED MONEY, a line each, in the holder's own order
 -- returns  what the ledger knows of the holder, its picks, and its parts of the meters: a line of `name=value ...` each
@@ -31,7 +31,7 @@ local MOST_REFILL, MOST_CHARGE, REBASE_AT, MOST_COUNTER = 2 ^ 36, 2 ^ 30, 2 ^ 50
 local had = {}                          -- fields as they were read, '' for one that is not there
 local terms, state, meters, zombies = {}, {}, {}, {}
 local shares, lent, picks, rows = {}, {}, {}, {} -- by holder
-local share, drawn, was_counted         -- the caller's
+local share, drawn                      -- the caller's
 local is_stale, now, latest, is_frozen
 local granted, zombie_sum, capacity = 0, 0, 0    -- sums over all holders, kept up to date
 local open_rows = {}                    -- by holder: how many of its rows have more calls than slots
@@ -118,6 +118,14 @@ local function put_share(name)
   put('lent:' .. name, text_of(lent[name]))
 end
 
+local function put_meters()
+  for _, name in ipairs(METERS) do
+    local m = meters[name]
+    put('meter:' .. name, m and string.format('{"amount":%d,"window":%d,"burst":%d,"period":%d,"level":%d,' ..
+      '"fraction":%d,"refilled_at":%d}', m.amount, m.window, m.burst, m.period, m.level, m.fraction, m.refilled_at) or '')
+  end
+end
+
 -- Writes what even a stale call may have changed, and what was put before.
 local function write()
   local names = {}
@@ -130,6 +138,7 @@ local function write()
   put('holders', table.concat(names, ' '))
   put('zombies', text_of(zombies))
   for _, name in ipairs(STATE) do put(name, int(state[name])) end
+  put_meters()
   in_parts('HSET', changed)
   in_parts('HDEL', emptied)
 end
@@ -200,6 +209,22 @@ local function watch_for_loss()
   put('run', run)
 end
 
+-- What exceeds a full bucket is lost.
+local function cap(meter)
+  if meter.level >= meter.burst then meter.level, meter.fraction = meter.burst, 0 end
+end
+
+-- Takes back what was lent to a holder that draws no more.
+local function inherit(holder)
+  for name, amount in pairs(lent[holder]) do
+    local meter = meters[name]
+    if meter then
+      meter.level = meter.level + amount
+      cap(meter)
+    end
+  end
+end
+
 -- Leases that have ended become zombies, zombies come free, and who was silent for longer than a call runs is forgotten.
 local function expire()
   local kept = {}
@@ -212,6 +237,7 @@ local function expire()
   for name, other in pairs(shares) do
     local silent_since = other.renewed_at + other.lease + longest
     if name ~= me and other.granted == 0 and other.zombies_until <= now and silent_since <= now then
+      inherit(name)
       shares[name] = nil
       for _, kind in ipairs(OF_HOLDER) do put(kind .. name, '') end
     else
@@ -226,11 +252,6 @@ local function expire()
 end
 
 ------------------------------------------------------------------------------------------------------ terms and meters
-
--- What exceeds a full bucket is lost.
-local function cap(meter)
-  if meter.level >= meter.burst then meter.level, meter.fraction = meter.burst, 0 end
-end
 
 local function refill(meter)
   if meter.window == 0 then return end
@@ -302,9 +323,9 @@ local function take_share()
     local slots, free_at = math.max(share.granted, share.zombies), int(latest)
     if slots > 0 then zombies[free_at] = (zombies[free_at] or 0) + slots end
     granted, zombie_sum, share = granted - share.granted, zombie_sum - share.zombies + slots, nil
+    inherit(me)
   end
   drawn = share and table_of(had['drawn:' .. me]) or {}
-  was_counted = not share and expected
   if not share then
     share = {incarnation = incarnation, seq = 0, granted = 0, zombies = 0, asserted = 0, contended = 0}
     shares[me], lent[me], picks[me], rows[me] = share, {}, {}, ''
@@ -320,15 +341,15 @@ end
 
 -- What it has drawn, and keeps of what it was lent. What it gives back is free again, what it drew beyond its part is
 -- owed. Of a budget's earlier period nothing comes back. What it has drawn in all is told against what it told before. That
--- may not be known: the account was lost, or a holder forgotten that was silent for long. Then it was counted once, and is
--- not again.
+-- may not be known here: the account was lost, or a holder forgotten that was silent for long. The holder knows: what was
+-- answered was counted once.
 local function take_draws()
   for _, meter in pairs(meters) do refill(meter) end
   for _, report in ipairs(cjson.decode(ARGV[17])) do
-    local name, total, keeps, period = unpack(report)
+    local name, total, counted, keeps, period = unpack(report)
     local meter = meters[name]
     if meter then
-      local left, kept = (lent[me][name] or 0) - (total - (drawn[name] or was_counted and total or 0)), 0
+      local left, kept = (lent[me][name] or 0) - (total - (drawn[name] or counted)), 0
       if period == meter.period then
         kept = math.max(0, math.min(left, keeps))
         meter.level = meter.level + left - kept
@@ -580,7 +601,7 @@ local function spare_of(holder, meter)
   for _, pick in pairs(picks[holder]) do spare = spare - draw_of(meter, pick) * pick.slots end
   return math.max(0, spare)
 end
--- Lending is debit: what is lost with its holder was drawn by nobody twice.
+-- Lending is debit, so nobody draws what another may.
 local function lend(holder, meter, amount)
   meters[meter].level, lent[holder][meter] = meters[meter].level - amount, (lent[holder][meter] or 0) + amount
 end
@@ -720,14 +741,6 @@ local function told_by_notice(served)
   return told
 end
 
-local function put_meters()
-  for _, name in ipairs(METERS) do
-    local m = meters[name]
-    put('meter:' .. name, m and string.format('{"amount":%d,"window":%d,"burst":%d,"period":%d,"level":%d,' ..
-      '"fraction":%d,"refilled_at":%d}', m.amount, m.window, m.burst, m.period, m.level, m.fraction, m.refilled_at) or '')
-  end
-end
-
 --------------------------------------------------------------------------------------------------------------- the call
 
 -- %d needs 64 bits.
@@ -750,7 +763,6 @@ local served, wait = walk()
 lend_ahead()
 sweep()
 local told = told_by_notice(served)
-put_meters()
 put_counters()
 write()
 -- When nothing can fail any more. Who may not publish has a ledger all the same: others hear at their next call.

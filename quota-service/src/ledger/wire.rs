@@ -40,7 +40,8 @@ pub fn encode(request: &SyncRequest) -> Vec<String> {
     arguments.extend(numbers.map(|number| number.to_string()));
     arguments.push(expected.unwrap_or_default());
     arguments.extend(encode_terms(&request.terms));
-    let reports = request.meters.iter().map(|(name, told)| (name.as_str(), told.drawn, told.keep, told.period));
+    let reports = request.meters.iter();
+    let reports = reports.map(|(name, told)| (name.as_str(), told.drawn, told.counted, told.keep, told.period));
     let spent = request.spent.iter().map(|told| (told.seq, &told.flow, told.weight, told.charge));
     let rows = request.rows.iter().map(|row| {
         format!("{} {} {} {} {} {}", row.flow, row.weight, row.head.0, row.waiting, row.waited.0, row.money)

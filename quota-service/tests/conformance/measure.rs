@@ -55,7 +55,7 @@ fn request(holder: &str, seq: u64, rows: u64) -> SyncRequest {
     };
     let spent = Spent { seq, flow: "/1/tenant-0".parse().unwrap(), weight: 1, charge: CHARGE as i64 };
     let tokens = Limit::Rate(Rate::per_minute(1 << 30));
-    let drawn = MeterReport { drawn: (CHARGE * seq) as i64, keep: 0, period: 0 };
+    let drawn = MeterReport { drawn: (CHARGE * seq) as i64, ..MeterReport::default() };
     SyncRequest {
         holder: holder.into(),
         incarnation: 1,

@@ -327,7 +327,9 @@ impl Teller {
                 Limit::Rate(_) => 0,
                 Limit::Budget { period, .. } => *period - u64::from(dice.one_in(10)),
             };
-            reports.insert(*name, MeterReport { drawn: *drawn, keep: dice.of(&[0, 1, 100, 1_000_000]), period });
+            let counted = dice.of(&[0, *drawn, *drawn - 10]);
+            let keep = dice.of(&[0, 1, 100, 1_000_000]);
+            reports.insert(*name, MeterReport { drawn: *drawn, counted, keep, period });
         }
         reports
     }

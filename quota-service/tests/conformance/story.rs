@@ -32,6 +32,7 @@ struct Teller {
     seq: u64,
     granted: u32,
     heard: Option<(Millis, u64)>,
+    counted: BTreeMap<MeterName, i64>,
 }
 
 impl<'a> Story<'a> {
@@ -114,6 +115,9 @@ impl<'a> Story<'a> {
         let answer = self.home.sync(&self.account, std::slice::from_ref(&call)).remove(0);
         for (holder, reply) in answer.notices.iter().chain([(&request.holder, &answer.reply)]) {
             self.hear(holder, reply, holder == &request.holder);
+        }
+        if let Some(teller) = self.tellers.get_mut(&request.holder) {
+            teller.counted.extend(request.meters.iter().map(|(name, report)| (*name, report.drawn)));
         }
         self.transcript.push(answer.clone());
         Said(answer)
@@ -210,7 +214,9 @@ impl Ask<'_, '_> {
     }
 
     pub(crate) fn drew_in(mut self, period: u64, meter: MeterName, drawn: i64, keep: u64) -> Self {
-        self.request.meters.insert(meter, MeterReport { drawn, keep, period });
+        let teller = self.story.tellers.entry(self.request.holder.clone()).or_default();
+        let counted = teller.counted.get(&meter).copied().unwrap_or_default();
+        self.request.meters.insert(meter, MeterReport { drawn, counted, keep, period });
         self
     }
 

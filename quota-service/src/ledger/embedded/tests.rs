@@ -84,7 +84,7 @@ async fn a_process_that_ends_in_order_leaves_what_it_drew_and_nothing_else() {
     let folder = Folder::create("ledger-order").unwrap();
     let ledger = EmbeddedLedger::open(&file(&folder), 1, DAY).unwrap();
     ledger.sync(&pool(), &request(1, 1, 0, 5)).await.unwrap();
-    let drawn = MeterReport { drawn: 20_000, keep: 0, period: 0 };
+    let drawn = MeterReport { drawn: 20_000, ..MeterReport::default() };
     let meters = [(MeterName::TokensPerMinute, drawn)].into();
     ledger.sync(&pool(), &SyncRequest { meters, ..request(1, 2, 0, 0) }).await.unwrap();
     ledger.close().await.unwrap();

@@ -14,6 +14,9 @@ pub(crate) const CASES: &[Case] = cases![
     a_refund_of_an_earlier_period_does_not_come_back,
     what_was_lent_of_an_earlier_period_is_worth_nothing,
     what_a_forgotten_holder_drew_is_not_drawn_again,
+    what_a_forgotten_holder_was_lent_comes_back,
+    what_a_forgotten_holder_was_lent_comes_back_where_a_late_call_finds_out,
+    what_a_forgotten_holder_had_not_told_is_drawn_when_it_is_back,
     what_holders_drew_before_a_loss_is_lost_with_it,
     a_larger_budget_keeps_what_was_drawn,
     a_budget_is_lent_ahead_too,
@@ -96,6 +99,39 @@ fn what_a_forgotten_holder_drew_is_not_drawn_again(story: &mut Story<'_>) {
     story.call("b").send();
     assert_eq!(story.call("a").drew_in(1, TokensPerDay, 30, 0).send().level(TokensPerDay), 70);
     assert_eq!(story.call("a").drew_in(1, TokensPerDay, 40, 0).send().level(TokensPerDay), 60);
+}
+
+fn what_a_forgotten_holder_was_lent_comes_back(story: &mut Story<'_>) {
+    story.set_meter(TokensPerDay, day(100, FIRST));
+    assert_eq!(story.call("a").want(1).ahead().send().held(TokensPerDay), 25);
+    story.call("b").send();
+    story.wait(LEASE + LONGEST - 1);
+    assert_eq!(story.call("b").send().level(TokensPerDay), 75);
+    // Its slot is one of the dead since then.
+    story.wait(LONGEST);
+    assert_eq!(story.call("b").send().level(TokensPerDay), 100);
+}
+
+fn what_a_forgotten_holder_was_lent_comes_back_where_a_late_call_finds_out(story: &mut Story<'_>) {
+    story.set_meter(TokensPerDay, day(100, FIRST));
+    story.call("a").want(1).ahead().send();
+    let late = story.call("b").hold_back();
+    story.call("b").send();
+    story.wait(LEASE);
+    story.call("b").send();
+    story.wait(LONGEST - 1_000);
+    story.call("b").send();
+    story.wait(1_000);
+    assert_eq!(story.deliver(&late).level(TokensPerDay), 100);
+    assert_eq!(story.call("b").send().level(TokensPerDay), 100);
+}
+
+fn what_a_forgotten_holder_had_not_told_is_drawn_when_it_is_back(story: &mut Story<'_>) {
+    story.set_meter(TokensPerDay, day(100, FIRST));
+    story.call("a").drew_in(FIRST, TokensPerDay, 30, 0).send();
+    story.wait(LEASE + LONGEST);
+    story.call("b").send();
+    assert_eq!(story.call("a").drew_in(FIRST, TokensPerDay, 45, 0).send().level(TokensPerDay), 55);
 }
 
 fn what_holders_drew_before_a_loss_is_lost_with_it(story: &mut Story<'_>) {

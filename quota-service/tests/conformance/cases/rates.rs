@@ -28,6 +28,7 @@ pub(crate) const CASES: &[Case] = cases![
     a_refund_fills_the_rate_up_to_its_burst_only,
     a_repeated_report_counts_once,
     a_new_incarnation_counts_its_draws_from_nothing,
+    what_a_new_incarnation_was_lent_before_comes_back,
     what_was_drawn_before_the_account_was_lost_is_not_counted_again,
     what_was_drawn_before_a_holder_was_forgotten_is_not_counted_again,
     what_was_drawn_before_the_first_answer_is_counted,
@@ -197,8 +198,8 @@ fn what_was_drawn_before_the_account_was_lost_is_not_counted_again(story: &mut S
     story.set_meter(TokensPerSecond, TPS);
     story.call("a").drew(TokensPerSecond, 5_000, 0).send();
     story.lose();
-    assert_eq!(story.call("a").drew(TokensPerSecond, 5_010, 0).send().level(TokensPerSecond), 100);
-    assert_eq!(story.call("a").drew(TokensPerSecond, 5_030, 0).send().level(TokensPerSecond), 80);
+    assert_eq!(story.call("a").drew(TokensPerSecond, 5_010, 0).send().level(TokensPerSecond), 90);
+    assert_eq!(story.call("a").drew(TokensPerSecond, 5_030, 0).send().level(TokensPerSecond), 70);
 }
 
 fn what_was_drawn_before_a_holder_was_forgotten_is_not_counted_again(story: &mut Story<'_>) {
@@ -208,6 +209,15 @@ fn what_was_drawn_before_a_holder_was_forgotten_is_not_counted_again(story: &mut
     story.wait(LONG_AGO_MS);
     story.call("b").send();
     assert_eq!(story.call("a").drew(TokensPerSecond, 5_000, 0).send().level(TokensPerSecond), 100);
+}
+
+fn what_a_new_incarnation_was_lent_before_comes_back(story: &mut Story<'_>) {
+    story.set_meter(TokensPerSecond, TPS);
+    story.call("a").send();
+    assert_eq!(story.call("a").want(1).ahead().send().held(TokensPerSecond), 25);
+    story.restart("a");
+    let said = story.call("a").send();
+    assert_eq!((said.held(TokensPerSecond), said.level(TokensPerSecond)), (0, 100));
 }
 
 fn what_was_drawn_before_the_first_answer_is_counted(story: &mut Story<'_>) {
