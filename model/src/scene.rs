@@ -31,8 +31,8 @@ pub struct Scene {
     pub charge: Tokens,
     /// Whether the ledger is elsewhere, so that rates and budgets are lent before they are needed.
     pub shared: bool,
-    /// Whether holders rest when nobody needs them.
-    pub on_demand: bool,
+    /// After how many calls that nobody needed holders rest; `None`: they stay warm.
+    pub on_demand: Option<u8>,
     /// Whether a gate may ask later than it is due. Otherwise it asks at once, as the service does while it is not stopped;
     /// what is late then is the letter.
     pub late_asks: bool,
@@ -102,7 +102,7 @@ impl Scene {
             meters: BTreeMap::new(),
             charge: Tokens(1),
             shared: true,
-            on_demand: false,
+            on_demand: None,
             late_asks: false,
             late_requests: false,
             stale_answers: false,

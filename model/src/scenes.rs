@@ -18,6 +18,7 @@ pub fn all() -> Vec<Scene> {
         one("cold start", &[P1, P1]).starting_cold().patient().within(4, 2),
         one("patience", &[P1, P1]).patient().within(3, 2),
         one("priority", &[P0, P1]).within(2, 3),
+        one("lingering", &[P1, P1]).lingering(1).within(3, 2),
         one("crash", &[P1, P1]).within(4, 2).with(|most| most.crashes = 1),
         one("loss", &[P1, P1]).within(4, 2).with(|most| most.flushes = 1),
         one("clock", &[P1, P1]).within(3, 1).with(|most| (most.jumps, most.crashes) = (1, 1)),
@@ -31,6 +32,7 @@ pub fn all() -> Vec<Scene> {
         three("three sizes").on_demand().within(1, 2).with_capacities(&[3, 1, 3]),
         charges("charges").within(1, 2),
         budget("budget", 6).within(2, 4),
+        budget("budget crash", 6).within(1, 4).with(|most| most.crashes = 1),
         rate("rate").within(2, 4),
     ]
 }
@@ -131,7 +133,12 @@ impl Scene {
         Self { longest_request: Millis(longest_ms), ..self }
     }
 
+    /// Whoever needs an account no more keeps it for so many calls.
+    fn lingering(self, calls: u8) -> Self {
+        Self { on_demand: Some(calls), ..self }
+    }
+
     fn on_demand(self) -> Self {
-        Self { on_demand: true, ..self }
+        self.lingering(0)
     }
 }

@@ -69,8 +69,11 @@ pub struct Holder {
     replica: Replica,
     terms: Terms,
     outage: Outage,
-    /// Whether it asks for slots before anybody needs them, and keeps its lease while it is idle.
-    stays_warm: bool,
+    /// After so many calls in a row that nobody needed it gives everything back, and asks again when somebody does. `None`:
+    /// it asks for slots before anybody needs them, and keeps its lease while it is idle.
+    idle_calls: Option<u8>,
+    /// Calls in a row that nobody needed, as far as they count.
+    idled: u8,
     hold: u32,
     contended: bool,
     /// The ledger's time of the latest word on `contended`.
@@ -158,7 +161,8 @@ impl Holder {
             replica: replica.clone(),
             terms,
             outage: Outage::Closed,
-            stays_warm: true,
+            idle_calls: None,
+            idled: 0,
             hold: 0,
             contended: false,
             heard_at: Millis::ZERO,
@@ -184,10 +188,11 @@ impl Holder {
         }
     }
 
-    /// One that asks for an account only while it is used.
+    /// One that asks for an account only while it is used, and so many calls longer: whoever comes back soon finds it
+    /// still leased.
     #[must_use]
-    pub fn on_demand(self) -> Self {
-        Self { stays_warm: false, ..self }
+    pub fn on_demand(self, idle_calls: u8) -> Self {
+        Self { idle_calls: Some(idle_calls), ..self }
     }
 
     #[must_use]
@@ -217,7 +222,7 @@ impl Holder {
         }
         self.is_changed |= terms.meters != self.terms.meters;
         self.terms = terms;
-        if self.stays_warm {
+        if self.stays_warm() {
             self.last_sent = None;
         }
     }
@@ -415,7 +420,7 @@ impl Holder {
             return NEVER;
         }
         let Some(sent) = self.last_sent else {
-            return if self.stays_warm || !self.is_resting(demand) { now } else { NEVER };
+            return if self.stays_warm() || !self.is_resting(demand) { now } else { NEVER };
         };
         if self.is_answered && (self.owes(demand) || self.is_news(demand) || self.is_inexact()) {
             return now;
@@ -436,7 +441,10 @@ impl Holder {
     pub fn ask(&mut self, demand: Demand, rows: Vec<Row>, names: &impl FlowNames, now: Millis) -> SyncRequest {
         let headroom = (self.terms.capacity / HEADROOM_DIVISOR).clamp(1, MOST_HEADROOM);
         let want = demand.running.saturating_add(demand.waiting).saturating_add(headroom).min(self.terms.capacity);
-        let want = if self.is_resting(demand) { 0 } else { want };
+        let is_resting = self.is_resting(demand);
+        let idle_calls = self.idle_calls.unwrap_or_default();
+        let want = if is_resting && self.idled >= idle_calls { 0 } else { want };
+        self.idled = if is_resting { idle_calls.min(self.idled.saturating_add(1)) } else { 0 };
         // Whoever waits beside an idle slot waits for a rate, and gets both from the ledger, all or nothing.
         let keeps_idle = !self.contended && demand.waiting == 0 && !self.is_forgotten(now);
         let keep = if keeps_idle { want.max(demand.running) } else { demand.running };
@@ -525,7 +533,7 @@ impl Holder {
             lease: self.replica.lease.lease,
             longest_request: self.replica.lease.longest_request,
             last_heard: self.last_heard.map(|(ledger, sent)| (ledger, now.since(sent))),
-            guarded: self.stays_warm && self.replica.lease.shared,
+            guarded: self.stays_warm() && self.replica.lease.shared,
             ahead: self.replica.lease.shared,
             spent: self.unacknowledged.clone(),
             rows,
@@ -576,10 +584,14 @@ impl Holder {
         self.is_changed && !self.replica.lease.shared && (self.told_meters || !self.terms.meters.is_empty())
     }
 
-    /// Whether it needs nothing and has nothing to say: whoever asks on demand then gives everything back.
+    fn stays_warm(&self) -> bool {
+        self.idle_calls.is_none()
+    }
+
+    /// Whether it asks on demand, and nobody does: it needs nothing and has nothing to say.
     fn is_resting(&self, demand: Demand) -> bool {
         let is_idle = demand.running == 0 && demand.waiting == 0;
-        !self.stays_warm && is_idle && self.charged.is_empty() && self.unacknowledged.is_empty()
+        !self.stays_warm() && is_idle && self.charged.is_empty() && self.unacknowledged.is_empty()
     }
 }
 

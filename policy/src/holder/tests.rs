@@ -108,6 +108,23 @@ fn while_somebody_waits_elsewhere_freed_slots_are_owed_and_only_picks_start() {
 }
 
 #[test]
+fn who_asks_on_demand_gives_everything_back_after_so_many_idle_calls() {
+    let (mut holder, mut ledger) = (holder("a").on_demand(2), AccountLedger::default());
+    assert!(!holder.is_due(Demand::default(), Millis(0)), "nobody needs it");
+    let mut call = |running: u32, now: u64| {
+        assert!(holder.is_due(Demand { running, waiting: 0 }, Millis(now)));
+        let request = ask(&mut holder, running, 0, now);
+        let reply = answer(&mut ledger, &request, now);
+        holder.answered(&reply, &Names, Millis(now));
+        reply.granted
+    };
+    let granted = [(1, 0), (0, 700), (0, 1_400), (1, 2_100), (0, 2_800), (0, 3_500), (0, 4_200)];
+    let granted = granted.map(|(running, now)| call(running, now));
+    assert_eq!(granted, [3, 2, 2, 3, 2, 2, 0]);
+    assert!(!holder.is_due(Demand::default(), Millis(60_000)));
+}
+
+#[test]
 fn a_notice_renews_no_lease() {
     let (mut ours, mut ledger) = (holder("a"), AccountLedger::default());
     let request = ask(&mut ours, 0, 1, 0);
