@@ -13,8 +13,9 @@ use serde_json::json;
 use std::fs;
 use std::time::{Duration, Instant};
 
-/// Words of the scripted reply; each is an event.
-const SIZES: [u64; 3] = [1, 100, 1_000];
+/// Words of the scripted reply, each of which is an event, and the milliseconds between two. A model's words come one by
+/// one; what comes all at once is a stream that somebody has kept back, and then a first byte waits for what came with it.
+const STREAMS: [(u64, u64); 4] = [(20, 2), (1, 0), (100, 0), (1_000, 0)];
 /// Each with the path of its server; the upstream writes each one's own events.
 const DIALECTS: [(&str, &str); 5] = [
     ("openai_chat", "/v1/chat/completions"),
@@ -42,8 +43,8 @@ pub(super) async fn measure(rounds: usize) -> Result<Vec<Figure>> {
     let client = stack.client("only")?;
     let mut figures = Vec::new();
     for (dialect, path) in DIALECTS {
-        for words in SIZES {
-            figures.extend(compare(&stack, &client, dialect, path, words, rounds).await?);
+        for stream in STREAMS {
+            figures.extend(compare(&stack, &client, dialect, path, stream, rounds).await?);
         }
     }
     Ok(figures)
@@ -54,7 +55,7 @@ async fn compare(
     client: &Client,
     dialect: &'static str,
     path: &str,
-    words: u64,
+    stream: (u64, u64),
     rounds: usize,
 ) -> Result<[Figure; 2]> {
     let unmetered = format!("{UNMETERED}{path}");
@@ -62,17 +63,18 @@ async fn compare(
     for round in 0..rounds {
         // Whoever is first in a pair finds colder caches, so they take turns.
         let (metered, plain) = if round % 2 == 0 {
-            let metered = call(stack, client, path, words).await?;
-            (metered, call(stack, client, &unmetered, words).await?)
+            let metered = call(stack, client, path, stream).await?;
+            (metered, call(stack, client, &unmetered, stream).await?)
         } else {
-            let plain = call(stack, client, &unmetered, words).await?;
-            (call(stack, client, path, words).await?, plain)
+            let plain = call(stack, client, &unmetered, stream).await?;
+            (call(stack, client, path, stream).await?, plain)
         };
         added.push((metered.first_byte.as_secs_f64() - plain.first_byte.as_secs_f64()) * 1e6);
         metered_s += metered.envoy_cpu_s;
         plain_s += plain.envoy_cpu_s;
     }
-    let of_size = |figure| Figure { dialect: Some(dialect), words: Some(words), ..figure };
+    let (words, gap_ms) = stream;
+    let of_size = |figure| Figure { dialect: Some(dialect), words: Some(words), gap_ms: Some(gap_ms), ..figure };
     let ratio = if plain_s > 0.0 { metered_s / plain_s } else { 0.0 };
     Ok([
         of_size(figure("added_first_byte_us", "us", added)),
@@ -85,11 +87,11 @@ struct Measured {
     envoy_cpu_s: f64,
 }
 
-async fn call(stack: &Stack, client: &Client, path: &str, words: u64) -> Result<Measured> {
+async fn call(stack: &Stack, client: &Client, path: &str, (words, gap_ms): (u64, u64)) -> Result<Measured> {
     let body = json!({
         "model": MODEL, "stream": true, "max_tokens": 2_000,
         "messages": [{"role": "user", "content": "Hello"}], "prompt": "Hello", "input": "Hello", "text_input": "Hello",
-        "metadata": {"behave": {"words": words}},
+        "metadata": {"behave": {"words": words, "gap_ms": gap_ms}},
     });
     let cpu_before = cpu_s(stack.envoy.pid())?;
     let begun = Instant::now();

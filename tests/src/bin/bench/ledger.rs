@@ -59,7 +59,7 @@ async fn of_calls(minutes: usize, window: Duration) -> Result<Vec<Figure>> {
     for service_ms in [1_000, 100] {
         let mut load = Load::default();
         for gate in 0..GATES {
-            let caller = Caller { client: fleet.client(gate, "batch")?, chat: chat(service_ms), level: None };
+            let caller = Caller::new(fleet.client(gate, "batch")?, chat(service_ms));
             load.add(&caller, CALLERS / GATES + usize::from(gate < CALLERS % GATES));
         }
         figures.push(Figure { service_ms: Some(service_ms), ..mean_running(&fleet, window).await? });
@@ -140,7 +140,7 @@ async fn share_error(fleet: &Fleet, minutes: usize) -> Result<Figure> {
     let mut load = Load::default();
     for (tenant, level, gates) in callers {
         for gate in gates {
-            let caller = Caller { client: fleet.client(*gate, tenant)?, chat: chat(250), level: Some(level) };
+            let caller = Caller { level: Some(level), ..Caller::new(fleet.client(*gate, tenant)?, chat(250)) };
             load.add(&caller, 60 / gates.len());
         }
     }

@@ -2,7 +2,8 @@
 //! `queue` is what a decision costs, `dialects` what metering costs, `ledger` what replicas ask of Redis and get from it.
 //!
 //! Prints a table and writes `target/bench/AREA.json`: a list of `{figure, value, unit, n, spread}`, where `value` is
-//! the median of `n` repeats and `spread` the distance from the lowest to the highest of them.
+//! the median of `n` repeats and `spread` the distance from the lowest to the highest of them. Where there are many
+//! repeats, `likely` is where the median of ever more would be found, with a chance of 95%.
 
 mod dialects;
 mod estimator;
@@ -40,7 +41,7 @@ enum What {
     /// What metering adds to the first byte of a stream, and what it costs Envoy, by dialect and size; and how far the
     /// estimate of replies without usage is off, by kind of text.
     Dialects {
-        #[arg(long, default_value_t = 200)]
+        #[arg(long, default_value_t = 400)]
         rounds: usize,
     },
     /// What a decision of the fair queue costs, in time and memory, and how fast the simulator runs.
@@ -71,6 +72,8 @@ struct Figure {
     unit: &'static str,
     n: usize,
     spread: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    likely: Option<[f64; 2]>,
     /// How many waited meanwhile, where that matters.
     #[serde(skip_serializing_if = "Option::is_none")]
     waiters: Option<usize>,
@@ -82,6 +85,8 @@ struct Figure {
     dialect: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     words: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gap_ms: Option<u64>,
     /// What kind of text was spoken, where that matters.
     #[serde(skip_serializing_if = "Option::is_none")]
     text: Option<&'static str>,
@@ -174,22 +179,31 @@ fn in_ms(name: &'static str, spans: &[Duration]) -> Figure {
     figure(name, "ms", spans.iter().map(|span| span.as_secs_f64() * 1_000.0).collect())
 }
 
+/// Fewer repeats say too little of their median.
+const ENOUGH: usize = 20;
+
 /// The median of the measured values, and their spread, to the tenth.
 fn figure(name: &'static str, unit: &'static str, mut values: Vec<f64>) -> Figure {
     values.sort_by(f64::total_cmp);
     let tenth = |value: f64| (value * 10.0).round() / 10.0;
     let at = |index: usize| values.get(index).copied().unwrap_or(0.0);
     let spread = tenth(at(values.len().saturating_sub(1)) - at(0));
+    // Of the ranks, which need no assumption about how the values are distributed.
+    let half = values.len() as f64 / 2.0;
+    let reach = 0.98 * (values.len() as f64).sqrt();
+    let likely = [(half - reach).floor(), (half + reach).ceil()].map(|rank| tenth(at(rank as usize)));
     Figure {
         figure: name,
         value: tenth(at(values.len() / 2)),
         unit,
         n: values.len(),
         spread,
+        likely: Some(likely).filter(|_| values.len() >= ENOUGH),
         waiters: None,
         load_percent: None,
         dialect: None,
         words: None,
+        gap_ms: None,
         text: None,
         requests_per_s: None,
         service_ms: None,
@@ -198,10 +212,16 @@ fn figure(name: &'static str, unit: &'static str, mut values: Vec<f64>) -> Figur
 }
 
 fn report(area: &str, figures: &[Figure]) -> Result<()> {
-    println!("{:<28} {:>32} {:>12} {:<6} {:>3} {:>12}", "figure", "with", "median", "unit", "n", "spread");
+    println!(
+        "{:<28} {:>32} {:>12} {:<6} {:>3} {:>12} {:>18}",
+        "figure", "with", "median", "unit", "n", "spread", "likely"
+    );
     for row in figures {
         let load = row.load_percent.map(|load| format!("{load}%"));
-        let of_size = row.words.map(|words| format!("{} {words}", row.dialect.unwrap_or_default()));
+        let of_size = row.words.map(|words| {
+            let gap = row.gap_ms.filter(|gap| *gap > 0).map(|gap| format!(", {gap} ms apart")).unwrap_or_default();
+            format!("{} {words}{gap}", row.dialect.unwrap_or_default())
+        });
         let of_text = row.text.map(|text| format!("{} {text}", row.dialect.unwrap_or_default()));
         let arrivals = row.requests_per_s.map(|requests| format!("{requests}/s "));
         let service = row.service_ms.map(|service| format!("{}{service} ms", arrivals.unwrap_or_default()));
@@ -209,7 +229,8 @@ fn report(area: &str, figures: &[Figure]) -> Result<()> {
         let waiters = row.waiters.map(|waiters| waiters.to_string());
         let with = waiters.or(load).or(of_text).or(of_size).or(service).or(accounts).unwrap_or_default();
         let Figure { figure, value, unit, n, spread, .. } = row;
-        println!("{figure:<28} {with:>32} {value:>12} {unit:<6} {n:>3} {spread:>12}");
+        let likely = row.likely.map(|[low, high]| format!("{low} to {high}")).unwrap_or_default();
+        println!("{figure:<28} {with:>32} {value:>12} {unit:<6} {n:>3} {spread:>12} {likely:>18}");
     }
     let folder = paths::target()?.join("bench");
     fs::create_dir_all(&folder)?;
