@@ -36,7 +36,7 @@ async fn what_runs_never_exceeds_the_pool_and_uses_it() {
     let calls = fleet.upstream.calls();
     let mut load = Load::default();
     for gate in 0..3 {
-        load.add(&Caller { client: fleet.client(gate, "only").unwrap(), chat: chat(200), level: None }, 40);
+        load.add(&Caller::new(fleet.client(gate, "only").unwrap(), chat(200)), 40);
     }
     wait_until("all slots are in use", SLACK, || async { calls.running() == 20 }).await.unwrap();
     let (from, before) = (Instant::now(), calls.count());
@@ -102,7 +102,7 @@ async fn levels_and_tenants_share_as_in_one_queue_wherever_they_call() {
     for (tenant, level, gates) in callers {
         for gate in gates {
             let client = fleet.client(*gate, tenant).unwrap();
-            load.add(&Caller { client, chat: chat(60), level: Some(level) }, 24 / gates.len());
+            load.add(&Caller { level: Some(level), ..Caller::new(client, chat(60)) }, 24 / gates.len());
         }
     }
     let calls = fleet.upstream.calls();
@@ -146,9 +146,9 @@ async fn a_call_of_32000_tokens_gets_its_share_of_a_rate_among_floods_of_small_o
     };
     let mut load = Load::default();
     for gate in 0..3 {
-        load.add(&Caller { client: fleet.client(gate, "small").unwrap(), chat: of(SMALL), level: None }, 20);
+        load.add(&Caller::new(fleet.client(gate, "small").unwrap(), of(SMALL)), 20);
     }
-    load.add(&Caller { client: fleet.client(1, "large").unwrap(), chat: of(LARGE), level: None }, 2);
+    load.add(&Caller::new(fleet.client(1, "large").unwrap(), of(LARGE)), 2);
     let calls = fleet.upstream.calls();
     let started = |tenant: &str| calls.record().spans().iter().filter(|span| span.tenant == tenant).count() as u64;
     // The first ones spend the burst, and tell the service what such calls yield.

@@ -18,6 +18,8 @@ pub struct Kind {
     pub home: Home,
     /// Whether `./justw test` tries it, too.
     pub is_quick: bool,
+    /// Whether the ledger may forget by it what budgets were charged.
+    pub forgets: bool,
     /// Breaks something and mends it: when it returns, the fault is over. Fails when something is found wrong that the
     /// counting of calls does not show.
     pub strike: for<'a> fn(&'a mut World) -> Strike<'a>,
@@ -34,10 +36,14 @@ const A_MOMENT: Duration = Duration::from_millis(200);
 
 impl Kind {
     const fn new(name: &'static str, home: Home, strike: for<'a> fn(&'a mut World) -> Strike<'a>) -> Self {
-        Self { name, home, is_quick: false, strike }
+        Self { name, home, is_quick: false, forgets: false, strike }
     }
 
     const fn quick(self) -> Self {
         Self { is_quick: true, ..self }
+    }
+
+    const fn forgetting(self) -> Self {
+        Self { forgets: true, ..self }
     }
 }

@@ -46,6 +46,9 @@ pub struct Outcome {
     pub recovery: Option<Duration>,
     /// Slots that nobody could use at the end.
     pub lost: usize,
+    /// Tokens charged to a budget in excess of those that its callers were given; below zero so many are missing. `None`
+    /// where the ledger has forgotten.
+    pub excess: Option<i64>,
     /// What the fault itself found wrong.
     pub problem: Option<String>,
 }
@@ -68,13 +71,16 @@ impl Outcome {
         let filled = wait_until("all", FILLS_WITHIN, || async { calls.running() >= CAPACITY }).await;
         let lost = if filled.is_ok() { 0 } else { CAPACITY.saturating_sub(calls.running()) };
         calls.release();
+        let overshoot = calls.take_max_running().saturating_sub(CAPACITY);
+        let excess = Some(world.settle().await?).filter(|_| !kind.forgets);
         Ok(Self {
             name: kind.name,
             load_per_s: (calls.count() - before) as f64 / watched.duration_since(begun).as_secs_f64(),
-            overshoot: calls.take_max_running().saturating_sub(CAPACITY),
+            overshoot,
             cut: calls.record().cut(begun, Instant::now()),
             recovery,
             lost,
+            excess,
             problem,
         })
     }
@@ -83,15 +89,16 @@ impl Outcome {
     #[must_use]
     pub fn held(&self, slack: Duration) -> bool {
         let in_time = self.recovery.is_some_and(|recovery| recovery <= BOUND + slack);
-        self.overshoot == 0 && self.lost == 0 && in_time && self.problem.is_none()
+        let none_is_missing = self.excess.is_none_or(|excess| excess >= 0);
+        self.overshoot == 0 && self.lost == 0 && in_time && none_is_missing && self.problem.is_none()
     }
 
     /// The names of what a line tells.
     #[must_use]
     pub fn head() -> String {
         format!(
-            "{:<60} {:>8} {:>9} {:>4} {:>9} {:>10}",
-            "fault", "calls/s", "overshoot", "cut", "whole in", "lost slots"
+            "{:<60} {:>8} {:>9} {:>4} {:>9} {:>10} {:>7}",
+            "fault", "calls/s", "overshoot", "cut", "whole in", "lost slots", "tokens"
         )
     }
 }
@@ -99,8 +106,9 @@ impl Outcome {
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let recovery = self.recovery.map_or("never".to_owned(), |span| format!("{} ms", span.as_millis()));
+        let excess = self.excess.map_or("forgot".to_owned(), |excess| format!("{excess:+}"));
         let Self { name, load_per_s, overshoot, cut, lost, .. } = self;
-        write!(f, "{name:<60} {load_per_s:>8.1} {overshoot:>9} {cut:>4} {recovery:>9} {lost:>10}")?;
+        write!(f, "{name:<60} {load_per_s:>8.1} {overshoot:>9} {cut:>4} {recovery:>9} {lost:>10} {excess:>7}")?;
         self.problem.as_ref().map_or(Ok(()), |problem| write!(f, "\n  {problem}"))
     }
 }

@@ -1,5 +1,6 @@
 //! The gateways, their Redis, the links between them, and the callers.
 
+use super::books::{self, Balance, Books};
 use crate::client::Chat;
 use crate::fault_proxy::{Fault, FaultProxy};
 use crate::fleet::{Caller, Fleet, Load, Tally};
@@ -20,6 +21,8 @@ const GATES: usize = 3;
 /// At each gateway, half of them of each tenant.
 const CALLERS: usize = 20;
 const STARTS_WITHIN: Duration = Duration::from_secs(60);
+/// Until what has ended is charged.
+const TOLD_WITHIN: Duration = Duration::from_secs(10);
 
 /// Which kind of Redis a fault befalls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +49,7 @@ pub struct World {
     /// One for each gateway at home of one server.
     pub(super) links: Vec<FaultProxy>,
     pub(super) ledger: Ledger,
+    books: Books,
     _folder: Folder,
 }
 
@@ -66,22 +70,24 @@ impl World {
             .replicas(GATES)
             .capacity(u64::try_from(CAPACITY)?)
             .tenant(Tenant::new("free"))
-            // A limit that nobody reaches: its account is in the ledger, too.
-            .tenant(Tenant::new("limited").priority(6).limit("requests_per_min", 1_000_000))
+            // Limits that nobody reaches: its account is in the ledger, too.
+            .tenant(Books::tenant()?.priority(6).limit("requests_per_min", 1_000_000))
             .ledger(move |gate| settings[gate.min(settings.len() - 1)].clone())
             // Nobody waits for longer than a call may live.
             .sidecar_config(|_, config| config["queue"]["timeout_ms"] = json!(3_000))
             .start()
             .await?;
         fleet.upstream.calls().only_times();
-        let mut load = Load::default();
+        let (mut load, books) = (Load::default(), Books::default());
         for gate in 0..GATES {
-            for (tenant, service_ms) in [("free", 200), ("limited", 300)] {
+            for (tenant, service_ms) in [("free", 200), (books::TENANT, 300)] {
                 let chat = Chat::to(MODEL).behave(json!({"delay_ms": service_ms}));
-                load.add(&Caller { client: fleet.client(gate, tenant)?, chat, level: None }, CALLERS / 2);
+                let caller = Caller::new(fleet.client(gate, tenant)?, chat);
+                let caller = if tenant == books::TENANT { books.keep(caller) } else { caller };
+                load.add(&caller, CALLERS / 2);
             }
         }
-        let world = Self { load, fleet, links, ledger, _folder: folder };
+        let world = Self { load, fleet, links, ledger, books, _folder: folder };
         world.is_full(STARTS_WITHIN).await?;
         Ok(world)
     }
@@ -94,6 +100,24 @@ impl World {
         let tally = self.load.end().await?;
         self.fleet.wait_until_idle(STARTS_WITHIN).await?;
         Ok(tally)
+    }
+
+    /// Lets calls end and be settled, and tells how many tokens were charged in excess of those that callers were given
+    /// since the last time; below zero so many are missing.
+    pub(super) async fn settle(&mut self) -> Result<i64> {
+        self.load.pause();
+        self.fleet.wait_until_idle(STARTS_WITHIN).await?;
+        let balance = || tokio::task::block_in_place(|| self.books.balance(&self.fleet));
+        // Some tell their charges later, and some tell them again because they have no answer.
+        let told = wait_until("everything is told", TOLD_WITHIN, || async {
+            balance().is_ok_and(|balance| balance.is_told && balance.excess >= 0)
+        });
+        // Who is not there by then is missed.
+        let _ = told.await;
+        let Balance { excess, .. } = balance()?;
+        self.books.settle(excess);
+        self.load.resume();
+        Ok(excess)
     }
 
     /// Waits until every slot is in use.

@@ -1,9 +1,12 @@
 //! Callers without a thought between two calls.
 
 use crate::client::{Chat, Client};
+use crate::upstream::Usage;
 use crate::wait::let_pass;
 use anyhow::Result;
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -19,6 +22,8 @@ pub struct Caller {
     pub chat: Chat,
     /// `None`: the tenant's own.
     pub level: Option<u8>,
+    /// Counts the tokens of replies that came whole, of all that share it.
+    pub delivered: Arc<AtomicU64>,
 }
 
 /// What became of calls: how many by status and reason. A call without a reply has the status 0.
@@ -27,13 +32,21 @@ pub struct Tally(BTreeMap<(u16, String), u64>);
 
 /// Callers that go on calling until they are told to end. Dropping it makes them hang up.
 pub struct Load {
-    stop: watch::Sender<bool>,
+    word: watch::Sender<Word>,
     callers: JoinSet<Tally>,
+}
+
+/// What callers are told, each of them before its next call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Word {
+    GoOn,
+    Wait,
+    End,
 }
 
 impl Default for Load {
     fn default() -> Self {
-        Self { stop: watch::Sender::new(false), callers: JoinSet::new() }
+        Self { word: watch::Sender::new(Word::GoOn), callers: JoinSet::new() }
     }
 }
 
@@ -41,8 +54,17 @@ impl Load {
     /// Lets so many more callers of this kind begin.
     pub fn add(&mut self, caller: &Caller, count: usize) {
         for _ in 0..count {
-            self.callers.spawn(caller.clone().go_on(self.stop.subscribe()));
+            self.callers.spawn(caller.clone().go_on(self.word.subscribe()));
         }
+    }
+
+    /// Lets everybody finish the call they are in, and wait for [`Load::resume`].
+    pub fn pause(&self) {
+        self.word.send_replace(Word::Wait);
+    }
+
+    pub fn resume(&self) {
+        self.word.send_replace(Word::GoOn);
     }
 
     /// Lets everybody finish the call they are in, and tells how calls fared.
@@ -50,7 +72,7 @@ impl Load {
     /// # Errors
     /// When a caller has panicked.
     pub async fn end(mut self) -> Result<Tally> {
-        self.stop.send_replace(true);
+        self.word.send_replace(Word::End);
         let mut tally = Tally::default();
         while let Some(of_caller) = self.callers.join_next().await {
             for (outcome, count) in of_caller?.0 {
@@ -79,10 +101,17 @@ impl Tally {
 }
 
 impl Caller {
-    async fn go_on(self, stop: watch::Receiver<bool>) -> Tally {
+    /// One of the tenant's own level.
+    #[must_use]
+    pub fn new(client: Client, chat: Chat) -> Self {
+        Self { client, chat, level: None, delivered: Arc::default() }
+    }
+
+    async fn go_on(self, mut word: watch::Receiver<Word>) -> Tally {
         let mut tally = Tally::default();
         let body = self.chat.text();
-        while !*stop.borrow() {
+        // Fails only when whoever gives the word is gone, and all callers with it.
+        while word.wait_for(|word| *word != Word::Wait).await.is_ok_and(|word| *word == Word::GoOn) {
             let mut request = self.client.chat_request(body.clone());
             if let Some(level) = self.level {
                 request = request.header("x-priority", level.to_string());
@@ -93,6 +122,8 @@ impl Caller {
                     false
                 }
                 Ok(reply) => {
+                    let usage = Usage::from_openai(&reply.json()["usage"]).unwrap_or_default();
+                    self.delivered.fetch_add(usage.total(), Ordering::Relaxed);
                     tally.note(reply.status, reply.reason().unwrap_or_default());
                     reply.status == 200
                 }

@@ -35,7 +35,8 @@ pub(super) const KINDS: [Kind; 5] = [
             command(world, &["FLUSHALL"])?;
             world.fleet.gates[2].sidecar.restart().await
         })
-    }),
+    })
+    .forgetting(),
     Kind::new("one link is half open, and Redis comes back empty", Server, |world| {
         Box::pin(async move {
             world.link(1)?.set(Fault::HalfOpen).await?;
@@ -44,7 +45,8 @@ pub(super) const KINDS: [Kind; 5] = [
             let_pass(A_WHILE).await;
             world.link(1)?.set(Fault::None).await
         })
-    }),
+    })
+    .forgetting(),
     Kind::new("an Envoy and another gateway's replica are killed", Server, |world| {
         Box::pin(async move {
             world.fleet.gates[0].sidecar.kill();

@@ -19,6 +19,7 @@ pub(super) const KINDS: [Kind; 17] = [
             world.server()?.restart().await
         })
     })
+    .forgetting()
     .quick(),
     Kind::new("Redis is killed, and is back with what it had saved", Server, |world| {
         Box::pin(async move {
@@ -40,7 +41,8 @@ pub(super) const KINDS: [Kind; 17] = [
             let_pass(A_WHILE).await;
             world.server()?.restart().await
         })
-    }),
+    })
+    .forgetting(),
     Kind::new("Redis stands still for longer than a lease", Server, |world| {
         Box::pin(async move { stand_still(world.server()?, A_WHILE).await })
     }),
@@ -49,7 +51,7 @@ pub(super) const KINDS: [Kind; 17] = [
     }),
     Kind::new("DEBUG SLEEP", Server, |world| Box::pin(async move { command(world, &["DEBUG", "SLEEP", "1.5"]) })),
     Kind::new("SCRIPT FLUSH", Server, |world| Box::pin(async move { command(world, &["SCRIPT", "FLUSH"]) })).quick(),
-    Kind::new("FLUSHALL", Server, |world| Box::pin(async move { command(world, &["FLUSHALL"]) })).quick(),
+    Kind::new("FLUSHALL", Server, |world| Box::pin(async move { command(world, &["FLUSHALL"]) })).forgetting().quick(),
     Kind::new("the pool's key is deleted", Server, |world| {
         Box::pin(async move { command(world, &["DEL", &ledger_key()]) })
     }),
