@@ -136,6 +136,28 @@ async fn a_client_that_hangs_up_while_the_model_answers_frees_its_slot() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_hangs_up_before_the_first_byte_pays_for_its_prompt() {
+    let stack = stack("hang-up-early").start().await.unwrap();
+    let client = stack.client("only").unwrap();
+    let mut charged = 0;
+    // The one closes its connection, the other resets its stream, and Envoy tells them apart.
+    for client in [client.clone(), client.over_http2().unwrap()] {
+        let leaving = start_held_call(&stack, &client).await;
+        leaving.abort();
+        stack.operators().wait_until_idle(SLACK).await.unwrap();
+        stack.upstream.calls().release();
+        let metrics = stack.operators().metrics().await.unwrap();
+        let before = std::mem::replace(&mut charged, metrics.sum("sluice_tokens_total", &[("kind", "input")]));
+        assert!(charged > before, "{charged} tokens");
+        assert_eq!(
+            metrics.sum("sluice_settlements_total", &[("outcome", "failed")]),
+            0,
+            "it is not the model that failed"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_graceful_shutdown_answers_every_waiter() {
     let mut stack = stack("shutdown").start().await.unwrap();
     let client = stack.client("only").unwrap();

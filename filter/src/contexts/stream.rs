@@ -256,7 +256,7 @@ impl Drop for Stream {
 }
 
 fn how_it_ended() -> Ended {
-    /// Envoy's `DownstreamConnectionTermination`, also set when the client resets its stream.
-    const CLIENT_LEFT: u64 = 1 << 14;
+    /// Envoy's `DownstreamConnectionTermination`, and `DownstreamRemoteReset` over HTTP/2.
+    const CLIENT_LEFT: u64 = 1 << 14 | 1 << 28;
     if host::response_flags() & CLIENT_LEFT != 0 { Ended::ByClient } else { Ended::ByUpstream }
 }
