@@ -55,17 +55,15 @@ fn draws_fit(scene: &Scene, world: &World) -> bool {
         })
 }
 
-/// What a budget lacks was drawn, or is told once more by somebody who was forgotten.
+/// What a budget lacks is what was told of draws, lent or not.
 fn draws_are_taken_once(scene: &Scene, world: &World) -> bool {
-    let mut budgets = scene.meters.iter().filter_map(|(name, limit)| match limit {
-        Limit::Budget { amount, .. } => Some((name, i64::try_from(*amount).unwrap_or(i64::MAX))),
-        Limit::Rate(_) => None,
-    });
-    world.ledger.capacity() == 0
-        || budgets.all(|(name, amount)| {
-            let left = world.ledger.left(*name, world.server.clock).unwrap_or(amount);
-            amount - left <= world.truth.charged + world.truth.retold
-        })
+    scene.meters.iter().all(|(name, limit)| match limit {
+        Limit::Budget { amount, .. } => {
+            let amount = i64::try_from(*amount).unwrap_or(i64::MAX);
+            world.ledger.left(*name, world.server.clock).is_none_or(|left| amount - left == world.truth.told)
+        }
+        Limit::Rate(_) => true,
+    })
 }
 
 fn charges_are_counted_once(scene: &Scene, world: &World) -> bool {

@@ -27,13 +27,14 @@ pub enum Mutant {
     ChargedAgain,
     DrawnAgain,
     LentNotDebited,
+    InheritedTwice,
     PicksKept,
     ContendedIgnored,
     ClockTrusted,
 }
 
 impl Mutant {
-    pub const ALL: [Mutant; 18] = [
+    pub const ALL: [Mutant; 19] = [
         Mutant::ExpiredLeaseReclaimed,
         Mutant::StaleAnswerAccepted,
         Mutant::NumbersIgnored,
@@ -49,6 +50,7 @@ impl Mutant {
         Mutant::ChargedAgain,
         Mutant::DrawnAgain,
         Mutant::LentNotDebited,
+        Mutant::InheritedTwice,
         Mutant::PicksKept,
         Mutant::ContendedIgnored,
         Mutant::ClockTrusted,
@@ -72,9 +74,20 @@ impl Mutant {
             Mutant::ChargedAgain => "a repeated call's charges count again",
             Mutant::DrawnAgain => "draws are told as increments",
             Mutant::LentNotDebited => "what is lent is not taken out of the level",
+            Mutant::InheritedTwice => "what the dead were lent comes back twice",
             Mutant::PicksKept => "turns outlive the call they answered",
             Mutant::ContendedIgnored => "a holder does not care who waits elsewhere",
             Mutant::ClockTrusted => "the server's clock is believed whatever it says",
+        }
+    }
+
+    /// How the invariant begins that it breaks.
+    pub fn breaks(self) -> &'static str {
+        match self {
+            Mutant::ChargedAgain => "I6",
+            Mutant::DrawnAgain | Mutant::LentNotDebited | Mutant::InheritedTwice => "I2",
+            Mutant::PicksKept | Mutant::ContendedIgnored => "whoever was told",
+            _ => "I1",
         }
     }
 }

@@ -91,6 +91,7 @@ pub fn habitat(mutant: Mutant) -> Scene {
         Mutant::ChargedAgain => two().with(|most| most.charges = 1),
         Mutant::DrawnAgain => budget(name, 8).within(2, 5),
         Mutant::LentNotDebited => budget(name, 2).within(1, 4),
+        Mutant::InheritedTwice => budget(name, 6).within(1, 4).with(|most| most.crashes = 1),
         Mutant::ClockTrusted => two().with(|most| most.jumps = 1),
     };
     Scene { mutant: Some(mutant), ..scene }

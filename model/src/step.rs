@@ -81,7 +81,6 @@ impl Step<'_> {
                 change(next, gate, |gate| gate.leave(line));
             }
             Action::End(gate) => change(next, gate, Gate::end),
-            Action::Ask(gate) => self.ask(next, gate),
             Action::TimeOut(gate) => change(next, gate, Gate::time_out),
             Action::Deliver(letter) => {
                 let letter = next.letters.remove(letter);
@@ -145,7 +144,7 @@ impl Step<'_> {
                 let holder = gate.holder.as_ref();
                 holder.is_some_and(|holder| holder.is_due(gate.demand(), world.now))
             });
-            if is_due && !self.scene.late_asks {
+            if is_due {
                 self.ask(world, index);
             }
         }

@@ -125,14 +125,8 @@ impl View<'_> {
             (gate, self.rank(*gate, (*incarnation, *seq)), line).hash(state);
         }
         (world.truth.counted - world.ledger.spent()).hash(state);
-        if world.truth.burst > 0 || world.truth.inherited > 0 || world.truth.retold > 0 {
-            (
-                world.truth.charged,
-                world.truth.inherited,
-                world.truth.retold,
-                world.truth.burst,
-                world.now.since(world.truth.drawn_at),
-            )
+        if world.truth.burst > 0 || world.truth.inherited > 0 {
+            (world.truth.charged, world.truth.inherited, world.truth.burst, world.now.since(world.truth.drawn_at))
                 .hash(state);
         }
     }

@@ -3,8 +3,8 @@
 use crate::scene::{BEGIN, EPOCH, LINES, Most, Names, Scene, Waiting, flow_name};
 use sluice_policy::holder::{Demand, Holder};
 use sluice_policy::ledger::{AccountLedger, Row, SyncReply, SyncRequest};
-use sluice_policy::units::{Millis, Tokens};
-use std::collections::BTreeSet;
+use sluice_policy::units::{HolderId, Millis, Tokens};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Everything at one moment. Its hash is of its view (`view.rs`).
@@ -94,8 +94,11 @@ pub struct Truth {
     pub charged: i64,
     /// Came back of what was lent to holders that were forgotten since, or that have started anew: they may have drawn it.
     pub inherited: u64,
-    /// Told by holders that were forgotten since, who had no answer to it: they tell it once more.
-    pub retold: i64,
+    /// The latest that the ledger was told of what each gate drew, by incarnation. Who is forgotten tells once more what had
+    /// no answer.
+    pub draws: BTreeMap<usize, (u64, i64)>,
+    /// Told of draws, in all.
+    pub told: i64,
     /// Drawn beyond what the rate has brought since, over the window for which it is most; in units of 1/window.
     pub burst: u64,
     pub drawn_at: Millis,
@@ -240,4 +243,10 @@ impl Told {
             self.out_of_turn = true;
         }
     }
+}
+
+/// Whether a call to the ledger ended what it knew of a holder, or of its last incarnation.
+pub fn is_gone(holder: &HolderId, before: &AccountLedger, after: &AccountLedger) -> bool {
+    let incarnation = |ledger: &AccountLedger| ledger.latest_number(holder).map(|(incarnation, _)| incarnation);
+    incarnation(before).is_some() && incarnation(before) != incarnation(after)
 }

@@ -15,8 +15,8 @@ use crate::units::{Millis, Priority, TenantId, Tokens};
 use crate::wire::{RateKind, RateStatus, Reason};
 use std::collections::BTreeMap;
 
-/// Calls that keep what nobody needs, a third of a lease apart. Who calls again within that time is served from what is
-/// held, so that ten calls cost the ledger no less than a hundred, and no more.
+/// Calls to the ledger that keep what nobody needs, a third of a lease apart. Without them who calls once a second would
+/// take the account up and lay it down each time, and cost the ledger more than who calls all the time.
 const IDLE_CALLS: u8 = 2;
 
 /// The limits of one tenant; an absent one does not limit.

@@ -9,13 +9,14 @@
 //! because it may have lost what it knew, slots only move: it hands out no more than holders give up.
 //!
 //! Reading order: `message` (what is said), `share` (what a holder has), `meter` (rates and budgets), `order` (whose
-//! turn it is), and here what a call does with them. `quota-service/src/ledger/sync.lua` is the translation of
+//! turn it is), `time` (what has ended), and here what a call does with them. `quota-service/src/ledger/sync.lua` is the translation of
 //! [`AccountLedger::sync`]; both answer the same.
 
 mod message;
 mod meter;
 mod order;
 mod share;
+mod time;
 mod view;
 
 pub use message::{
@@ -61,21 +62,19 @@ pub struct AccountLedger {
     swept_at: Millis,
 }
 
-/// A holder's own clock and the ledger's may differ so much over one call; beyond it the server's clock has jumped.
-const MOST_SKEW_MS: i64 = 2_000;
 /// How often counters that say nothing any more are forgotten.
 const SWEEP_EVERY: Millis = Millis(60_000);
 
 impl AccountLedger {
     /// Answers one call.
     pub fn sync(&mut self, request: &SyncRequest, server: Server<'_>) -> Synced {
-        let is_stale = self.is_stale(request);
-        let now = self.time(request, server.now, is_stale);
-        self.watch_for_loss(request, server.run, now);
-        self.expire(&request.holder, request.longest_request, now);
-        if is_stale {
-            return Synced { reply: self.reply(&request.holder, None, now), notices: BTreeMap::new() };
+        if self.is_stale(request) {
+            let reply = self.reply(&request.holder, None, self.latest_call_at());
+            return Synced { reply, notices: BTreeMap::new() };
         }
+        let now = self.tell_time(request, server.now);
+        self.watch_for_loss(request, server.run, now);
+        self.expire(&request.holder, now);
         self.take_terms(&request.terms, now);
         self.take_share(request, now);
         self.take_draws(request, now);
@@ -100,18 +99,6 @@ impl AccountLedger {
         self.zombies.values().copied().chain(own).fold(0, u32::saturating_add)
     }
 
-    /// Slots that this holder was granted and whose lease had not ended at the latest call.
-    #[must_use]
-    pub fn granted_to(&self, holder: &HolderId) -> u32 {
-        self.shares.get(holder).map_or(0, |share| share.granted)
-    }
-
-    /// Slots in all, as the latest configuration has it that was told; 0 before the first call.
-    #[must_use]
-    pub fn capacity(&self) -> u32 {
-        self.terms.as_ref().map_or(0, |terms| terms.capacity)
-    }
-
     /// What is left of a rate or a budget, lent or not, as far as it has been told what was drawn; negative is debt.
     #[must_use]
     pub fn left(&self, meter: MeterName, now: Millis) -> Option<i64> {
@@ -132,101 +119,27 @@ impl AccountLedger {
         known.is_some_and(|share| (request.incarnation, request.seq) <= (share.incarnation, share.seq))
     }
 
-    /// The ledger's time, which never runs back. What a holder saw pass since its last reply tells a clock that was set
-    /// from one that runs; who has heard nothing cannot tell, and then no more than a moment may have passed since the
-    /// latest call, if anybody's slots depend on it. When the clock was set, time stands still for that call: what is late is
-    /// safe, and what was missed is not made up for, because a lease may have begun in it.
-    fn time(&mut self, request: &SyncRequest, server: Millis, is_stale: bool) -> Millis {
-        let told = signed(server.0).saturating_add(self.clock_offset);
-        if self.terms.is_none() {
-            return Millis(u64::try_from(told).unwrap_or(0));
-        }
-        let latest = self.latest_call_at();
-        let heard = request.last_heard.filter(|_| !is_stale).map(|(heard, elapsed)| heard.plus(elapsed));
-        let expected = heard.or_else(|| self.depends_on_time(latest).then_some(latest));
-        let was_set = expected.is_some_and(|expected| told > signed(expected.0).saturating_add(MOST_SKEW_MS));
-        if was_set || told < signed(latest.0) {
-            self.clock_offset = self.clock_offset.saturating_add(signed(latest.0)).saturating_sub(told);
-            return latest;
-        }
-        Millis(u64::try_from(told).unwrap_or(0))
-    }
-
-    /// By the ledger's time. Whoever called then is not forgotten before somebody has called later.
-    fn latest_call_at(&self) -> Millis {
-        self.shares.values().map(|share| share.renewed_at).max().unwrap_or(Millis::ZERO)
-    }
-
-    fn depends_on_time(&self, now: Millis) -> bool {
-        now < self.frozen_until || self.granted().saturating_add(self.zombies()) > 0
-    }
-
-    /// Freezes after a failover, a restart, or the loss of this account.
-    fn watch_for_loss(&mut self, request: &SyncRequest, run: &str, now: Millis) {
-        let (is_new, changed) = (self.terms.is_none(), self.run != run);
-        let asserts = request.keep > 0;
-        let quiet = request.lease;
-        let ended = quiet.plus(request.longest_request);
-        let frozen_for = match (is_new, changed) {
-            (true, _) if asserts => ended,
-            (true, _) if request.guarded => quiet,
-            (true, _) => Millis::ZERO,
-            (false, true) => ended,
-            // Born empty, and now somebody turns up who holds something of what was there before.
-            (false, false) if asserts && now < self.frozen_until && !self.knows(request) => ended,
-            (false, false) => return,
-        };
-        if changed && !is_new {
-            self.movable = 0;
-            for share in self.shares.values_mut() {
-                share.asserted = false;
-            }
-        }
-        run.clone_into(&mut self.run);
-        self.frozen_until = self.frozen_until.max(now.plus(frozen_for));
-    }
-
-    fn knows(&self, request: &SyncRequest) -> bool {
-        self.shares.get(&request.holder).is_some_and(|share| share.incarnation == request.incarnation)
-    }
-
-    fn expire(&mut self, caller: &HolderId, longest_request: Millis, now: Millis) {
-        let latest = now.plus(longest_request);
-        self.zombies.retain(|free_at, _| *free_at > now);
-        // Pods come and go under ever new names: who was silent for longer than a call runs is forgotten.
-        let is_gone = |holder: &HolderId, share: &Share| {
-            let silent_since = share.renewed_at.plus(share.lease).plus(longest_request);
-            holder != caller && share.granted == 0 && share.zombies_until <= now && silent_since <= now
-        };
-        for (_, gone) in self.shares.extract_if(.., |holder, share| is_gone(holder, share)) {
-            inherit(&mut self.meters, &gone);
-        }
-        for share in self.shares.values_mut() {
-            if share.zombies_until <= now {
-                share.zombies = 0;
-            }
-            if share.granted > 0 && !share.is_leased(now) {
-                share.zombies = std::mem::take(&mut share.granted);
-                share.zombies_until = latest;
-                share.picks.clear();
-            }
-        }
-    }
-
     /// The latest configuration counts; of two equal ones the one that was told last.
     fn take_terms(&mut self, terms: &Terms, now: Millis) {
         if self.terms.as_ref().is_some_and(|known| known.version > terms.version) {
             return;
         }
-        self.meters.retain(|name, _| terms.meters.contains_key(name));
+        let mut over: Vec<MeterName> = Vec::new();
+        self.meters.retain(|name, _| {
+            let goes_on = terms.meters.contains_key(name);
+            over.extend(Some(*name).filter(|_| !goes_on));
+            goes_on
+        });
         for (name, limit) in &terms.meters {
             let meter = self.meters.entry(*name).or_insert_with(|| Meter::new(*limit, now));
             meter.refill(now);
-            if meter.limit() != *limit && meter.set_limit(*limit) {
-                // What was lent of the last period is worth nothing in this one.
-                for lent in self.shares.values_mut().filter_map(|share| share.lent.get_mut(name)) {
-                    lent.held = 0;
-                }
+            let turns = meter.limit() != *limit && meter.set_limit(*limit);
+            over.extend(Some(*name).filter(|_| turns));
+        }
+        // What was lent of a limit that is no more, or of the last period, is worth nothing.
+        for lent in self.shares.values_mut().flat_map(|share| &mut share.lent) {
+            if over.contains(lent.0) {
+                lent.1.held = 0;
             }
         }
         if self.terms.as_ref() != Some(terms) {
@@ -245,7 +158,7 @@ impl AccountLedger {
             gone => (Share { contended: false, ..Share::default() }, gone),
         };
         if let Some(gone) = gone {
-            self.bury(&gone, request.longest_request, now);
+            self.bury(&gone, now);
         }
         let held = old.granted.max(old.zombies);
         let asserts = is_frozen && !old.asserted;
@@ -267,6 +180,7 @@ impl AccountLedger {
             zombies_until: Millis::ZERO,
             renewed_at: now,
             lease: request.lease,
+            longest_request: request.longest_request,
             asserted: true,
             picks: BTreeMap::new(),
             ..old
@@ -275,11 +189,11 @@ impl AccountLedger {
     }
 
     /// Ends an old incarnation: whatever it was granted may still be running, and whatever it was lent it draws no more.
-    fn bury(&mut self, old: &Share, longest_request: Millis, now: Millis) {
+    fn bury(&mut self, old: &Share, now: Millis) {
         inherit(&mut self.meters, old);
         let slots = old.granted.max(old.zombies);
         if slots > 0 {
-            let sum = self.zombies.entry(now.plus(longest_request)).or_default();
+            let sum = self.zombies.entry(old.calls_end_by(now)).or_default();
             *sum = sum.saturating_add(slots);
         }
     }
@@ -487,9 +401,11 @@ impl AccountLedger {
     }
 }
 
+/// What a holder that is gone was lent of budgets comes back. Of a rate it does not: what was drawn of that in the last
+/// moments, nobody charges later, and time brings it back anyway.
 fn inherit(meters: &mut BTreeMap<MeterName, Meter>, gone: &Share) {
     for (name, lent) in &gone.lent {
-        if let Some(meter) = meters.get_mut(name) {
+        if let Some(meter) = meters.get_mut(name).filter(|meter| matches!(meter.limit(), Limit::Budget { .. })) {
             meter.inherit(lent.held);
         }
     }

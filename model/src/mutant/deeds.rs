@@ -3,9 +3,9 @@
 use super::Mutant;
 use super::stored::Stored;
 use crate::scene::{LINES, flow_name, gate_name, gate_of};
-use crate::world::{Gate, World};
+use crate::world::{Gate, World, is_gone};
 use sluice_policy::ledger::{AccountLedger, SyncReply, SyncRequest, Synced};
-use sluice_policy::units::Millis;
+use sluice_policy::units::{HolderId, Millis};
 use std::sync::Arc;
 
 /// The clock by which a holder judges its lease.
@@ -56,6 +56,7 @@ pub fn before_sync(mutant: Option<Mutant>, ledger: &mut AccountLedger, request: 
 /// The ledger has taken a call. Tells what it must still book.
 pub fn after_sync(
     mutant: Option<Mutant>,
+    gates: &[HolderId],
     before: &AccountLedger,
     ledger: &mut AccountLedger,
     request: &SyncRequest,
@@ -86,6 +87,13 @@ pub fn after_sync(
                 let lent: u64 = stored.shares().map(|(_, mut share)| share.lent()).sum();
                 stored.raise_levels(lent.saturating_sub(was_lent));
             });
+        }
+        Some(Mutant::InheritedTwice) => {
+            let gone = gates.iter().filter(|holder| is_gone(holder, before, ledger));
+            let lent: u64 = gone.map(|holder| before.lent_to(holder)).sum();
+            if lent > 0 {
+                Stored::change(ledger, |stored| stored.raise_levels(lent));
+            }
         }
         _ => {}
     }

@@ -2,7 +2,7 @@
 
 use super::{Step, change, with};
 use crate::mutant;
-use crate::scene::{Names, gate_of};
+use crate::scene::{Names, gate_of, holder_id};
 use crate::seen::Event;
 use crate::world::{Letter, World};
 use sluice_policy::ledger::{AccountLedger, Server, SyncReply, SyncRequest};
@@ -46,13 +46,14 @@ impl Step<'_> {
         let mutant = self.scene.mutant;
         let number = (request.incarnation, request.seq);
         let told = request.clone();
+        let gates: Vec<_> = (0..world.gates.len()).map(holder_id).collect();
         let (synced, bookings) = with(&mut world.ledger, |ledger| {
             mutant::before_sync(mutant, ledger, &mut request, server.now);
             let mut synced = ledger.sync(&request, server);
             if request.seq != number.1 {
                 synced.reply.seq = number.1;
             }
-            let bookings = mutant::after_sync(mutant, &before, ledger, &request, &mut synced);
+            let bookings = mutant::after_sync(mutant, &gates, &before, ledger, &request, &mut synced);
             (synced, bookings)
         });
         super::truth::forget_holders(world, &before);

@@ -2,9 +2,8 @@
 
 use super::Step;
 use crate::scene::{LINES, Scene, flow_name, holder_id};
-use crate::world::{Letter, Truth, World};
-use sluice_policy::holder::Holder;
-use sluice_policy::ledger::{AccountLedger, Limit, SyncRequest};
+use crate::world::{Letter, Truth, World, is_gone};
+use sluice_policy::ledger::{AccountLedger, Limit, MeterReport, SyncRequest};
 use sluice_policy::units::{Millis, Tokens};
 use std::sync::Arc;
 
@@ -33,6 +32,11 @@ impl Truth {
                 self.counted = self.counted.saturating_add(spent.charge);
             }
         }
+        let sum = |part: fn(&MeterReport) -> i64| request.meters.values().map(part).sum::<i64>();
+        let (drawn, counted) = (sum(|report| report.drawn), sum(|report| report.counted));
+        let before = self.draws.insert(gate, (request.incarnation, drawn));
+        let before = before.filter(|(incarnation, _)| *incarnation == request.incarnation);
+        self.told += drawn - before.map_or(counted, |(_, drawn)| drawn);
     }
 }
 
@@ -57,16 +61,14 @@ pub(super) fn forget_batches(world: &mut World) {
 /// and what it tells once more counts once more.
 pub(super) fn forget_holders(world: &mut World, before: &AccountLedger) {
     for (gate, holder) in (0..world.gates.len()).map(|gate| (gate, holder_id(gate))) {
-        let incarnation = |ledger: &AccountLedger| ledger.latest_number(&holder).map(|(incarnation, _)| incarnation);
-        if incarnation(before).is_none() || incarnation(before) == incarnation(&world.ledger) {
+        if !is_gone(&holder, before, &world.ledger) {
             continue;
         }
         let truth = Arc::make_mut(&mut world.truth);
         truth.inherited += before.lent_to(&holder);
-        if incarnation(&world.ledger).is_none() {
+        if world.ledger.latest_number(&holder).is_none() {
             truth.batches.retain(|(of, ..)| *of != gate);
-            let counted = world.gates.get(gate).and_then(|gate| gate.holder.as_ref()).map_or(0, Holder::counted);
-            truth.retold += (before.drawn_by(&holder) - counted).max(0);
+            truth.draws.remove(&gate);
         }
     }
 }

@@ -29,9 +29,7 @@ impl Step<'_> {
 
     fn change_server(&self, world: &mut World) {
         world.server.run += 1;
-        if !self.scene.late_requests {
-            world.letters.retain(|letter| !matches!(**letter, Letter::Request(..)));
-        }
+        world.letters.retain(|letter| !matches!(**letter, Letter::Request(..)));
     }
 }
 

@@ -25,10 +25,6 @@ pub(super) struct Allowance {
 }
 
 impl Allowance {
-    pub(super) fn counted(&self) -> i64 {
-        self.counted
-    }
-
     pub(super) fn draw(&mut self, amount: i64) {
         self.drawn = self.drawn.saturating_add(amount);
         self.left = self.left.saturating_sub(amount);

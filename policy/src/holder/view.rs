@@ -1,16 +1,10 @@
 //! What of a holder decides what comes next, for whoever compares states (`model/`).
 
-use super::{Allowance, Holder, Outage, TICK};
+use super::{Holder, Outage, TICK};
 use crate::units::Millis;
 use std::hash::{Hash, Hasher};
 
 impl Holder {
-    /// Of what it has drawn, what answered calls have told, of all rates and budgets.
-    #[must_use]
-    pub fn counted(&self) -> i64 {
-        self.allowances.values().map(Allowance::counted).sum()
-    }
-
     /// How far the ledger's time, as this holder has it from the last reply, is from `ledger`; `None` before the first.
     pub fn hash_heard(&self, now: Millis, ledger: Millis, state: &mut impl Hasher) {
         self.last_heard.map(|(heard, at)| heard.plus(now.since(at)).0.wrapping_sub(ledger.0)).hash(state);

@@ -1,8 +1,8 @@
 //! Rates and budgets of an account, and what of them is lent to whom.
 //!
 //! What a holder may draw without asking has been taken out of the level before: lending is debit. So whatever is lost or
-//! late draws nothing twice. What a holder kept that is gone for good comes back; what it drew of that and did not tell
-//! was not acknowledged either, and is charged when its calls' ends are told to another.
+//! late draws nothing twice. What a holder was lent of a budget comes back when it is gone for good; what it drew of that
+//! and did not tell was not acknowledged either, and is charged when its calls' ends are told to another.
 
 use super::message::{MeterGrant, MeterReport};
 use crate::bucket::Rate;

@@ -17,6 +17,8 @@ pub(super) struct Share {
     pub(super) zombies_until: Millis,
     pub(super) renewed_at: Millis,
     pub(super) lease: Millis,
+    /// How long a call of this holder may run.
+    pub(super) longest_request: Millis,
     /// It has said what it holds since the ledger may last have lost something.
     pub(super) asserted: bool,
     /// It was told that somebody else waits.
@@ -54,6 +56,11 @@ const FRESH: Millis = Millis(250);
 impl Share {
     pub(super) fn is_leased(&self, now: Millis) -> bool {
         self.renewed_at.plus(self.lease) > now
+    }
+
+    /// When the calls of a holder have ended that starts none after `now`, and none after its lease.
+    pub(super) fn calls_end_by(&self, now: Millis) -> Millis {
+        self.renewed_at.plus(self.lease).min(now).plus(self.longest_request)
     }
 
     pub(super) fn has_fresh_rows(&self, now: Millis) -> bool {

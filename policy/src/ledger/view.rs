@@ -4,6 +4,7 @@
 //! after more calls. Left out are the counters of [`super::Order`]: the caller knows whether anyone's turn depends on
 //! them.
 
+use super::time::MOST_SKEW_MS;
 use super::{AccountLedger, Server};
 use crate::units::{HolderId, Millis};
 use std::hash::{Hash, Hasher};
@@ -13,6 +14,18 @@ impl AccountLedger {
     #[must_use]
     pub fn latest_number(&self, holder: &HolderId) -> Option<(u64, u64)> {
         self.shares.get(holder).map(|share| (share.incarnation, share.seq))
+    }
+
+    /// Slots that this holder was granted and whose lease had not ended at the latest call.
+    #[must_use]
+    pub fn granted_to(&self, holder: &HolderId) -> u32 {
+        self.shares.get(holder).map_or(0, |share| share.granted)
+    }
+
+    /// Slots in all, as the latest configuration has it that was told; 0 before the first call.
+    #[must_use]
+    pub fn capacity(&self) -> u32 {
+        self.terms.as_ref().map_or(0, |terms| terms.capacity)
     }
 
     /// The ledger's time at the latest call.
@@ -40,13 +53,6 @@ impl AccountLedger {
             .map_or(0, |share| share.lent.values().map(|lent| lent.held).fold(0, u64::saturating_add))
     }
 
-    /// What this holder is known to have drawn of all rates and budgets.
-    #[must_use]
-    pub fn drawn_by(&self, holder: &HolderId) -> i64 {
-        let drawn = self.shares.get(holder).into_iter().flat_map(|share| share.lent.values());
-        drawn.filter_map(|lent| lent.drawn).sum()
-    }
-
     /// Hashes it, moments as distances from its time and the numbers of calls (incarnation and number) by their
     /// `rank` among those that may still be compared with them. A moment `oldest` ago is as old as any, unless the server's
     /// clock has jumped.
@@ -59,7 +65,9 @@ impl AccountLedger {
     ) {
         let now = self.latest_call_at();
         let passed = self.at(server.now).0.wrapping_sub(now.0);
-        oldest.map_or(passed, |oldest| passed.min(oldest.0)).hash(state);
+        // After so long a newcomer's call finds that the clock was set.
+        let too_long = MOST_SKEW_MS.unsigned_abs() + 1;
+        oldest.map_or(passed, |oldest| passed.min(oldest.0.max(too_long))).hash(state);
         self.terms.as_ref().map(|terms| terms.version).hash(state);
         (self.run == server.run).hash(state);
         self.frozen_until.since(now).hash(state);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 /// The account of the worked examples in docs/LEDGER.md, with more about it.
 const HASH: &[(&str, &str)] = &[
-    ("v", "2"),
+    ("v", "3"),
     ("run", "7ad694f75a99d5fcd6f8d9fbee0b5c1356b432bd"),
     ("version", "12 3 1790000000000"),
     ("capacity", "8"),
@@ -17,15 +17,15 @@ const HASH: &[(&str, &str)] = &[
     ("holders", "gate-0 gate-1 gate-2"),
     (
         "holder:gate-0",
-        r#"{"incarnation":1790000000000,"seq":3,"granted":7,"zombies":0,"zombies_until":0,"renewed_at":1795343390297,"lease":2000,"asserted":1,"contended":1}"#,
+        r#"{"incarnation":1790000000000,"seq":3,"granted":7,"zombies":0,"zombies_until":0,"renewed_at":1795343390297,"lease":2000,"longest":600000,"asserted":1,"contended":1}"#,
     ),
     (
         "holder:gate-1",
-        r#"{"incarnation":1790000000007,"seq":1,"granted":1,"zombies":0,"zombies_until":0,"renewed_at":1795343390292,"lease":2000,"asserted":1,"contended":0}"#,
+        r#"{"incarnation":1790000000007,"seq":1,"granted":1,"zombies":0,"zombies_until":0,"renewed_at":1795343390292,"lease":2000,"longest":600000,"asserted":1,"contended":0}"#,
     ),
     (
         "holder:gate-2",
-        r#"{"incarnation":1790000000009,"seq":44,"granted":0,"zombies":2,"zombies_until":1795343980397,"renewed_at":1795343380297,"lease":2000,"asserted":1,"contended":0}"#,
+        r#"{"incarnation":1790000000009,"seq":44,"granted":0,"zombies":2,"zombies_until":1795343980397,"renewed_at":1795343380297,"lease":2000,"longest":600000,"asserted":1,"contended":0}"#,
     ),
     ("rows:gate-1", "1795343390292\n/1/chat 1 450 3 20\n/4/batch 1 2000 1 800"),
     ("rows:gate-2", "1795343380297\n/1/chat 1 20 1 0"),
@@ -128,9 +128,9 @@ fn as_json_all_of_it_has_a_name() {
 #[test]
 fn another_format_is_not_read() {
     let mut hash = hash();
-    hash.insert("v".to_owned(), "3".to_owned());
+    hash.insert("v".to_owned(), "4".to_owned());
     let refused = StoredAccount::read(&hash).unwrap_err();
-    assert_eq!(refused.to_string(), "is of format \"3\", and this release reads format 2");
+    assert_eq!(refused.to_string(), "is of format \"4\", and this release reads format 3");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::str::FromStr;
 
 /// The format that this release reads and writes.
-pub const FORMAT: u64 = 2;
+pub const FORMAT: u64 = 3;
 
 /// All moments are milliseconds by the ledger's clock.
 #[derive(Clone, Debug, PartialEq, Eq)]

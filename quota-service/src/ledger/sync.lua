@@ -18,7 +18,7 @@ local incarnation, seq, keep, want = tonumber(ARGV[2]), tonumber(ARGV[3]), tonum
 local lease, longest, expected = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[10])
 local is_guarded, is_ahead = ARGV[8] == '1', ARGV[9] == '1'
 
-local FORMAT = '2'
+local FORMAT = '3'
 local TERMS = {'version', 'capacity', 'policy', 'levels', 'groups'}
 local STATE = {'spent', 'clock_offset', 'frozen_until', 'movable', 'swept_at', 'virtual_time'}
 local METERS = {'requests_per_second', 'requests_per_minute', 'tokens_per_second', 'tokens_per_minute', 'tokens_per_day',
@@ -32,7 +32,7 @@ local had = {}                          -- fields as they were read, '' for one 
 local terms, state, meters, zombies = {}, {}, {}, {}
 local shares, lent, picks, rows = {}, {}, {}, {} -- by holder
 local share, drawn                      -- the caller's
-local is_stale, now, latest, is_frozen
+local now, is_frozen
 local granted, zombie_sum, capacity = 0, 0, 0    -- sums over all holders, kept up to date
 local open_rows = {}                    -- by holder: how many of its rows have more calls than slots
 
@@ -112,8 +112,8 @@ local function put_share(name)
       pick.weight, pick.head, pick.money, pick.at)
   end
   put('holder:' .. name, string.format('{"incarnation":%d,"seq":%d,"granted":%d,"zombies":%d,"zombies_until":%d,' ..
-    '"renewed_at":%d,"lease":%d,"asserted":%d,"contended":%d}', s.incarnation, s.seq, s.granted, s.zombies,
-    s.zombies_until, s.renewed_at, s.lease, s.asserted, s.contended))
+    '"renewed_at":%d,"lease":%d,"longest":%d,"asserted":%d,"contended":%d}', s.incarnation, s.seq, s.granted, s.zombies,
+    s.zombies_until, s.renewed_at, s.lease, s.longest, s.asserted, s.contended))
   put('picks:' .. name, #given > 0 and '{' .. table.concat(given, ',') .. '}' or '')
   put('lent:' .. name, text_of(lent[name]))
 end
@@ -126,7 +126,7 @@ local function put_meters()
   end
 end
 
--- Writes what even a stale call may have changed, and what was put before.
+-- Writes what every call may have changed, and what was put before.
 local function write()
   local names = {}
   for name, other in pairs(shares) do
@@ -171,38 +171,41 @@ end
 -- The ledger's time, which never runs back. What a holder saw pass since its last reply tells a clock that was set from
 -- one that runs; who has heard nothing cannot tell, and then no more than a moment may have passed since the last call, if
 -- anybody's slots depend on it. When the clock was set, time stands still for this call: what is late is safe.
+local function latest_call_at()
+  local last = 0
+  for _, other in pairs(shares) do last = math.max(last, other.renewed_at) end
+  return last
+end
 local function tell_time()
   local time = redis.call('TIME')
   local server = time[1] * 1000 + math.floor(time[2] / 1000)
   now = server + state.clock_offset
   if had.version ~= '' then
-    local last, depends = 0, next(zombies) ~= nil
-    for _, other in pairs(shares) do
-      last = math.max(last, other.renewed_at)
-      depends = depends or other.granted + other.zombies > 0
-    end
-    local awaited = not is_stale and expected or (depends or last < state.frozen_until) and last
+    local last, depends = latest_call_at(), next(zombies) ~= nil
+    for _, other in pairs(shares) do depends = depends or other.granted + other.zombies > 0 end
+    local awaited = expected or (depends or last < state.frozen_until) and last
     if awaited and now > awaited + MOST_SKEW_MS or now < last then
       now, state.clock_offset = last, last - server
     end
   end
   now = math.max(0, now)
-  latest = now + longest
 end
 
--- Freezes after a failover, a restart, or the loss of this account. A server that knows less than holders do has
+-- Freezes after a failover, a restart, or the loss of this account, until whatever may run has ended. A server that knows less than holders do has
 -- another run id: a replica that took over, or one that was started again from what it had saved.
 local function watch_for_loss()
   local info, frozen_for = redis.call('INFO', 'server'), nil
   local run = string.match(info, '^%w+', select(2, string.find(info, 'run_id:', 1, true)) + 1)
+  local ended = lease + longest
+  for _, other in pairs(shares) do ended = math.max(ended, lease + other.longest) end
   if had.version == '' then
-    frozen_for = keep > 0 and lease + longest or is_guarded and lease or 0
+    frozen_for = keep > 0 and ended or is_guarded and lease or 0
   elseif run ~= had.run then
-    frozen_for, state.movable = lease + longest, 0
+    frozen_for, state.movable = ended, 0
     for _, other in pairs(shares) do other.asserted, other.is_changed = 0, true end
   elseif keep > 0 and now < state.frozen_until and not (share and share.incarnation == incarnation) then
     -- Born empty, and now somebody turns up who holds something of what was there before.
-    frozen_for = lease + longest
+    frozen_for = ended
   end
   state.frozen_until = math.max(state.frozen_until, frozen_for and now + frozen_for or 0)
   is_frozen = now < state.frozen_until
@@ -214,16 +217,20 @@ local function cap(meter)
   if meter.level >= meter.burst then meter.level, meter.fraction = meter.burst, 0 end
 end
 
--- Takes back what was lent to a holder that draws no more.
+-- What a holder that is gone was lent of budgets comes back. Of a rate it does not: what was drawn of that in the last
+-- moments, nobody charges later, and time brings it back anyway.
 local function inherit(holder)
   for name, amount in pairs(lent[holder]) do
     local meter = meters[name]
-    if meter then
+    if meter and meter.window == 0 then
       meter.level = meter.level + amount
       cap(meter)
     end
   end
 end
+
+-- When the calls of a holder have ended that starts none after now, and none after its lease.
+local function calls_end_by_now(other) return math.min(other.renewed_at + other.lease, now) + other.longest end
 
 -- Leases that have ended become zombies, zombies come free, and who was silent for longer than a call runs is forgotten.
 local function expire()
@@ -235,17 +242,16 @@ local function expire()
   end
   zombies = kept
   for name, other in pairs(shares) do
-    local silent_since = other.renewed_at + other.lease + longest
-    if name ~= me and other.granted == 0 and other.zombies_until <= now and silent_since <= now then
+    if other.granted > 0 and other.renewed_at + other.lease <= now then
+      other.zombies, other.granted, other.zombies_until = other.granted, 0, calls_end_by_now(other)
+      picks[name], other.is_changed = {}, true
+    end
+    if other.zombies > 0 and other.zombies_until <= now then other.zombies, other.is_changed = 0, true end
+    if name ~= me and other.granted == 0 and calls_end_by_now(other) <= now then
       inherit(name)
       shares[name] = nil
       for _, kind in ipairs(OF_HOLDER) do put(kind .. name, '') end
     else
-      if other.zombies > 0 and other.zombies_until <= now then other.zombies, other.is_changed = 0, true end
-      if other.granted > 0 and other.renewed_at + other.lease <= now then
-        other.zombies, other.granted, other.zombies_until = other.granted, 0, latest
-        picks[name], other.is_changed = {}, true
-      end
       granted, zombie_sum = granted + other.granted, zombie_sum + other.zombies
     end
   end
@@ -266,6 +272,13 @@ local function refill(meter)
   cap(meter)
 end
 
+-- What was lent of a limit that is no more, or of the last period, is worth nothing.
+local function void(name)
+  for holder, other in pairs(shares) do
+    if lent[holder][name] then lent[holder][name], other.is_changed = 0, true end
+  end
+end
+
 -- Takes over a limit: what has been drawn stays drawn. A later period begins with a full budget.
 local function set_limit(name, amount, window, burst, period)
   local meter = meters[name]
@@ -273,10 +286,7 @@ local function set_limit(name, amount, window, burst, period)
   meter.level = turns and burst or meter.level + burst - meter.burst
   meter.period = window == 0 and math.max(meter.period, period) or 0
   meter.amount, meter.window, meter.burst, meter.fraction = amount, window, burst, 0
-  -- What was lent of the last period is worth nothing in this one.
-  for holder, other in pairs(turns and shares or {}) do
-    lent[holder][name], other.is_changed = lent[holder][name] and 0, true
-  end
+  if turns then void(name) end
 end
 
 -- Whether these terms are of an earlier version than those that are known; the first number of three counts most.
@@ -309,7 +319,10 @@ local function take_terms()
       end
     end
     for name in pairs(meters) do
-      if not limited[name] then meters[name] = nil end
+      if not limited[name] then
+        void(name)
+        meters[name] = nil
+      end
     end
   end
   capacity = tonumber(terms.capacity)
@@ -320,7 +333,7 @@ end
 -- than the ledger's.
 local function take_share()
   if share and share.incarnation ~= incarnation then
-    local slots, free_at = math.max(share.granted, share.zombies), int(latest)
+    local slots, free_at = math.max(share.granted, share.zombies), int(calls_end_by_now(share))
     if slots > 0 then zombies[free_at] = (zombies[free_at] or 0) + slots end
     granted, zombie_sum, share = granted - share.granted, zombie_sum - share.zombies + slots, nil
     inherit(me)
@@ -336,7 +349,7 @@ local function take_share()
   if is_frozen and not asserts then state.movable = state.movable + held - kept end
   granted, zombie_sum = granted - share.granted + kept, zombie_sum - share.zombies
   share.granted, share.zombies, share.zombies_until = kept, 0, 0
-  share.renewed_at, share.lease, share.asserted, share.is_changed = now, lease, 1, true
+  share.renewed_at, share.lease, share.longest, share.asserted, share.is_changed = now, lease, longest, 1, true
 end
 
 -- What it has drawn, and keeps of what it was lent. What it gives back is free again, what it drew beyond its part is
@@ -746,14 +759,17 @@ end
 -- %d needs 64 bits.
 assert(int(2 ^ 52) == '4503599627370496', 'sluice needs a server of 64 bits')
 if not read() then return redis.error_reply('ERR ' .. key .. ' is of format ' .. had.v) end
-is_stale = share and (incarnation < share.incarnation or incarnation == share.incarnation and seq <= share.seq)
+local is_stale = share and (incarnation < share.incarnation or incarnation == share.incarnation and seq <= share.seq)
+if is_stale then
+  now = latest_call_at()
+  is_frozen = now < state.frozen_until
+  for _, slots in pairs(zombies) do zombie_sum = zombie_sum + slots end
+  for _, other in pairs(shares) do zombie_sum = zombie_sum + other.zombies end
+  return reply(me)
+end
 tell_time()
 watch_for_loss()
 expire()
-if is_stale then
-  write()
-  return reply(me)
-end
 take_terms()
 take_share()
 take_draws()

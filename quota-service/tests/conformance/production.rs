@@ -117,11 +117,11 @@ fn who_may_not_publish_has_a_ledger_all_the_same(rig: &Rig) {
 
 fn a_key_of_another_format_is_left_alone(rig: &Rig) {
     let (mut home, account) = (Redis::on(&rig.servers), account("another-format"));
-    let _: i64 = home.ask(&account, cmd("HSET").arg(account.to_string()).arg(&["v", "3", "a", "b"])).unwrap();
+    let _: i64 = home.ask(&account, cmd("HSET").arg(account.to_string()).arg(&["v", "4", "a", "b"])).unwrap();
     let mut eval = cmd("EVAL");
     eval.arg(wire::SCRIPT).arg(1).arg(account.to_string()).arg(wire::encode(&two_holders()[0]));
     let refused = home.ask::<String>(&account, &eval).unwrap_err();
-    assert!(refused.to_string().contains("is of format 3"), "{refused}");
+    assert!(refused.to_string().contains("is of format 4"), "{refused}");
     assert_eq!(home.ask::<u32>(&account, cmd("HLEN").arg(account.to_string())).unwrap(), 2);
 }
 

@@ -277,7 +277,7 @@ impl World {
             want: dice.of(&[0, 1, 3, 20]),
             terms: teller.terms.clone(),
             lease: teller.lease,
-            longest_request: Millis(5_000),
+            longest_request: Millis(dice.of(&[5_000, 5_000, 1_000, 20_000])),
             last_heard: teller.last_heard.map(|(ledger, at)| (ledger, Millis(self.time - at))),
             guarded: dice.one_in(2),
             ahead: !dice.one_in(4),

@@ -151,6 +151,12 @@ impl Ask<'_, '_> {
         self
     }
 
+    /// How long its calls may run (ms).
+    pub(crate) fn longest(mut self, longest: u64) -> Self {
+        self.request.longest_request = Millis(longest);
+        self
+    }
+
     pub(crate) fn guarded(mut self) -> Self {
         self.request.guarded = true;
         self

@@ -34,7 +34,7 @@ const OVERLAY: TableDefinition<&str, &str> = TableDefinition::new("overlay");
 /// Hours since 1970, tenant, and [`Field`] → [`Counts`]. By hour first: what is too old lies together.
 const USAGE: TableDefinition<(u32, &str, &str), &str> = TableDefinition::new("usage");
 
-const FORMAT: u64 = 1;
+const FORMAT: u64 = 2;
 /// The file is small and read once; redb's own default is a gigabyte.
 const CACHE_BYTES: usize = 8 << 20;
 

@@ -127,8 +127,8 @@ async fn a_file_that_cannot_be_trusted_is_refused_with_the_reason() {
     write_meta(&foreign, "other", 1);
     assert!(open(&foreign).contains("is not a ledger"), "{}", open(&foreign));
     let newer = folder.path().join("newer");
-    write_meta(&newer, "format", 2);
-    assert!(open(&newer).contains("is of format 2"), "{}", open(&newer));
+    write_meta(&newer, "format", 3);
+    assert!(open(&newer).contains("is of format 3"), "{}", open(&newer));
     assert!(open(folder.path()).contains("cannot be used"), "{}", open(folder.path()));
 }
 

@@ -15,7 +15,9 @@ pub(crate) const CASES: &[Case] = cases![
     what_was_lent_of_an_earlier_period_is_worth_nothing,
     what_a_forgotten_holder_drew_is_not_drawn_again,
     what_a_forgotten_holder_was_lent_comes_back,
-    what_a_forgotten_holder_was_lent_comes_back_where_a_late_call_finds_out,
+    what_a_new_incarnation_was_lent_before_comes_back,
+    a_stale_call_forgets_nobody,
+    what_was_lent_of_a_limit_that_is_no_more_is_worth_nothing,
     what_a_forgotten_holder_had_not_told_is_drawn_when_it_is_back,
     what_holders_drew_before_a_loss_is_lost_with_it,
     a_larger_budget_keeps_what_was_drawn,
@@ -107,23 +109,38 @@ fn what_a_forgotten_holder_was_lent_comes_back(story: &mut Story<'_>) {
     story.call("b").send();
     story.wait(LEASE + LONGEST - 1);
     assert_eq!(story.call("b").send().level(TokensPerDay), 75);
-    // Its slot is one of the dead since then.
-    story.wait(LONGEST);
+    story.wait(1);
     assert_eq!(story.call("b").send().level(TokensPerDay), 100);
 }
 
-fn what_a_forgotten_holder_was_lent_comes_back_where_a_late_call_finds_out(story: &mut Story<'_>) {
+fn what_a_new_incarnation_was_lent_before_comes_back(story: &mut Story<'_>) {
+    story.set_meter(TokensPerDay, day(100, FIRST));
+    assert_eq!(story.call("a").want(1).ahead().send().held(TokensPerDay), 25);
+    story.restart("a");
+    let said = story.call("a").send();
+    assert_eq!((said.held(TokensPerDay), said.level(TokensPerDay)), (0, 100));
+}
+
+fn a_stale_call_forgets_nobody(story: &mut Story<'_>) {
     story.set_meter(TokensPerDay, day(100, FIRST));
     story.call("a").want(1).ahead().send();
-    let late = story.call("b").hold_back();
+    let late = story.call("c").hold_back();
+    story.call("c").send();
     story.call("b").send();
-    story.wait(LEASE);
-    story.call("b").send();
-    story.wait(LONGEST - 1_000);
-    story.call("b").send();
-    story.wait(1_000);
-    assert_eq!(story.deliver(&late).level(TokensPerDay), 100);
+    story.wait(LEASE + LONGEST);
+    assert_eq!(story.deliver(&late).level(TokensPerDay), 75);
     assert_eq!(story.call("b").send().level(TokensPerDay), 100);
+}
+
+fn what_was_lent_of_a_limit_that_is_no_more_is_worth_nothing(story: &mut Story<'_>) {
+    story.set_meter(TokensPerDay, day(100, FIRST));
+    assert_eq!(story.call("a").want(1).ahead().send().held(TokensPerDay), 25);
+    story.terms.meters.clear();
+    story.call("b").send();
+    story.set_meter(TokensPerDay, day(100, FIRST));
+    assert_eq!(story.call("b").drew_in(FIRST, TokensPerDay, 40, 0).send().level(TokensPerDay), 60);
+    story.restart("a");
+    assert_eq!(story.call("a").send().level(TokensPerDay), 60);
 }
 
 fn what_a_forgotten_holder_had_not_told_is_drawn_when_it_is_back(story: &mut Story<'_>) {

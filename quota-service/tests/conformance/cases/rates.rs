@@ -28,7 +28,7 @@ pub(crate) const CASES: &[Case] = cases![
     a_refund_fills_the_rate_up_to_its_burst_only,
     a_repeated_report_counts_once,
     a_new_incarnation_counts_its_draws_from_nothing,
-    what_a_new_incarnation_was_lent_before_comes_back,
+    what_was_lent_of_a_rate_to_who_is_gone_does_not_come_back,
     what_was_drawn_before_the_account_was_lost_is_not_counted_again,
     what_was_drawn_before_a_holder_was_forgotten_is_not_counted_again,
     what_was_drawn_before_the_first_answer_is_counted,
@@ -211,13 +211,12 @@ fn what_was_drawn_before_a_holder_was_forgotten_is_not_counted_again(story: &mut
     assert_eq!(story.call("a").drew(TokensPerSecond, 5_000, 0).send().level(TokensPerSecond), 100);
 }
 
-fn what_a_new_incarnation_was_lent_before_comes_back(story: &mut Story<'_>) {
+fn what_was_lent_of_a_rate_to_who_is_gone_does_not_come_back(story: &mut Story<'_>) {
     story.set_meter(TokensPerSecond, TPS);
-    story.call("a").send();
     assert_eq!(story.call("a").want(1).ahead().send().held(TokensPerSecond), 25);
     story.restart("a");
     let said = story.call("a").send();
-    assert_eq!((said.held(TokensPerSecond), said.level(TokensPerSecond)), (0, 100));
+    assert_eq!((said.held(TokensPerSecond), said.level(TokensPerSecond)), (0, 75));
 }
 
 fn what_was_drawn_before_the_first_answer_is_counted(story: &mut Story<'_>) {

@@ -15,8 +15,10 @@ pub(crate) const CASES: &[Case] = cases![
     a_new_incarnation_after_an_expiry_leaves_its_zombies_once,
     zombies_of_two_moments_come_free_one_after_the_other,
     zombies_of_one_moment_add_up,
-    a_stale_call_ends_the_leases_of_others,
+    a_stale_call_ends_no_lease,
     picks_of_an_ended_lease_are_gone,
+    zombies_count_from_the_end_of_the_lease,
+    zombies_stay_as_long_as_their_own_calls_may_run,
     a_silent_holder_is_remembered_while_a_call_may_run,
     a_silent_holder_is_forgotten_after_that,
     rows_of_an_ended_lease_do_not_compete,
@@ -116,12 +118,13 @@ fn zombies_of_one_moment_add_up(story: &mut Story<'_>) {
     assert_eq!(story.call("b").send().zombies, 5);
 }
 
-fn a_stale_call_ends_the_leases_of_others(story: &mut Story<'_>) {
+fn a_stale_call_ends_no_lease(story: &mut Story<'_>) {
     let call = story.call("b").hold_back();
     story.deliver(&call);
     story.call("a").want(4).send();
     story.wait(LEASE);
-    assert_eq!(story.deliver(&call).zombies, 4);
+    assert_eq!(story.deliver(&call).zombies, 0);
+    assert_eq!(story.call("b").send().zombies, 4);
 }
 
 fn picks_of_an_ended_lease_are_gone(story: &mut Story<'_>) {
@@ -131,6 +134,27 @@ fn picks_of_an_ended_lease_are_gone(story: &mut Story<'_>) {
     story.call("b").send();
     let said = story.deliver(&call);
     assert_eq!((said.granted, said.picks("/1/t"), said.zombies), (0, 0, 2));
+}
+
+fn zombies_count_from_the_end_of_the_lease(story: &mut Story<'_>) {
+    story.call("a").want(4).send();
+    story.call("b").send();
+    story.wait(LEASE + LONGEST - 1);
+    assert_eq!(story.call("b").send().zombies, 4);
+    story.wait(1);
+    assert_eq!(story.call("b").want(10).send().granted, 10);
+}
+
+fn zombies_stay_as_long_as_their_own_calls_may_run(story: &mut Story<'_>) {
+    story.call("a").longest(2 * LONGEST).want(4).send();
+    story.call("c").longest(2 * LONGEST).want(1).send();
+    story.call("b").send();
+    story.restart("c");
+    assert_eq!(story.call("c").send().zombies, 1);
+    story.wait(LEASE + 2 * LONGEST - 1);
+    assert_eq!(story.call("b").send().zombies, 4);
+    story.wait(1);
+    assert_eq!(story.call("b").send().zombies, 0);
 }
 
 fn a_silent_holder_is_remembered_while_a_call_may_run(story: &mut Story<'_>) {
