@@ -13,8 +13,6 @@ pub enum Action {
     Leave(usize, usize),
     /// The oldest call of a gate ends.
     End(usize),
-    /// A gate makes the call to the ledger that is due.
-    Ask(usize),
     /// It waits no longer for the answer.
     TimeOut(usize),
     /// The letter at this place arrives.
@@ -79,10 +77,10 @@ fn of_server(world: &World, scene: &Scene, actions: &mut Vec<Action>) {
 }
 
 fn of_gate(index: usize, gate: &Gate, world: &World, scene: &Scene, actions: &mut Vec<Action>) {
-    let Some(holder) = &gate.holder else {
+    if gate.holder.is_none() {
         actions.push(Action::Restart(index));
         return;
-    };
+    }
     for line in 0..LINES {
         let waiting = gate.waiting.get(line).copied().unwrap_or(0);
         let room = scene.gates.get(index).and_then(|lines| lines.get(line)).copied().unwrap_or(0);
@@ -95,9 +93,6 @@ fn of_gate(index: usize, gate: &Gate, world: &World, scene: &Scene, actions: &mu
     }
     if !gate.running.is_empty() {
         actions.push(Action::End(index));
-    }
-    if scene.late_asks && holder.is_due(gate.demand(), world.now) {
-        actions.push(Action::Ask(index));
     }
     if gate.told.awaits && gate.told.sent < world.now {
         actions.push(Action::TimeOut(index));

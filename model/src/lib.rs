@@ -18,7 +18,7 @@ mod view;
 mod check;
 mod pool;
 pub mod search;
-mod seen;
+pub mod seen;
 
 pub mod mutant;
 pub mod report;

@@ -56,7 +56,9 @@ impl Report {
             return;
         };
         let steps = violation.steps();
-        println!("\ncaught: {}", mutant.name());
+        let is_expected = violation.invariant.starts_with(mutant.breaks());
+        println!("\n{}: {}", if is_expected { "caught" } else { "CAUGHT BY ANOTHER INVARIANT" }, mutant.name());
+        self.failures += usize::from(!is_expected);
         println!("        in {steps} steps, after {states} states; {}", scene.bounds());
         print_violation(violation);
         let control = search(&Scene { mutant: None, ..scene }, Effort { depth: Some(steps), ..TO_THE_END });

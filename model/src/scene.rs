@@ -33,11 +33,6 @@ pub struct Scene {
     pub shared: bool,
     /// After how many calls that nobody needed holders rest; `None`: they stay warm.
     pub on_demand: Option<u8>,
-    /// Whether a gate may ask later than it is due. Otherwise it asks at once, as the service does while it is not stopped;
-    /// what is late then is the letter.
-    pub late_asks: bool,
-    /// Whether a request that was sent before a failover may arrive after it. It comes over a connection that ended.
-    pub late_requests: bool,
     /// Whether answers to superseded calls stay under way. A holder that ignores them is as if they were lost.
     pub stale_answers: bool,
     pub mutant: Option<Mutant>,
@@ -103,8 +98,6 @@ impl Scene {
             charge: Tokens(1),
             shared: true,
             on_demand: None,
-            late_asks: false,
-            late_requests: false,
             stale_answers: false,
             mutant: None,
         }

@@ -27,7 +27,6 @@ fn what(world: &World, action: Action) -> String {
         Action::Arrive(gate, line) => format!("a {} caller arrives at {}", level(line), gate_name(gate)),
         Action::Leave(gate, line) => format!("a {} caller leaves {}", level(line), gate_name(gate)),
         Action::End(gate) => format!("a call of {} ends", gate_name(gate)),
-        Action::Ask(gate) => format!("{} asks", gate_name(gate)),
         Action::TimeOut(gate) => format!("{} waits no longer for its answer", gate_name(gate)),
         Action::Deliver(letter) => world.letters.get(letter).map_or(String::new(), |letter| letter_text(letter)),
         Action::DeliverCopy(letter) => {
