@@ -44,10 +44,11 @@ pub struct Control {
     changed: Notify,
 }
 
+#[derive(Default)]
 struct State {
     overlay: Overlay,
-    /// Whether the ledger said so when it was last asked.
-    overlay_is_found: bool,
+    /// The ledger did not answer when it was last asked for it.
+    overlay_is_missing: bool,
     adapting: Adapting,
     /// What was in force when it was last looked at, to say what changed.
     active: Vec<String>,
@@ -80,14 +81,7 @@ impl Control {
         audit: Audit,
         ledger: Arc<dyn Ledger>,
     ) -> Self {
-        let state = State {
-            overlay: Overlay::default(),
-            overlay_is_found: true,
-            adapting: Adapting::default(),
-            active: Vec::new(),
-            since: clock.now(),
-            reloads: Reloads::default(),
-        };
+        let state = State { since: clock.now(), ..State::default() };
         Self { engine, identity, config_file, clock, audit, ledger, state: Mutex::new(state), changed: Notify::new() }
     }
 
@@ -134,15 +128,15 @@ impl Control {
             }
             overlay => overlay,
         };
-        let was_found = std::mem::replace(&mut self.lock().overlay_is_found, overlay.is_ok());
+        let was_missing = std::mem::replace(&mut self.lock().overlay_is_missing, overlay.is_err());
         match overlay {
             Ok(overlay) => {
-                if !was_found {
+                if was_missing {
                     tracing::info!("the operators' overlay is found again");
                 }
                 self.take_overlay(overlay);
             }
-            Err(error) if was_found => {
+            Err(error) if !was_missing => {
                 tracing::warn!(%error, "the operators' overlay cannot be looked up; the one before goes on");
             }
             Err(_) => {}
