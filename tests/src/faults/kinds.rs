@@ -18,8 +18,8 @@ pub struct Kind {
     pub home: Home,
     /// Whether `./justw test` tries it, too.
     pub is_quick: bool,
-    /// Whether the ledger may forget by it what budgets were charged.
-    pub forgets: bool,
+    /// What it may do to what budgets were charged.
+    pub books: BooksAfter,
     /// Breaks something and mends it: when it returns, the fault is over. Fails when something is found wrong that the
     /// counting of calls does not show.
     pub strike: for<'a> fn(&'a mut World) -> Strike<'a>,
@@ -34,9 +34,20 @@ const A_WHILE: Duration = Duration::from_millis(1_500);
 /// Shorter than a lease.
 const A_MOMENT: Duration = Duration::from_millis(200);
 
+/// What a budget was charged, against what its callers were given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BooksAfter {
+    /// As much, if no call was cut.
+    Exact,
+    /// No less.
+    Charged,
+    /// The ledger does not know.
+    Forgotten,
+}
+
 impl Kind {
     const fn new(name: &'static str, home: Home, strike: for<'a> fn(&'a mut World) -> Strike<'a>) -> Self {
-        Self { name, home, is_quick: false, forgets: false, strike }
+        Self { name, home, is_quick: false, books: BooksAfter::Exact, strike }
     }
 
     const fn quick(self) -> Self {
@@ -44,6 +55,11 @@ impl Kind {
     }
 
     const fn forgetting(self) -> Self {
-        Self { forgets: true, ..self }
+        Self { books: BooksAfter::Forgotten, ..self }
+    }
+
+    /// A gateway's own process, without a word to anybody.
+    const fn killing(self) -> Self {
+        Self { books: BooksAfter::Charged, ..self }
     }
 }

@@ -1,6 +1,6 @@
 //! How a fault went: what is measured, and when that is good.
 
-use super::kinds::Kind;
+use super::kinds::{BooksAfter, Kind};
 use super::world::{CAPACITY, World};
 use crate::fleet::{LEASE, LONGEST_REQUEST};
 use crate::wait::{let_pass, wait_until};
@@ -49,6 +49,8 @@ pub struct Outcome {
     /// Tokens charged to a budget in excess of those that its callers were given; below zero so many are missing. `None`
     /// where the ledger has forgotten.
     pub excess: Option<i64>,
+    /// Whether that may be above zero.
+    may_exceed: bool,
     /// What the fault itself found wrong.
     pub problem: Option<String>,
 }
@@ -66,21 +68,25 @@ impl Outcome {
         let problem = (kind.strike)(world).await.err().map(|error| format!("{error:#}"));
         let over = Instant::now();
         let recovery = watch(world, over, patience).await;
-        let watched = Instant::now();
+        let (watched, after) = (Instant::now(), calls.count());
         calls.hold();
         let filled = wait_until("all", FILLS_WITHIN, || async { calls.running() >= CAPACITY }).await;
         let lost = if filled.is_ok() { 0 } else { CAPACITY.saturating_sub(calls.running()) };
         calls.release();
         let overshoot = calls.take_max_running().saturating_sub(CAPACITY);
-        let excess = Some(world.settle().await?).filter(|_| !kind.forgets);
+        let cut = calls.record().cut(begun, watched);
+        let may_exceed = kind.books != BooksAfter::Exact || cut > 0;
+        let excess = Some(world.settle().await?).filter(|_| kind.books != BooksAfter::Forgotten);
         Ok(Self {
             name: kind.name,
-            load_per_s: (calls.count() - before) as f64 / watched.duration_since(begun).as_secs_f64(),
+            load_per_s: (after - before) as f64 / watched.duration_since(begun).as_secs_f64(),
             overshoot,
-            cut: calls.record().cut(begun, Instant::now()),
+            cut,
             recovery,
             lost,
             excess,
+            // What a gateway has not acknowledged may be told again during the next fault.
+            may_exceed: std::mem::replace(&mut world.may_repeat, may_exceed) || may_exceed,
             problem,
         })
     }
@@ -89,8 +95,8 @@ impl Outcome {
     #[must_use]
     pub fn held(&self, slack: Duration) -> bool {
         let in_time = self.recovery.is_some_and(|recovery| recovery <= BOUND + slack);
-        let none_is_missing = self.excess.is_none_or(|excess| excess >= 0);
-        self.overshoot == 0 && self.lost == 0 && in_time && none_is_missing && self.problem.is_none()
+        let is_balanced = self.excess.is_none_or(|excess| excess == 0 || (excess > 0 && self.may_exceed));
+        self.overshoot == 0 && self.lost == 0 && in_time && is_balanced && self.problem.is_none()
     }
 
     /// The names of what a line tells.

@@ -50,6 +50,8 @@ pub struct World {
     pub(super) links: Vec<FaultProxy>,
     pub(super) ledger: Ledger,
     books: Books,
+    /// Whether something may have been charged twice in the last fault.
+    pub(super) may_repeat: bool,
     _folder: Folder,
 }
 
@@ -87,7 +89,7 @@ impl World {
                 load.add(&caller, CALLERS / 2);
             }
         }
-        let world = Self { load, fleet, links, ledger, books, _folder: folder };
+        let world = Self { load, fleet, links, ledger, books, may_repeat: false, _folder: folder };
         world.is_full(STARTS_WITHIN).await?;
         Ok(world)
     }

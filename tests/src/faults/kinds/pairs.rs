@@ -28,7 +28,8 @@ pub(super) const KINDS: [Kind; 5] = [
             world.server()?.signal(Signal::SIGCONT)?;
             world.fleet.gates[0].sidecar.ready().await
         })
-    }),
+    })
+    .killing(),
     Kind::new("a replica is killed, and FLUSHALL", Server, |world| {
         Box::pin(async move {
             world.fleet.gates[2].sidecar.kill();
@@ -53,7 +54,8 @@ pub(super) const KINDS: [Kind; 5] = [
             world.fleet.gates[1].envoy_mut()?.restart().await?;
             world.fleet.gates[0].sidecar.restart().await
         })
-    }),
+    })
+    .killing(),
     Kind::new("the pool shrinks while a link is half open, and grows", Server, |world| {
         Box::pin(shrink_and_grow(world))
     }),

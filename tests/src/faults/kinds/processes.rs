@@ -9,6 +9,7 @@ pub(super) const KINDS: [Kind; 6] = [
     Kind::new("a replica is killed, and is back at once", Server, |world| {
         Box::pin(async move { world.fleet.gates[0].sidecar.restart().await })
     })
+    .killing()
     .quick(),
     Kind::new("a replica is killed, and is back after leases ended", Server, |world| {
         Box::pin(async move {
@@ -17,7 +18,8 @@ pub(super) const KINDS: [Kind; 6] = [
             let_pass(A_WHILE).await;
             replica.restart().await
         })
-    }),
+    })
+    .killing(),
     Kind::new("a replica is told to end, and is started again", Server, |world| {
         Box::pin(async move {
             let replica = &mut world.fleet.gates[2].sidecar;
@@ -36,7 +38,8 @@ pub(super) const KINDS: [Kind; 6] = [
     }),
     Kind::new("an Envoy is killed, and is back at once", Server, |world| {
         Box::pin(async move { world.fleet.gates[1].envoy_mut()?.restart().await })
-    }),
+    })
+    .killing(),
     Kind::new("an Envoy stands still", Server, |world| {
         Box::pin(async move {
             let envoy = world.fleet.gates[2].envoy_mut()?;
