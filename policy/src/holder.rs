@@ -157,6 +157,7 @@ const TICK: Millis = Millis(100);
 impl Holder {
     #[must_use]
     pub fn new(replica: &Replica, terms: Terms) -> Self {
+        let allowances = terms.meters.iter().map(|(name, limit)| (*name, Allowance::of(*limit))).collect();
         Self {
             replica: replica.clone(),
             terms,
@@ -167,7 +168,7 @@ impl Holder {
             contended: false,
             heard_at: Millis::ZERO,
             picks: Picks::default(),
-            allowances: BTreeMap::new(),
+            allowances,
             seq: 0,
             is_answered: false,
             lease_ends: Millis::ZERO,
@@ -219,6 +220,9 @@ impl Holder {
                 (old, new) if old != new => allowance.drop_rest(),
                 _ => {}
             }
+        }
+        for (name, limit) in &terms.meters {
+            self.allowances.entry(*name).or_insert_with(|| Allowance::of(*limit));
         }
         self.is_changed |= terms.meters != self.terms.meters;
         self.terms = terms;

@@ -1,6 +1,7 @@
 //! A tenant as a test wants it.
 
 use serde_json::{Value, json};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 #[derive(Clone, Debug)]
 pub struct Tenant {
@@ -55,6 +56,16 @@ impl Tenant {
     pub fn limit(mut self, name: &str, value: u64) -> Self {
         self.document["limits"][name] = json!(value);
         self
+    }
+
+    /// A budget. Its day begins in half a day, whenever that is.
+    #[must_use]
+    pub fn tokens_per_day(self, tokens: u64) -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let hour = now.as_secs() / 3_600 % 24;
+        // In these names the sign is the other way round.
+        let zone = if hour < 12 { format!("Etc/GMT-{}", 12 - hour) } else { format!("Etc/GMT+{}", hour - 12) };
+        self.with("budgets", json!({"tokens_per_day": tokens, "time_zone": zone}))
     }
 
     /// Any other field of the tenant's section.

@@ -2,7 +2,7 @@
 //! left of a rate, and which slots may still be in use.
 
 use e2e::client::{Chat, Client, Reply};
-use e2e::stack::{MODEL, Stack, StackBuilder};
+use e2e::stack::{MODEL, Stack, StackBuilder, quota_service};
 use e2e::tenant::Tenant;
 use e2e::upstream::Usage;
 use e2e::wait::{wait_for, wait_until};
@@ -14,6 +14,8 @@ use tokio::task::JoinSet;
 const SLACK: Duration = Duration::from_secs(20);
 const CALLS: usize = 12;
 const SLOTS: u64 = 4;
+
+const BUDGET: u64 = 1_000_000;
 
 /// Where the ledger is.
 #[derive(Clone, Copy)]
@@ -84,6 +86,31 @@ async fn nothing_is_lost(name: &str, home: Home) {
     })
     .await
     .unwrap();
+}
+
+/// Of calls that are running the ledger knows what was reserved; the next sidecar does not know them, and charges what
+/// they used.
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_that_outlive_their_sidecar_are_charged_to_the_budget_to_the_last() {
+    let tenant = Tenant::new("on-budget").tokens_per_day(BUDGET);
+    let mut stack = stack("budget-kill", Home::Redis).tenant(tenant).start().await.unwrap();
+    let client = stack.client("on-budget").unwrap();
+    stack.upstream.calls().hold();
+    let mut calls = JoinSet::new();
+    (0..SLOTS).for_each(|_| drop(calls.spawn(served(client.clone()))));
+    let all = usize::try_from(SLOTS).unwrap();
+    wait_until("they run", SLACK, || async { stack.upstream.calls().running() == all }).await.unwrap();
+    let (_, then) = on_budget(&stack);
+    wait_until("all reservations are told", SLACK, || async { on_budget(&stack).1 > then + 1 }).await.unwrap();
+    let (reserved, _) = on_budget(&stack);
+    assert!(reserved > 0);
+
+    stack.sidecar.kill();
+    stack.sidecar.restart().await.unwrap();
+    stack.upstream.calls().release();
+    assert!(calls.join_all().await.iter().all(|reply| reply.status == 200));
+    let used = told(&stack).total();
+    wait_until("all of it is charged", SLACK, || async { on_budget(&stack).0 == reserved + used }).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -216,6 +243,14 @@ async fn assert_usage_is_what_was_told(stack: &Stack) {
 
 fn told(stack: &Stack) -> Usage {
     stack.upstream.calls().all().into_iter().filter_map(|call| call.usage).sum()
+}
+
+/// Tokens that the budget lacks, as the ledger knows it, and the number of the sidecar's last call.
+fn on_budget(stack: &Stack) -> (u64, u64) {
+    let accounts = quota_service::inspect(&stack.folder, "on-budget").unwrap();
+    let Some(account) = accounts.first() else { return (0, 0) };
+    let number = |field: &str| account["meters"][0][field].as_u64().unwrap();
+    (BUDGET - number("level") - number("lent"), account["holders"][0]["seq"].as_u64().unwrap())
 }
 
 async fn counted(stack: &Stack, tenant: &str) -> Value {

@@ -25,6 +25,11 @@ pub(super) struct Allowance {
 }
 
 impl Allowance {
+    /// What is drawn before the ledger has said anything is drawn of the period that it is.
+    pub(super) fn of(limit: Limit) -> Self {
+        Self { period: limit.period(), ..Self::default() }
+    }
+
     pub(super) fn draw(&mut self, amount: i64) {
         self.drawn = self.drawn.saturating_add(amount);
         self.left = self.left.saturating_sub(amount);

@@ -125,6 +125,19 @@ fn who_asks_on_demand_gives_everything_back_after_so_many_idle_calls() {
 }
 
 #[test]
+fn what_is_drawn_of_a_budget_before_the_first_answer_is_told() {
+    let (budget, amount) = (MeterName::TokensPerDay, 100);
+    let limited = Terms { meters: [(budget, Limit::Budget { amount, period: 20_260_131 })].into(), ..terms(1, 8) };
+    let (mut holder, mut ledger) = (holder("a"), AccountLedger::default());
+    holder.set_terms(limited, Millis(0));
+    // A call that an earlier incarnation had let in.
+    holder.correct(FLOW, 1, Draw::default(), Draw::from(crate::units::Tokens(30)), Millis(0));
+    let request = ask(&mut holder, 0, 0, 0);
+    answer(&mut ledger, &request, 0);
+    assert_eq!(ledger.left(budget, Millis(0)), Some(70));
+}
+
+#[test]
 fn a_notice_renews_no_lease() {
     let (mut ours, mut ledger) = (holder("a"), AccountLedger::default());
     let request = ask(&mut ours, 0, 1, 0);

@@ -127,7 +127,8 @@ impl Limit {
         }
     }
 
-    fn period(self) -> u64 {
+    /// Of a budget; 0 for a rate.
+    pub(crate) fn period(self) -> u64 {
         match self {
             Limit::Rate(_) => 0,
             Limit::Budget { period, .. } => period,

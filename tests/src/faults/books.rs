@@ -1,19 +1,15 @@
 //! What a tenant's budget was charged, against the tokens that its callers were given.
 
 use crate::fleet::{Caller, Fleet};
-use crate::paths;
 use crate::stack::quota_service;
 use crate::tenant::Tenant;
-use anyhow::{Context, Result, ensure};
-use serde_json::{Value, json};
-use std::process::Command;
+use anyhow::{Context, Result};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 pub(super) const TENANT: &str = "limited";
 /// Nobody reaches it.
-const BUDGET: i64 = 1_000_000_000_000;
+const BUDGET: u64 = 1_000_000_000_000;
 
 #[derive(Default)]
 pub(super) struct Books {
@@ -24,12 +20,9 @@ pub(super) struct Books {
 }
 
 impl Books {
-    /// The tenant that they are kept of. Its day begins in half a day, whenever that is.
-    pub(super) fn tenant() -> Result<Tenant> {
-        let hour = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs() / 3_600 % 24;
-        // In these names the sign is the other way round.
-        let zone = if hour < 12 { format!("Etc/GMT-{}", 12 - hour) } else { format!("Etc/GMT+{}", hour - 12) };
-        Ok(Tenant::new(TENANT).with("budgets", json!({"tokens_per_day": BUDGET, "time_zone": zone})))
+    /// The tenant that they are kept of.
+    pub(super) fn tenant() -> Tenant {
+        Tenant::new(TENANT).tokens_per_day(BUDGET)
     }
 
     /// The same caller, who counts what it is given.
@@ -41,13 +34,14 @@ impl Books {
     pub(super) fn balance(&self, fleet: &Fleet) -> Result<Balance> {
         let delivered = i64::try_from(self.delivered.load(Ordering::Relaxed))?;
         let (mut balance, mut charged) = (Balance { excess: 0, is_told: true }, 0);
-        for account in inspect(fleet)?.as_array().into_iter().flatten() {
+        let gate = fleet.gates.first().context("there is no gateway")?;
+        for account in quota_service::inspect(&gate.folder, TENANT)? {
             balance.is_told &= account["granted"] == 0;
             let meters = account["meters"].as_array().into_iter().flatten();
             for meter in meters.filter(|meter| meter["meter"] == "tokens_per_day") {
                 let number = |field: &str| meter[field].as_i64().with_context(|| format!("no {field}"));
                 balance.is_told &= number("lent")? == 0;
-                charged += BUDGET - number("level")? - number("lent")?;
+                charged += BUDGET.cast_signed() - number("level")? - number("lent")?;
             }
         }
         balance.excess = charged - delivered - self.before;
@@ -67,13 +61,4 @@ pub(super) struct Balance {
     pub(super) excess: i64,
     /// All holders have given everything back, so that they have also told what they drew.
     pub(super) is_told: bool,
-}
-
-fn inspect(fleet: &Fleet) -> Result<Value> {
-    let folder = fleet.gates.first().context("there is no gateway")?.folder.path();
-    let mut inspect = Command::new(paths::built("quota-service")?);
-    inspect.args(["inspect", "--json", "--config", quota_service::CONFIG, TENANT]).current_dir(folder);
-    let told = inspect.output().context("quota-service inspect")?;
-    ensure!(told.status.success(), "quota-service inspect: {}", String::from_utf8_lossy(&told.stderr));
-    Ok(serde_json::from_slice(&told.stdout)?)
 }

@@ -6,7 +6,7 @@ use crate::folder::Folder;
 use crate::process::Component;
 use crate::tenant::Tenant;
 use crate::{keys, paths};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -192,4 +192,16 @@ pub fn set_capacity(config: &mut Value, concurrent: u64) -> Result<()> {
     let pool = config.pointer_mut("/pools/0").context("no pool")?;
     pool["capacity"] = json!({"concurrent": concurrent});
     Ok(())
+}
+
+/// The accounts of a pool or a tenant in Redis, as `quota-service inspect` shows them.
+///
+/// # Errors
+/// When it fails.
+pub fn inspect(folder: &Folder, name: &str) -> Result<Vec<Value>> {
+    let mut inspect = Command::new(paths::built("quota-service")?);
+    inspect.args(["inspect", "--json", "--config", CONFIG, name]).current_dir(folder.path());
+    let told = inspect.output().context("quota-service inspect")?;
+    ensure!(told.status.success(), "quota-service inspect: {}", String::from_utf8_lossy(&told.stderr));
+    Ok(serde_json::from_slice(&told.stdout)?)
 }
