@@ -46,11 +46,22 @@ async fn are_kept_once(ledger: &dyn Ledger) {
     assert_eq!(ledger.usage(&"nobody".into(), now..=now).await.unwrap(), []);
 }
 
+async fn one_that_cannot_be_written_keeps_back_no_other(rig: &Rig) {
+    let (ledger, now) = (rig.ledger(), Hour::now());
+    let set = |server: &e2e::stack::Redis| server.cli(&["-c", "SET", &format!("sluice:usage:not-a-hash:{now}"), "x"]);
+    rig.servers.iter().find_map(|server| set(server).ok()).unwrap();
+    let (bad, good) = (record("not-a-hash", now, 1, &[("m", 1)]), record("good", now, 1, &[("m", 1)]));
+    let refused = ledger.keep_usage(&[bad, good.clone()]).await.unwrap_err();
+    assert!(refused.to_string().contains("WRONGTYPE"), "{refused}");
+    assert_eq!(ledger.usage(&"good".into(), now..=now).await.unwrap(), [good]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn in_redis_they_expire_and_the_documented_rights_suffice() {
     for place in [Where::Redis, Where::Valkey, Where::Cluster] {
         let Some(rig) = Rig::start(place).await else { continue };
         are_kept_once(&rig.ledger()).await;
+        one_that_cannot_be_written_keeps_back_no_other(&rig).await;
         let key = format!("sluice:usage:a:{}", Hour::now());
         let left = rig.servers.iter().filter_map(|server| server.cli(&["TTL", &key]).ok()?.trim().parse::<i64>().ok());
         let left = left.max().unwrap();

@@ -32,9 +32,13 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{error::Elapsed, timeout};
 
+/// Of one call of a script, so that it does not hold up the server.
+const MOST_KEYS: usize = 64;
+
 pub struct Link {
     state: Arc<watch::Sender<State>>,
     timeout: Duration,
+    keys_at_once: usize,
     /// Ends with the link.
     _keeper: JoinSet<()>,
 }
@@ -57,7 +61,14 @@ impl Link {
         let state = Arc::new(watch::Sender::new(State::Starting));
         let mut keeper = JoinSet::new();
         keeper.spawn(keeper::keep(dialer, Arc::clone(&state)));
-        Ok(Self { state, timeout: settings.timeout, _keeper: keeper })
+        let keys_at_once = if matches!(settings.place, Place::Cluster(_)) { 1 } else { MOST_KEYS };
+        Ok(Self { state, timeout: settings.timeout, keys_at_once, _keeper: keeper })
+    }
+
+    /// How many keys one call of a script may touch: in a cluster each may be on another node.
+    #[must_use]
+    pub fn keys_at_once(&self) -> usize {
+        self.keys_at_once
     }
 
     /// Waits for the first connection, as long as a call may take.

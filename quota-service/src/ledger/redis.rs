@@ -20,12 +20,20 @@ const AUDIT_KEPT: u64 = 10_000;
 /// Notices that may wait to be taken in.
 const NOTICES_KEPT: usize = 1_024;
 
-/// A busy tenant costs Redis so many writes of usage.
+/// What busy tenants used costs Redis a call so often, or, in a cluster, a call for each of them.
 const FLUSH_EVERY: Duration = Duration::from_millis(500);
-/// Usage records that are written or read at the same time.
+/// Calls for usage records that are under way at the same time.
 const AT_ONCE: usize = 32;
-/// A record's fields, and how long it is kept, in one step: no record outlives its time because an answer was lost.
-const KEEP_USAGE: &str = "redis.call('HSET', KEYS[1], unpack(ARGV, 2))\nreturn redis.call('EXPIRE', KEYS[1], ARGV[1])";
+/// Records' fields, and how long they are kept, in one step: no record outlives its time because an answer was lost. ARGV
+/// are the seconds, and for each key the number of its words and the words. One that cannot be written keeps back no other.
+const KEEP_USAGE: &str = "local at, failed = 2, nil
+for _, key in ipairs(KEYS) do
+  local last = at + ARGV[at]
+  local kept = redis.pcall('HSET', key, unpack(ARGV, at + 1, last))
+  if type(kept) == 'table' then failed = kept else redis.call('EXPIRE', key, ARGV[1]) end
+  at = last + 1
+end
+return failed";
 
 pub struct RedisLedger {
     link: Link,
@@ -50,12 +58,17 @@ impl RedisLedger {
         wire::parse(&answer).ok_or(LedgerError::Malformed(answer))
     }
 
-    async fn keep_record(&self, record: &Record) -> Result<(), LedgerError> {
-        let mut call = self.keep_usage.on(usage_key(&record.tenant, record.hour));
+    async fn keep_records(&self, records: &[Record]) -> Result<(), LedgerError> {
+        let keys = records.iter().map(|record| usage_key(&record.tenant, record.hour)).collect();
+        let mut call = self.keep_usage.on_all(keys);
         call.arg(self.retention.as_secs());
-        for (field, counts) in &record.fields {
-            let counts = serde_json::to_string(counts).map_err(|error| LedgerError::Malformed(error.to_string()))?;
-            call.arg(field.to_string()).arg(counts);
+        for record in records {
+            call.arg(2 * record.fields.len());
+            for (field, counts) in &record.fields {
+                let counts =
+                    serde_json::to_string(counts).map_err(|error| LedgerError::Malformed(error.to_string()))?;
+                call.arg(field.to_string()).arg(counts);
+            }
         }
         self.link.run(&call).await
     }
@@ -147,7 +160,7 @@ impl Ledger for RedisLedger {
     }
 
     fn keep_usage<'a>(&'a self, records: &'a [Record]) -> Answer<'a, ()> {
-        let writes = stream::iter(records).map(|record| self.keep_record(record));
+        let writes = stream::iter(records.chunks(self.link.keys_at_once())).map(|records| self.keep_records(records));
         Box::pin(writes.buffer_unordered(AT_ONCE).try_collect())
     }
 

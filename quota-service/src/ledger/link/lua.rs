@@ -17,14 +17,20 @@ impl Lua {
     /// Begins a call on the one key that the script may touch.
     #[must_use]
     pub fn on(&self, key: String) -> LuaCall<'_> {
-        LuaCall { lua: self, key, arguments: Vec::new() }
+        self.on_all(vec![key])
+    }
+
+    /// Begins a call on several keys, of which a cluster takes one only: [`super::Link::keys_at_once`].
+    #[must_use]
+    pub fn on_all(&self, keys: Vec<String>) -> LuaCall<'_> {
+        LuaCall { lua: self, keys, arguments: Vec::new() }
     }
 }
 
 /// A call of a script, ready to be sent, and sent again.
 pub struct LuaCall<'a> {
     lua: &'a Lua,
-    key: String,
+    keys: Vec<String>,
     arguments: Vec<Vec<u8>>,
 }
 
@@ -45,7 +51,7 @@ impl LuaCall<'_> {
 
     fn command(&self, name: &str, script: &str) -> Cmd {
         let mut command = cmd(name);
-        command.arg(script).arg(1).arg(&self.key).arg(&self.arguments);
+        command.arg(script).arg(self.keys.len()).arg(&self.keys).arg(&self.arguments);
         command
     }
 }
