@@ -53,7 +53,7 @@ fn charges(name: &'static str) -> Scene {
 
 /// A budget, in calls of 2 tokens.
 fn budget(name: &'static str, amount: u64) -> Scene {
-    metered(name, MeterName::TokensPerDay, Limit::Budget { amount, period: 0 })
+    metered(name, MeterName::TokensPerDay, Limit::Budget { amount, period: 1 })
 }
 
 /// Calls of 2 tokens, of which 2 come in with each step, and 4 at once.

@@ -217,6 +217,7 @@ impl Holder {
                 (Some(Limit::Budget { period: old, .. }), Some(Limit::Budget { period: new, .. })) if old != new => {
                     allowance.begin_period(now);
                 }
+                (None, Some(new)) => allowance.begin_anew(*new),
                 (old, new) if old != new => allowance.drop_rest(),
                 _ => {}
             }

@@ -9,8 +9,8 @@
 //! because it may have lost what it knew, slots only move: it hands out no more than holders give up.
 //!
 //! Reading order: `message` (what is said), `share` (what a holder has), `meter` (rates and budgets), `order` (whose
-//! turn it is), `time` (what has ended), and here what a call does with them. `quota-service/src/ledger/sync.lua` is the translation of
-//! [`AccountLedger::sync`]; both answer the same.
+//! turn it is), `time` (what has ended), and here what a call does with them. `quota-service/src/ledger/sync.lua` is the
+//! translation of [`AccountLedger::sync`]; both answer the same.
 
 mod message;
 mod meter;
@@ -124,17 +124,15 @@ impl AccountLedger {
         if self.terms.as_ref().is_some_and(|known| known.version > terms.version) {
             return;
         }
-        let mut over: Vec<MeterName> = Vec::new();
-        self.meters.retain(|name, _| {
-            let goes_on = terms.meters.contains_key(name);
-            over.extend(Some(*name).filter(|_| !goes_on));
-            goes_on
-        });
+        let is_over = |name: &MeterName| !terms.meters.contains_key(name);
+        let mut over: Vec<MeterName> = self.meters.keys().copied().filter(is_over).collect();
+        self.meters.retain(|name, _| !is_over(name));
         for (name, limit) in &terms.meters {
             let meter = self.meters.entry(*name).or_insert_with(|| Meter::new(*limit, now));
             meter.refill(now);
-            let turns = meter.limit() != *limit && meter.set_limit(*limit);
-            over.extend(Some(*name).filter(|_| turns));
+            if meter.limit() != *limit && meter.set_limit(*limit) {
+                over.push(*name);
+            }
         }
         // What was lent of a limit that is no more, or of the last period, is worth nothing.
         for lent in self.shares.values_mut().flat_map(|share| &mut share.lent) {
@@ -401,8 +399,8 @@ impl AccountLedger {
     }
 }
 
-/// What a holder that is gone was lent of budgets comes back. Of a rate it does not: what was drawn of that in the last
-/// moments, nobody charges later, and time brings it back anyway.
+/// What a holder that is gone was lent of budgets comes back. Of a rate it does not: the requests that were drawn of that
+/// in the last moments nobody charges later, and time brings it back anyway.
 fn inherit(meters: &mut BTreeMap<MeterName, Meter>, gone: &Share) {
     for (name, lent) in &gone.lent {
         if let Some(meter) = meters.get_mut(name).filter(|meter| matches!(meter.limit(), Limit::Budget { .. })) {

@@ -156,8 +156,8 @@ impl Control {
     /// Reads an overlay from a request's body and puts it in force at all replicas, in place of the one before.
     ///
     /// # Errors
-    /// All that is wrong with it, or the ledger does not answer; nothing has changed then, as far as is known. One that sets nothing is wrong: who sends it has forgotten
-    /// something, or wants the overlay deleted.
+    /// All that is wrong with it, or the ledger does not answer; nothing has changed then, as far as is known. One that sets
+    /// nothing is wrong: who sends it has forgotten something, or wants the overlay deleted.
     pub async fn set_overlay(&self, body: &serde_json::Value) -> Result<OverlayStatus, ApiError> {
         if body.as_object().is_some_and(|fields| fields.values().all(serde_json::Value::is_null)) {
             let problem = "sets nothing: name weights or pools, or DELETE the overlay to be without one".to_owned();

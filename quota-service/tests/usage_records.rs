@@ -50,10 +50,12 @@ async fn one_that_cannot_be_written_keeps_back_no_other(rig: &Rig) {
     let (ledger, now) = (rig.ledger(), Hour::now());
     let set = |server: &e2e::stack::Redis| server.cli(&["-c", "SET", &format!("sluice:usage:not-a-hash:{now}"), "x"]);
     rig.servers.iter().find_map(|server| set(server).ok()).unwrap();
-    let (bad, good) = (record("not-a-hash", now, 1, &[("m", 1)]), record("good", now, 1, &[("m", 1)]));
-    let refused = ledger.keep_usage(&[bad, good.clone()]).await.unwrap_err();
+    let mut records = vec![record("not-a-hash", now, 1, &[("m", 1)])];
+    records.extend((0..200).map(|number| record(&format!("good-{number}"), now, 1, &[("m", 1)])));
+    let refused = ledger.keep_usage(&records).await.unwrap_err();
     assert!(refused.to_string().contains("WRONGTYPE"), "{refused}");
-    assert_eq!(ledger.usage(&"good".into(), now..=now).await.unwrap(), [good]);
+    let last = records.pop().unwrap();
+    assert_eq!(ledger.usage(&last.tenant, now..=now).await.unwrap(), [last]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

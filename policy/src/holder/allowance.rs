@@ -47,10 +47,16 @@ impl Allowance {
     }
 
     /// The budget begins anew: what was lent of the last period is worth nothing, and nothing is drawn of this one before
-    /// the ledger has lent of it.
+    /// the ledger has lent of it. What calls of before cost more or less until then is the last period's.
     pub(super) fn begin_period(&mut self, now: Millis) {
         self.began = now;
         (self.left, self.returned) = (self.left.min(0), 0);
+    }
+
+    /// There is such a limit again.
+    pub(super) fn begin_anew(&mut self, limit: Limit) {
+        self.drop_rest();
+        self.period = limit.period();
     }
 
     /// The limit has changed: what was lent under the old one goes back.

@@ -67,7 +67,8 @@ impl AccountLedger {
     }
 
     /// Leases that have ended become zombies, zombies come free, and who was silent for longer than a call runs is
-    /// forgotten: pods come and go under ever new names.
+    /// forgotten: pods come and go under ever new names. Nobody is while the ledger is frozen, since it may not know when it
+    /// heard him last.
     pub(super) fn expire(&mut self, caller: &HolderId, now: Millis) {
         self.zombies.retain(|free_at, _| *free_at > now);
         for share in self.shares.values_mut() {
@@ -79,6 +80,9 @@ impl AccountLedger {
             if share.zombies_until <= now {
                 share.zombies = 0;
             }
+        }
+        if now < self.frozen_until {
+            return;
         }
         let is_gone =
             |holder: &HolderId, share: &Share| holder != caller && share.granted == 0 && share.calls_end_by(now) <= now;

@@ -16,6 +16,12 @@ impl AccountLedger {
         self.shares.get(holder).map(|share| (share.incarnation, share.seq))
     }
 
+    /// How long a call of this holder may run, as it has told; nothing of one that is not known.
+    #[must_use]
+    pub fn longest_request_of(&self, holder: &HolderId) -> Millis {
+        self.shares.get(holder).map_or(Millis::ZERO, |share| share.longest_request)
+    }
+
     /// Slots that this holder was granted and whose lease had not ended at the latest call.
     #[must_use]
     pub fn granted_to(&self, holder: &HolderId) -> u32 {

@@ -20,7 +20,7 @@ const AUDIT_KEPT: u64 = 10_000;
 /// Notices that may wait to be taken in.
 const NOTICES_KEPT: usize = 1_024;
 
-/// What busy tenants used costs Redis a call so often, or, in a cluster, a call for each of them.
+/// What busy tenants used costs Redis a call so often for 64 of them, or, in a cluster, for each of them.
 const FLUSH_EVERY: Duration = Duration::from_millis(500);
 /// Calls for usage records that are under way at the same time.
 const AT_ONCE: usize = 32;
@@ -160,8 +160,12 @@ impl Ledger for RedisLedger {
     }
 
     fn keep_usage<'a>(&'a self, records: &'a [Record]) -> Answer<'a, ()> {
-        let writes = stream::iter(records.chunks(self.link.keys_at_once())).map(|records| self.keep_records(records));
-        Box::pin(writes.buffer_unordered(AT_ONCE).try_collect())
+        let writes: Vec<_> =
+            records.chunks(self.link.keys_at_once()).map(|records| self.keep_records(records)).collect();
+        Box::pin(async move {
+            let kept: Vec<Result<(), LedgerError>> = stream::iter(writes).buffer_unordered(AT_ONCE).collect().await;
+            kept.into_iter().collect()
+        })
     }
 
     fn usage<'a>(&'a self, tenant: &'a TenantId, hours: RangeInclusive<Hour>) -> Answer<'a, Vec<Record>> {

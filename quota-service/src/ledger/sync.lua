@@ -168,14 +168,15 @@ end
 
 ------------------------------------------------------------------------------------------------------- time and leases
 
--- The ledger's time, which never runs back. What a holder saw pass since its last reply tells a clock that was set from
--- one that runs; who has heard nothing cannot tell, and then no more than a moment may have passed since the last call, if
--- anybody's slots depend on it. When the clock was set, time stands still for this call: what is late is safe.
 local function latest_call_at()
   local last = 0
   for _, other in pairs(shares) do last = math.max(last, other.renewed_at) end
   return last
 end
+
+-- The ledger's time, which never runs back. What a holder saw pass since its last reply tells a clock that was set from
+-- one that runs; who has heard nothing cannot tell, and then no more than a moment may have passed since the last call, if
+-- anybody's slots depend on it. When the clock was set, time stands still for this call: what is late is safe.
 local function tell_time()
   local time = redis.call('TIME')
   local server = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -191,8 +192,8 @@ local function tell_time()
   now = math.max(0, now)
 end
 
--- Freezes after a failover, a restart, or the loss of this account, until whatever may run has ended. A server that knows less than holders do has
--- another run id: a replica that took over, or one that was started again from what it had saved.
+-- Freezes after a failover, a restart, or the loss of this account, until whatever may run has ended. A server that knows
+-- less than holders do has another run id: a replica that took over, or one that was started again from what it had saved.
 local function watch_for_loss()
   local info, frozen_for = redis.call('INFO', 'server'), nil
   local run = string.match(info, '^%w+', select(2, string.find(info, 'run_id:', 1, true)) + 1)
@@ -217,8 +218,8 @@ local function cap(meter)
   if meter.level >= meter.burst then meter.level, meter.fraction = meter.burst, 0 end
 end
 
--- What a holder that is gone was lent of budgets comes back. Of a rate it does not: what was drawn of that in the last
--- moments, nobody charges later, and time brings it back anyway.
+-- What a holder that is gone was lent of budgets comes back. Of a rate it does not: the requests that were drawn of that
+-- in the last moments nobody charges later, and time brings it back anyway.
 local function inherit(holder)
   for name, amount in pairs(lent[holder]) do
     local meter = meters[name]
@@ -232,7 +233,8 @@ end
 -- When the calls of a holder have ended that starts none after now, and none after its lease.
 local function calls_end_by_now(other) return math.min(other.renewed_at + other.lease, now) + other.longest end
 
--- Leases that have ended become zombies, zombies come free, and who was silent for longer than a call runs is forgotten.
+-- Leases that have ended become zombies, zombies come free, and who was silent for longer than a call runs is forgotten,
+-- unless the ledger is frozen: then it may not know when it heard him last.
 local function expire()
   local kept = {}
   for free_at, slots in pairs(zombies) do
@@ -247,7 +249,7 @@ local function expire()
       picks[name], other.is_changed = {}, true
     end
     if other.zombies > 0 and other.zombies_until <= now then other.zombies, other.is_changed = 0, true end
-    if name ~= me and other.granted == 0 and calls_end_by_now(other) <= now then
+    if name ~= me and not is_frozen and other.granted == 0 and calls_end_by_now(other) <= now then
       inherit(name)
       shares[name] = nil
       for _, kind in ipairs(OF_HOLDER) do put(kind .. name, '') end

@@ -103,8 +103,9 @@ impl Book {
         let server = Server { run: "", now };
         let ledger = self.accounts.entry(account.clone()).or_default();
         if let Some(estate) = self.estates.remove(account) {
-            let may_run = now < self.seen_alive.plus(request.longest_request).plus(MOST_UNSEEN);
-            take_over(ledger, &estate, may_run, request, server);
+            let longest_request = request.longest_request.max(ledger.longest_request_of(&estate.holder));
+            let may_run = now < self.seen_alive.plus(longest_request).plus(MOST_UNSEEN);
+            take_over(ledger, &estate, may_run, &SyncRequest { longest_request, ..request.clone() }, server);
         }
         let reply = ledger.sync(request, server).reply;
         self.note(account, request, &reply);

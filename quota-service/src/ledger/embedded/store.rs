@@ -46,7 +46,7 @@ pub enum StoreError {
     #[error("{}: is not a ledger of quota-service: {why}", file.display())]
     Foreign { file: PathBuf, why: String },
     #[error("{}: is of format {found}; this release knows {FORMAT}: run the release that wrote it", file.display())]
-    Newer { file: PathBuf, found: u64 },
+    OtherFormat { file: PathBuf, found: u64 },
     #[error("{}: is damaged: {why}; restore it from a copy, or move it away to start anew", file.display())]
     Damaged { file: PathBuf, why: String },
     #[error("{}: cannot be used: {why}", file.display())]
@@ -188,7 +188,7 @@ fn read(database: &Database) -> Result<(u64, Contents), Trouble> {
     let number = |name: &str| Ok::<_, StorageError>(meta.get(name)?.map(|value| value.value()));
     match number("format")? {
         Some(FORMAT) => {}
-        Some(found) => return Err(Trouble::Newer(found)),
+        Some(found) => return Err(Trouble::OtherFormat(found)),
         None => return Err(Trouble::Foreign("it has no format".to_owned())),
     }
     let mut contents = Contents { clock: Millis(number("clock")?.unwrap_or(0)), ..Contents::default() };
@@ -298,7 +298,7 @@ fn json(value: &impl Serialize) -> Result<String, Trouble> {
 enum Trouble {
     Locked,
     Foreign(String),
-    Newer(u64),
+    OtherFormat(u64),
     Damaged(String),
     Failed(String),
 }
@@ -309,7 +309,7 @@ impl Trouble {
         match self {
             Trouble::Locked => StoreError::Locked { file },
             Trouble::Foreign(why) => StoreError::Foreign { file, why },
-            Trouble::Newer(found) => StoreError::Newer { file, found },
+            Trouble::OtherFormat(found) => StoreError::OtherFormat { file, found },
             Trouble::Damaged(why) => StoreError::Damaged { file, why },
             Trouble::Failed(why) => StoreError::Unusable { file, why },
         }

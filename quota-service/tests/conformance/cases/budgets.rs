@@ -19,6 +19,7 @@ pub(crate) const CASES: &[Case] = cases![
     a_stale_call_forgets_nobody,
     what_was_lent_of_a_limit_that_is_no_more_is_worth_nothing,
     what_a_forgotten_holder_had_not_told_is_drawn_when_it_is_back,
+    nobody_is_forgotten_by_a_server_that_knows_what_was_long_ago,
     what_holders_drew_before_a_loss_is_lost_with_it,
     a_larger_budget_keeps_what_was_drawn,
     a_budget_is_lent_ahead_too,
@@ -149,6 +150,19 @@ fn what_a_forgotten_holder_had_not_told_is_drawn_when_it_is_back(story: &mut Sto
     story.wait(LEASE + LONGEST);
     story.call("b").send();
     assert_eq!(story.call("a").drew_in(FIRST, TokensPerDay, 45, 0).send().level(TokensPerDay), 55);
+}
+
+fn nobody_is_forgotten_by_a_server_that_knows_what_was_long_ago(story: &mut Story<'_>) {
+    story.set_meter(TokensPerDay, day(100, FIRST));
+    story.call("a").drew_in(FIRST, TokensPerDay, 30, 0).send();
+    story.call("b").send();
+    story.wait(LEASE + LONGEST);
+    story.fail_over();
+    story.call("b").send();
+    // The server before was told of ten more, and has answered.
+    let mut back = story.call("a").drew_in(FIRST, TokensPerDay, 45, 0).hold_back();
+    back.meters.get_mut(&TokensPerDay).unwrap().counted = 40;
+    assert_eq!(story.deliver(&back).level(TokensPerDay), 55);
 }
 
 fn what_holders_drew_before_a_loss_is_lost_with_it(story: &mut Story<'_>) {
