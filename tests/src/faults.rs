@@ -3,7 +3,8 @@
 //!
 //! What must hold, with the ledger's policy `closed`: never more than the pool has, whole again within [`BOUND`] after the
 //! fault is over, no slot lost, and, net, no token that a caller was given missing from its tenant's budget, unless the
-//! fault makes the ledger forget; exactly as many where nothing was killed and no call cut. What a fault may cost meanwhile is callers who are refused.
+//! fault makes the ledger forget; exactly as many where nothing was killed and no call cut. What a fault may cost meanwhile
+//! is callers who are refused.
 
 mod books;
 mod kinds;

@@ -74,9 +74,9 @@ impl Outcome {
         let lost = if filled.is_ok() { 0 } else { CAPACITY.saturating_sub(calls.running()) };
         calls.release();
         let overshoot = calls.take_max_running().saturating_sub(CAPACITY);
-        let cut = calls.record().cut(begun, watched);
-        let may_exceed = kind.books != BooksAfter::Exact || cut > 0;
         let excess = Some(world.settle().await?).filter(|_| kind.books != BooksAfter::Forgotten);
+        let cut = calls.record().cut(begun, Instant::now());
+        let may_exceed = kind.books != BooksAfter::Exact || cut > 0;
         Ok(Self {
             name: kind.name,
             load_per_s: (after - before) as f64 / watched.duration_since(begun).as_secs_f64(),
