@@ -63,12 +63,13 @@ async fn a_p0_that_arrives_anywhere_overtakes_who_waits_elsewhere_and_idle_slots
         let before = calls.count();
         let mut waiting = Callers::default();
         for gate in (0..3).filter(|gate| *gate != arrives_at) {
-            waiting.extend(Callers::start(&fleet.client(gate, "batch").unwrap(), &chat(0), 8));
+            // Long beside the way of a slot from one gateway to another.
+            waiting.extend(Callers::start(&fleet.client(gate, "batch").unwrap(), &chat(100), 8));
         }
         // What another gateway held idle is handed over, or the last of these would not run.
         wait_until("all slots are in use", SLACK, || async { calls.running() == 4 }).await.unwrap();
         fleet.wait_for_queued(12, SLACK).await.unwrap();
-        waiting.extend(Callers::start(&fleet.client(arrives_at, "urgent").unwrap(), &chat(0), 1));
+        waiting.extend(Callers::start(&fleet.client(arrives_at, "urgent").unwrap(), &chat(100), 1));
         let rows = format!("rows:gate-{arrives_at}");
         wait_until("the ledger knows of it", SLACK, || async {
             redis.cli(&["HGET", &ledger_key(), &rows]).is_ok_and(|rows| rows.contains("/0/urgent "))
