@@ -9,12 +9,16 @@
 //! starts. It lowers its hold before it says so, and raises it after the ledger has.
 
 mod allowance;
+mod charges;
+mod picks;
 mod view;
 
-use crate::ledger::{Draw, FlowName, Limit, MeterName, MeterReport, Row, Spent, SyncReply, SyncRequest, Terms};
+use crate::ledger::{Draw, FlowName, Limit, MeterName, MeterReport, Row, SyncReply, SyncRequest, Terms};
 use crate::queue::Flow;
 use crate::units::{HolderId, Millis, Priority};
 use allowance::Allowance;
+use charges::Charges;
+use picks::Picks;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What a holder needs to know to talk to the ledger.
@@ -107,39 +111,7 @@ pub struct Holder {
     is_failing: bool,
     /// When a rate is expected to have refilled for the first row.
     refilled_at: Option<Millis>,
-    /// Charged since the latest call.
-    charged: BTreeMap<Flow, Charged>,
-    /// Told and not yet acknowledged.
-    unacknowledged: Vec<Spent>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Charged {
-    weight: u64,
-    charge: i64,
-}
-
-/// Slots by flow, since the latest call.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-struct Picks {
-    given: BTreeMap<Flow, u32>,
-    started: BTreeMap<Flow, u32>,
-}
-
-impl Picks {
-    fn left(&self, flow: Flow) -> u32 {
-        let given = self.given.get(&flow).copied().unwrap_or(0);
-        given.saturating_sub(self.started.get(&flow).copied().unwrap_or(0))
-    }
-
-    fn take(&mut self, given: &BTreeMap<FlowName, u32>, names: &impl FlowNames) {
-        for (name, slots) in given {
-            // A flow that is not known here has nobody who waits: its slot goes back with the next call.
-            let Some(flow) = names.flow(name) else { continue };
-            let known = self.given.entry(flow).or_default();
-            *known = (*known).max(*slots);
-        }
-    }
+    charges: Charges,
 }
 
 /// Of a lease, this fraction is not used: clocks of two machines drift apart.
@@ -184,8 +156,7 @@ impl Holder {
             is_changed: false,
             is_failing: false,
             refilled_at: None,
-            charged: BTreeMap::new(),
-            unacknowledged: Vec::new(),
+            charges: Charges::default(),
         }
     }
 
@@ -342,7 +313,7 @@ impl Holder {
         for name in self.terms.meters.keys() {
             self.allowances.entry(*name).or_default().draw(signed(name.amount(draw)));
         }
-        self.charge(flow, weight, signed(draw.tokens.0));
+        self.charges.add(flow, weight, signed(draw.tokens.0));
     }
 
     /// A call that was charged `reserved` at `charged_at` has cost `actual`.
@@ -359,7 +330,7 @@ impl Holder {
             let more = signed(name.amount(actual)) - signed(name.amount(reserved));
             self.allowances.entry(*name).or_default().correct(more, charged_at);
         }
-        self.charge(flow, weight, signed(actual.tokens.0) - signed(reserved.tokens.0));
+        self.charges.add(flow, weight, signed(actual.tokens.0) - signed(reserved.tokens.0));
         self.is_changed = true;
     }
 
@@ -369,7 +340,7 @@ impl Holder {
         for name in self.terms.meters.keys() {
             self.allowances.entry(*name).or_default().correct(-signed(name.amount(draw)), charged_at);
         }
-        self.charge(flow, weight, -signed(draw.tokens.0));
+        self.charges.add(flow, weight, -signed(draw.tokens.0));
         self.is_changed = true;
     }
 
@@ -469,7 +440,7 @@ impl Holder {
         self.outstanding = None;
         self.last_heard = Some((reply.now, now));
         self.refilled_at = reply.wait.map(|wait| now.plus(wait));
-        self.unacknowledged.clear();
+        self.charges.answered();
         self.is_failing = false;
         self.is_alone = reply.alone;
         self.take(reply, names);
@@ -525,7 +496,7 @@ impl Holder {
         self.told_meters = !self.terms.meters.is_empty();
         self.is_urgent = false;
         self.is_changed = false;
-        self.tell_charges(names);
+        let spent = self.charges.tell(self.seq, names).to_vec();
         // One's own ledger is asked whenever something is drawn, so nothing need be kept.
         let keeps_allowance = self.replica.lease.shared && want > 0 && !self.contended;
         SyncRequest {
@@ -540,18 +511,9 @@ impl Holder {
             last_heard: self.last_heard.map(|(ledger, sent)| (ledger, now.since(sent))),
             guarded: self.stays_warm() && self.replica.lease.shared,
             ahead: self.replica.lease.shared,
-            spent: self.unacknowledged.clone(),
+            spent,
             rows,
             meters: self.report(keeps_allowance),
-        }
-    }
-
-    fn tell_charges(&mut self, names: &impl FlowNames) {
-        let seq = self.seq;
-        for (flow, Charged { weight, charge }) in std::mem::take(&mut self.charged) {
-            if let Some(flow) = names.name(flow).filter(|_| charge != 0) {
-                self.unacknowledged.push(Spent { seq, flow, weight, charge });
-            }
         }
     }
 
@@ -562,12 +524,6 @@ impl Holder {
             .keys()
             .map(|name| (*name, allowances.entry(*name).or_default().report(keeps_allowance)))
             .collect()
-    }
-
-    fn charge(&mut self, flow: Flow, weight: u64, charge: i64) {
-        let charged = self.charged.entry(flow).or_insert(Charged { weight, charge: 0 });
-        charged.weight = weight;
-        charged.charge = charged.charge.saturating_add(charge);
     }
 
     /// Whether it has something that somebody elsewhere waits for.
@@ -596,7 +552,7 @@ impl Holder {
     /// Whether it asks on demand, and nobody does: it needs nothing and has nothing to say.
     fn is_resting(&self, demand: Demand) -> bool {
         let is_idle = demand.running == 0 && demand.waiting == 0;
-        !self.stays_warm() && is_idle && self.charged.is_empty() && self.unacknowledged.is_empty()
+        !self.stays_warm() && is_idle && self.charges.is_empty()
     }
 }
 

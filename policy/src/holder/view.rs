@@ -22,9 +22,7 @@ impl Holder {
         (self.outstanding.map(age), self.last_sent.map(|sent| now.since(sent).min(TICK))).hash(state);
         (&self.told, self.told_want, self.told_waiting, self.told_meters).hash(state);
         (self.is_urgent, self.is_changed).hash(state);
-        (self.refilled_at.map(|at| at.since(now)), &self.charged).hash(state);
-        for spent in &self.unacknowledged {
-            (rank(spent.seq), &spent.flow, spent.weight, spent.charge).hash(state);
-        }
+        self.refilled_at.map(|at| at.since(now)).hash(state);
+        self.charges.hash_view(rank, state);
     }
 }
