@@ -418,13 +418,15 @@ impl Admission {
             if pool.queue.next_deadline().is_none_or(|next| next > now) {
                 continue;
             }
+            let is_cut_off = pool.holder.is_cut_off(now);
             for ticket in pool.queue.overdue(now) {
                 let waiter = self.pools.get(index).and_then(|pool| pool.queue.get(ticket)).copied();
                 let Some(waiter) = waiter else { continue };
-                let told = self.give_up(LiveKey::from_bits(waiter.key), refusals::timed_out().into(), now);
+                let why = if is_cut_off { refusals::ledger_unavailable() } else { refusals::timed_out() };
+                let told = self.give_up(LiveKey::from_bits(waiter.key), why.into(), now);
                 // Told in turn, so that those who give up together come back one after the other, as places come free.
-                let place =
-                    self.pools.get(index).map(|pool| pool.place(&pool.queue.standing(waiter.flow), waiter.charge, now));
+                let pool = self.pools.get(index).filter(|_| !is_cut_off);
+                let place = pool.map(|pool| pool.place(&pool.queue.standing(waiter.flow), waiter.charge, now));
                 events.extend(told.map(|event| event.at(place)));
             }
         }

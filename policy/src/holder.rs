@@ -381,6 +381,12 @@ impl Holder {
         self.is_failing
     }
 
+    /// Whether nothing starts because the ledger does not answer.
+    #[must_use]
+    pub fn is_cut_off(&self, now: Millis) -> bool {
+        self.is_failing && !self.is_open(now)
+    }
+
     /// Whether it is time to ask: at once when something waits that the ledger does not know of, or when a slot is owed
     /// to somebody elsewhere; every tick while somebody waits; else every third of a lease.
     #[must_use]

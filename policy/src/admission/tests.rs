@@ -200,6 +200,22 @@ fn who_waits_too_long_is_told_and_gets_everything_back() {
 }
 
 #[test]
+fn who_waits_through_an_outage_is_told_of_the_outage() {
+    let mut world = World::new(json!({}));
+    world.admit("a");
+    world.admit("a");
+    world.ask("a", |_| ());
+    world.now = Millis(61_000);
+    let (pool, _) = world.core.ask_ledger(world.now).unwrap();
+    world.core.ledger_answered(&pool, None, world.now);
+    let events = world.core.advance(world.now);
+    let [Event::Refused(_, refusal)] = events.as_slice() else { panic!("{events:?}") };
+    assert_eq!((refusal.reason, refusal.status), (Reason::LedgerUnavailable, 503));
+    // How soon the ledger is back nobody knows, so there is no place to estimate.
+    assert_eq!((refusal.position, refusal.retry_after_ms), (None, Some(Millis(1_000))));
+}
+
+#[test]
 fn a_cancellation_that_overtakes_its_request_wins() {
     let mut world = World::new(json!({}));
     world.end(&"w-1".into(), Outcome::Cancelled, 0);

@@ -319,8 +319,12 @@ impl Model {
                     ensure!(starts.is_empty(), "a start before a refusal");
                     let number = self.waiting_number(of.as_str())?;
                     ensure!(late.remove(&number), "{of} gave up too early");
+                    let call = self.waiting().find(|call| call.number == number).cloned().ok_or("nobody gave up")?;
+                    if world.was_cut_off[call.flow.pool] {
+                        self.gave_up(number, refusal, Reason::LedgerUnavailable, now)?;
+                        continue;
+                    }
                     self.gave_up(number, refusal, Reason::QueueTimeout, now)?;
-                    let call = self.past.last().cloned().ok_or("nobody gave up")?;
                     self.check_position(&call, refusal.position.ok_or("a time-out without a position")?)?;
                     let (wait, retry) = (refusal.estimated_wait_ms, refusal.retry_after_ms);
                     ensure!(wait.is_some() && retry == wait, "come back after {retry:?} to wait {wait:?}");

@@ -7,7 +7,7 @@ use sluice_policy::ledger::{Account, AccountLedger, MeterName, Server, Version};
 use sluice_policy::schedule::{Settings, UnixMillis};
 use sluice_policy::units::{AdmissionId, Millis, PoolName, Priority, TenantId, Tokens};
 use sluice_policy::wire::{AdmissionRequest, KeyProof, Outcome, Settlement, Usage, UsageSource, WIRE_VERSION};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub(crate) const LEASE_MS: u64 = 2_000;
 /// How long a call may run. Short, so that random runs see calls that nobody settles.
@@ -32,6 +32,10 @@ pub(crate) struct World {
     pub(crate) healthy_since: u64,
     /// It has not always answered.
     pub(crate) has_failed: bool,
+    /// Accounts whose latest call it has not answered.
+    failing: BTreeSet<Account>,
+    /// Of each pool, whether its lease had ended in an outage when the latest turn began.
+    pub(crate) was_cut_off: Vec<bool>,
 }
 
 /// A call as a client makes it.
@@ -117,6 +121,8 @@ impl World {
             changes: 1,
             healthy_since: 0,
             has_failed: false,
+            failing: BTreeSet::new(),
+            was_cut_off: vec![false; pools],
         };
         assert_eq!(world.turn(), []);
         world
@@ -125,6 +131,7 @@ impl World {
     /// What the service does after everything that happens: a call to each ledger that is due, then whoever can start.
     pub(crate) fn turn(&mut self) -> Vec<Event> {
         let mut events = std::mem::take(&mut self.unheard);
+        self.was_cut_off = (0..self.pools.len()).map(|pool| self.is_cut_off(pool)).collect();
         loop {
             events.extend(self.core.advance(Millis(self.now)));
             if !self.sync() {
@@ -145,9 +152,11 @@ impl World {
             let reply = synced.filter(|_| self.ledger_answers).map(|synced| synced.reply);
             if reply.is_some() {
                 self.answered_at.insert(account.clone(), self.now);
+                self.failing.remove(&account);
             } else {
                 self.healthy_since = u64::MAX;
                 self.has_failed = true;
+                self.failing.insert(account.clone());
             }
             self.core.ledger_answered(&account, reply.as_ref(), now);
         }
@@ -172,6 +181,10 @@ impl World {
     pub(crate) fn is_leased(&self, pool: usize) -> bool {
         let sent = self.answered_at.get(&Account::Pool(self.pools[pool].clone()));
         sent.is_some_and(|sent| self.now < sent + LEASE_MS - LEASE_MS / 50)
+    }
+
+    fn is_cut_off(&self, pool: usize) -> bool {
+        self.failing.contains(&Account::Pool(self.pools[pool].clone())) && !self.is_leased(pool)
     }
 
     pub(crate) fn held(&self, pool: usize) -> u32 {
