@@ -9,6 +9,7 @@ use super::Shape;
 use super::report::Reported;
 use super::work;
 use super::written::Written;
+use memchr::memchr2;
 use std::borrow::Cow;
 
 /// What one event tells.
@@ -44,7 +45,7 @@ pub(super) fn bears_only_usage(event: &[u8], shape: Shape) -> bool {
 /// The data lines of an event, joined as the specification says.
 fn data_of(event: &[u8]) -> Option<Cow<'_, [u8]>> {
     // Between the two halves of a CRLF stands an empty line, which bears no data.
-    let mut lines = event.split(|byte| matches!(byte, b'\n' | b'\r')).filter_map(|line| {
+    let mut lines = lines(event).filter_map(|line| {
         let value = line.strip_prefix(b"data:")?;
         Some(value.strip_prefix(b" ").unwrap_or(value))
     });
@@ -56,4 +57,17 @@ fn data_of(event: &[u8]) -> Option<Cow<'_, [u8]>> {
         joined.extend_from_slice(line);
     }
     Some(Cow::Owned(joined))
+}
+
+/// What stands between the ends of lines; CR, LF and the place between them are one end each.
+fn lines(event: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = Some(event);
+    std::iter::from_fn(move || {
+        let text = rest.take()?;
+        let Some((line, tail)) = memchr2(b'\n', b'\r', text).and_then(|end| text.split_at_checked(end)) else {
+            return Some(text);
+        };
+        rest = tail.get(1..);
+        Some(line)
+    })
 }

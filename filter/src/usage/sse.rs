@@ -9,6 +9,7 @@ mod outline;
 use super::report::Reported;
 use super::written::Written;
 use super::{Passage, Reading, Shape, events, work};
+use memchr::memchr2_iter;
 use outline::{Document, Outline};
 
 /// A longer event passes unread, and counts as one piece of content. The last event of a response repeats all of it.
@@ -107,21 +108,31 @@ impl SseMeter {
 
     /// Where the current event ends in `piece`: after the line feed or the carriage return of an empty line.
     fn event_end(&mut self, piece: &[u8]) -> Option<usize> {
-        for (at, byte) in piece.iter().enumerate() {
-            let is_second_half = *byte == b'\n' && self.after_cr;
-            self.after_cr = *byte == b'\r';
-            match byte {
-                b'\n' if is_second_half => {}
-                b'\n' | b'\r' if !self.line_has_content => {
-                    work::on(at + 1);
-                    return Some(at + 1);
-                }
-                b'\n' | b'\r' => self.line_has_content = false,
-                _ => self.line_has_content = true,
+        let mut begin = 0;
+        for at in memchr2_iter(b'\n', b'\r', piece) {
+            self.see_text(at - begin);
+            begin = at + 1;
+            let is_return = piece.get(at) == Some(&b'\r');
+            let is_second_half = self.after_cr && !is_return;
+            self.after_cr = is_return;
+            if is_second_half {
+                continue;
+            }
+            if !std::mem::take(&mut self.line_has_content) {
+                work::on(begin);
+                return Some(begin);
             }
         }
+        self.see_text(piece.len() - begin);
         work::on(piece.len());
         None
+    }
+
+    /// The current line goes on with so many bytes.
+    fn see_text(&mut self, bytes: usize) {
+        if bytes > 0 {
+            (self.line_has_content, self.after_cr) = (true, false);
+        }
     }
 
     /// A line feed right after an event that ended with a carriage return is still that event's, and shares its fate;

@@ -5,7 +5,9 @@
 //! by itself proves nothing, because a single token may have more than a dozen bytes.
 
 use super::tokens_of;
+use serde::de::{Deserialize, Deserializer, Visitor};
 use sluice_policy::units::Tokens;
+use std::fmt;
 use std::ops::AddAssign;
 
 /// Tokens of text are shorter on average, in any language: by our measure 2 to 5 bytes (the page on dialects).
@@ -57,6 +59,28 @@ impl std::iter::Sum for Written {
             sum += piece;
             sum
         })
+    }
+}
+
+/// The bytes of a JSON string, which itself is not kept.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct TextBytes(pub(super) usize);
+
+impl<'de> Deserialize<'de> for TextBytes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reader;
+        impl Visitor<'_> for Reader {
+            type Value = TextBytes;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<TextBytes, E> {
+                Ok(TextBytes(text.len()))
+            }
+        }
+        deserializer.deserialize_str(Reader)
     }
 }
 

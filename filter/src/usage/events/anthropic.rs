@@ -3,10 +3,9 @@
 use super::Event;
 use crate::usage::Shape;
 use crate::usage::report::Reported;
-use crate::usage::written::Written;
+use crate::usage::written::{TextBytes, Written};
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use std::borrow::Cow;
 
 #[derive(Deserialize)]
 struct Payload<'a> {
@@ -14,8 +13,8 @@ struct Payload<'a> {
     message: Option<Message<'a>>,
     #[serde(borrow, default)]
     usage: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    delta: Option<Delta<'a>>,
+    #[serde(default)]
+    delta: Option<Delta>,
 }
 
 #[derive(Deserialize)]
@@ -25,13 +24,13 @@ struct Message<'a> {
 }
 
 #[derive(Deserialize)]
-struct Delta<'a> {
-    #[serde(borrow, default)]
-    text: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    thinking: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    partial_json: Option<Cow<'a, str>>,
+struct Delta {
+    #[serde(default)]
+    text: Option<TextBytes>,
+    #[serde(default)]
+    thinking: Option<TextBytes>,
+    #[serde(default)]
+    partial_json: Option<TextBytes>,
 }
 
 pub(super) fn read(data: &[u8], reported: &mut Reported) -> Option<Event> {
@@ -42,7 +41,7 @@ pub(super) fn read(data: &[u8], reported: &mut Reported) -> Option<Event> {
     }
     let bytes = payload.delta.map_or(0, |delta| {
         let texts = [delta.text, delta.thinking, delta.partial_json];
-        texts.iter().flatten().map(|text| text.len()).sum()
+        texts.into_iter().flatten().map(|TextBytes(bytes)| bytes).sum()
     });
     Some(Event { written: Written::piece(bytes), is_report: usage.is_some(), is_usage_only: false })
 }

@@ -3,15 +3,22 @@
 use super::Event;
 use crate::usage::Shape;
 use crate::usage::report::Reported;
-use crate::usage::written::Written;
+use crate::usage::written::{TextBytes, Written};
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use std::borrow::Cow;
 
+/// RawValue inside Option takes null as none: chunks before the last often bear a usage of null.
 #[derive(Deserialize)]
-struct Payload<'a> {
+struct Chunk<'a> {
     #[serde(borrow, default)]
-    choices: Option<&'a RawValue>,
+    choices: Option<Vec<Choice<'a>>>,
+    #[serde(borrow, default)]
+    usage: Option<&'a RawValue>,
+}
+
+/// A chunk whose choices nobody knows how to read.
+#[derive(Deserialize)]
+struct OddChunk<'a> {
     #[serde(borrow, default)]
     usage: Option<&'a RawValue>,
 }
@@ -21,20 +28,20 @@ struct Choice<'a> {
     #[serde(borrow, default)]
     delta: Option<Delta<'a>>,
     /// Of completions.
-    #[serde(borrow, default)]
-    text: Option<Cow<'a, str>>,
+    #[serde(default)]
+    text: Option<TextBytes>,
 }
 
 #[derive(Deserialize)]
 struct Delta<'a> {
-    #[serde(borrow, default)]
-    content: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    reasoning_content: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    reasoning: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    refusal: Option<Cow<'a, str>>,
+    #[serde(default)]
+    content: Option<TextBytes>,
+    #[serde(default)]
+    reasoning_content: Option<TextBytes>,
+    #[serde(default)]
+    reasoning: Option<TextBytes>,
+    #[serde(default)]
+    refusal: Option<TextBytes>,
     #[serde(borrow, default)]
     tool_calls: Option<&'a RawValue>,
 }
@@ -44,26 +51,26 @@ pub(super) fn read(data: &[u8], reported: &mut Reported) -> Option<Event> {
     if data.trim_ascii_start().first() != Some(&b'{') {
         return None;
     }
-    let payload: Payload<'_> = serde_json::from_slice(data).ok()?;
-    let choices = payload.choices.map_or("[]", RawValue::get);
-    let has_choices = !choices.trim_matches(['[', ']', ' ', '\t', '\r', '\n']).is_empty();
-    // RawValue inside Option takes null as none: chunks before the last often bear a usage of null.
-    let usage = payload.usage.map(RawValue::get);
-    if let Some(usage) = usage {
-        reported.take(usage, Shape::OpenAi);
-    }
-    Some(Event {
-        written: if has_choices { written_in(choices) } else { Written::default() },
-        is_report: usage.is_some(),
-        // Without a list of choices it is no chunk at all, and so not the one that we asked for.
-        is_usage_only: usage.is_some() && payload.choices.is_some() && (!has_choices || bear_nothing(choices)),
-    })
+    let (written, usage) = match serde_json::from_slice::<Chunk<'_>>(data) {
+        Ok(chunk) => (chunk.choices.iter().flatten().map(Choice::written).sum(), chunk.usage),
+        // They still are output.
+        Err(_) => (Written::UNREADABLE, serde_json::from_slice::<OddChunk<'_>>(data).ok()?.usage),
+    };
+    let Some(usage) = usage else { return Some(Event { written, ..Event::default() }) };
+    reported.take(usage.get(), Shape::OpenAi);
+    Some(Event { written, is_report: true, is_usage_only: written.is_empty() && bears_only_usage(data) })
 }
 
-/// Whether no choice adds or ends anything: LiteLLM's usage event has one choice with an empty delta.
-fn bear_nothing(choices: &str) -> bool {
+/// Whether no choice adds or ends anything: LiteLLM's usage event has one choice with an empty delta. Without a list of
+/// choices it is no chunk at all, and so not the one that we asked for.
+fn bears_only_usage(data: &[u8]) -> bool {
     #[derive(Deserialize)]
     struct Bare<'a> {
+        #[serde(borrow, default)]
+        choices: Option<Vec<BareChoice<'a>>>,
+    }
+    #[derive(Deserialize)]
+    struct BareChoice<'a> {
         #[serde(borrow, default)]
         delta: Option<&'a RawValue>,
         #[serde(borrow, default)]
@@ -71,31 +78,26 @@ fn bear_nothing(choices: &str) -> bool {
         #[serde(borrow, default)]
         finish_reason: Option<&'a RawValue>,
     }
-    let is_bare = |choice: &Bare<'_>| {
+    let is_bare = |choice: &BareChoice<'_>| {
         let delta = choice.delta.map_or("", RawValue::get);
         let has_delta = !delta.trim_matches(['{', '}', ' ', '\t', '\r', '\n']).is_empty();
         !has_delta && choice.text.is_none() && choice.finish_reason.is_none()
     };
-    serde_json::from_str::<Vec<Bare<'_>>>(choices).is_ok_and(|choices| choices.iter().all(is_bare))
-}
-
-fn written_in(choices: &str) -> Written {
-    // Choices of a shape that nobody knows still are output.
-    let Ok(choices) = serde_json::from_str::<Vec<Choice<'_>>>(choices) else { return Written::UNREADABLE };
-    choices.iter().map(Choice::written).sum()
+    let bare = serde_json::from_slice::<Bare<'_>>(data).ok();
+    bare.and_then(|bare| bare.choices).is_some_and(|choices| choices.iter().all(is_bare))
 }
 
 impl Choice<'_> {
     fn written(&self) -> Written {
-        let text = self.text.as_ref().map_or(0, |text| text.len());
+        let TextBytes(text) = self.text.unwrap_or_default();
         Written::piece(self.delta.as_ref().map_or(0, Delta::bytes) + text)
     }
 }
 
 impl Delta<'_> {
     fn bytes(&self) -> usize {
-        let texts = [&self.content, &self.reasoning_content, &self.reasoning, &self.refusal];
-        let text: usize = texts.iter().filter_map(|text| text.as_ref()).map(|text| text.len()).sum();
+        let texts = [self.content, self.reasoning_content, self.reasoning, self.refusal];
+        let text: usize = texts.into_iter().flatten().map(|TextBytes(bytes)| bytes).sum();
         let calls = self.tool_calls.map(RawValue::get).filter(|json| *json != "[]").map_or(0, str::len);
         text + calls
     }

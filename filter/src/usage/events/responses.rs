@@ -3,10 +3,9 @@
 use super::Event;
 use crate::usage::Shape;
 use crate::usage::report::Reported;
-use crate::usage::written::Written;
+use crate::usage::written::{TextBytes, Written};
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use std::borrow::Cow;
 
 #[derive(Deserialize)]
 struct Payload<'a> {
@@ -37,6 +36,6 @@ pub(super) fn read(data: &[u8], reported: &mut Reported) -> Option<Event> {
 }
 
 fn written_in(delta: &str) -> Written {
-    let text = serde_json::from_str::<Cow<'_, str>>(delta);
-    Written::piece(text.map_or(delta.len(), |text| text.len()))
+    let text = serde_json::from_str::<TextBytes>(delta);
+    Written::piece(text.map_or(delta.len(), |TextBytes(bytes)| bytes))
 }

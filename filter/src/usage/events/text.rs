@@ -1,10 +1,9 @@
 //! Events of KServe's `generate_stream`: text, and nobody counts it but we.
 
 use super::Event;
-use crate::usage::written::Written;
+use crate::usage::written::{TextBytes, Written};
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use std::borrow::Cow;
 
 #[derive(Deserialize)]
 struct Payload<'a> {
@@ -15,8 +14,8 @@ struct Payload<'a> {
 pub(super) fn read(data: &[u8]) -> Option<Event> {
     let payload: Payload<'_> = serde_json::from_slice(data).ok()?;
     let bytes = payload.text_output.map_or(0, |output| {
-        let text = serde_json::from_str::<Cow<'_, str>>(output.get());
-        text.map_or(output.get().len(), |text| text.len())
+        let text = serde_json::from_str::<TextBytes>(output.get());
+        text.map_or(output.get().len(), |TextBytes(bytes)| bytes)
     });
     Some(Event { written: Written::piece(bytes), is_report: false, is_usage_only: false })
 }
