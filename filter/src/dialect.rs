@@ -83,6 +83,9 @@ pub(crate) struct Call {
     pub(crate) stream: bool,
     /// Per sequence.
     pub(crate) max_tokens: Option<Tokens>,
+    /// At least 1, each with the model's context to itself.
+    pub(crate) prompts: u32,
+    /// That all prompts together yield.
     pub(crate) sequences: u32,
     /// Estimated from the prompt's length.
     pub(crate) input_tokens: Tokens,

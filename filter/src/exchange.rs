@@ -122,6 +122,8 @@ struct Asked {
     id: AdmissionId,
     model: Option<String>,
     input_tokens: Tokens,
+    prompts: u32,
+    sequences: u32,
     /// In dialects that do not count tokens: what each message costs.
     fixed: Option<Tokens>,
     body_bytes: usize,

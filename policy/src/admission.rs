@@ -200,8 +200,9 @@ impl Admission {
         };
         let pool = self.pools.get_mut(live.pool.0)?;
         let tenant = self.tenants.get_mut(live.flow.tenant)?;
-        let usage =
-            believable(settlement.usage, pool.context_length(), live.sequences).unwrap_or_else(|| estimated(&live));
+        let believed =
+            believable(settlement.usage, pool.context_length(), u32::from(live.prompts), u32::from(live.sequences));
+        let usage = believed.unwrap_or_else(|| estimated(&live));
         let price = self.routes.price(live.model);
         let draw = live.draw(price);
         match live.state {
@@ -402,7 +403,7 @@ impl Admission {
     fn charge_afterwards(&mut self, settlement: &Settlement, now: Millis) -> Option<Settled> {
         let charge_to = settlement.charge_to.as_ref().filter(|_| settlement.usage.source != UsageSource::None)?;
         let pool = self.pool(&charge_to.pool)?;
-        let usage = believable(settlement.usage, pool.context_length(), MOST_SEQUENCES)?;
+        let usage = believable(settlement.usage, pool.context_length(), charge_to.prompts, charge_to.sequences)?;
         let model = ModelName::from(charge_to.model.as_deref().unwrap_or(charge_to.pool.as_str()));
         let index = self.tenants.index(&charge_to.tenant)?;
         let tenant = self.tenants.get_mut(index)?;
@@ -509,16 +510,15 @@ fn grant(live: &Live, tenant: &tenants::TenantState, pool: &PoolName, rates: Vec
     }
 }
 
-/// A call of more sequences than this is not believed when nobody remembers how many it asked for.
-const MOST_SEQUENCES: u32 = 16;
-
-/// Usage that the model's context allows; what exceeds it cannot be true.
-fn believable(usage: Usage, context: Option<Tokens>, sequences: u32) -> Option<Usage> {
+/// Usage that the model's context allows to so many prompts and sequences; what exceeds it cannot be true.
+fn believable(usage: Usage, context: Option<Tokens>, prompts: u32, sequences: u32) -> Option<Usage> {
     if usage.source == UsageSource::Fixed {
         // A fixed charge is configured and not a count of anything that a context could hold.
         return Some(usage);
     }
-    let fits = |context: Tokens| usage.input <= context && usage.output <= context.times(u64::from(sequences));
+    let fits = |context: Tokens| {
+        usage.input <= context.times(u64::from(prompts)) && usage.output <= context.times(u64::from(sequences))
+    };
     context.is_none_or(fits).then_some(usage)
 }
 

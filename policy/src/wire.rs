@@ -58,6 +58,10 @@ pub struct AdmissionRequest {
     /// Per sequence; absent when the client set no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_tokens: Option<Tokens>,
+    /// Prompts of the call, each of which has the model's context to itself: completions and embeddings may bring a list.
+    /// 0 where the charge is fixed: what is counted then has nothing to do with a context.
+    #[serde(default = "one")]
+    pub prompts: u32,
     /// Sequences that the call generates (`n`, `best_of`, prompts), at least 1.
     pub sequences: u32,
     /// Whether the reply comes as a stream of events.
@@ -447,6 +451,16 @@ pub struct ChargeTo {
     pub pool: PoolName,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
+    /// As the request told: no more usage is believed than so many prompts may have.
+    #[serde(default = "one")]
+    pub prompts: u32,
+    #[serde(default = "one")]
+    pub sequences: u32,
+}
+
+/// What a filter meant that did not tell.
+fn one() -> u32 {
+    1
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -84,6 +84,7 @@ impl Crowd {
             pool: None,
             input_tokens: Tokens(self.random.log_uniform(6, 13)),
             max_tokens: Some(Tokens(512)),
+            prompts: 1,
             sequences: 1,
             stream: false,
             body_bytes: 4_000,

@@ -43,6 +43,7 @@ fn messages(body: &[u8], _: u32) -> Result<Call, Fault> {
         model: Some(model),
         stream: fields::flag(&found, "stream")?.unwrap_or(false),
         max_tokens,
+        prompts: 1,
         sequences: 1,
         input_tokens: Tokens(found.prompt.tokens()),
         usage_request: None,
@@ -57,6 +58,7 @@ fn count_tokens(body: &[u8], _: u32) -> Result<Call, Fault> {
     Ok(Call {
         model: Some(model),
         max_tokens: Some(Tokens::ZERO),
+        prompts: 1,
         sequences: 1,
         model_place: Some(place),
         ..Call::default()

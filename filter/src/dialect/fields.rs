@@ -40,10 +40,10 @@ pub(super) fn integer(fields: &Fields<'_>, name: &'static str, max: u64) -> Resu
 
 /// How many sequences a call yields: `n`, or vLLM's `best_of`, which generates that many and returns `n`; times its
 /// prompts.
-pub(super) fn sequences(fields: &Fields<'_>, prompts: u64, max: u32) -> Result<u32, Fault> {
+pub(super) fn sequences(fields: &Fields<'_>, prompts: u32, max: u32) -> Result<u32, Fault> {
     let returned = integer(fields, "n", u64::from(max))?;
     let generated = integer(fields, "best_of", u64::from(max))?;
-    let count = returned.max(generated).unwrap_or(1).saturating_mul(prompts.max(1));
+    let count = returned.max(generated).unwrap_or(1).saturating_mul(u64::from(prompts.max(1)));
     let fits = u32::try_from(count).ok().filter(|count| *count <= max);
     fits.ok_or_else(|| Fault::field("prompt", format!("and 'n' ask for more than {max} sequences together")))
 }

@@ -65,6 +65,7 @@ fn read(body: &[u8], sequences_max: u32, stream: bool) -> Result<Call, Fault> {
     Ok(Call {
         stream,
         max_tokens: outer.max(inner),
+        prompts: found.prompt.prompts(),
         sequences: fields::sequences(&found, found.prompt.prompts(), sequences_max)?,
         input_tokens: Tokens(found.prompt.tokens()),
         // A model without an input of that name would refuse the call, so a bound is lowered and never put in.

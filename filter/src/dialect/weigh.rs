@@ -19,7 +19,7 @@ pub(super) struct Tally {
     /// Elements of the outermost lists.
     elements: u64,
     /// Elements of a prompt that is a list: texts, or lists of token ids.
-    prompts: u64,
+    prompts: u32,
     /// Bytes of text, after unescaping.
     bytes: u64,
     media: u64,
@@ -37,7 +37,7 @@ impl Tally {
     }
 
     /// How many prompts the call has: one, unless its prompt is a list of them.
-    pub(super) fn prompts(self) -> u64 {
+    pub(super) fn prompts(self) -> u32 {
         self.prompts.max(1)
     }
 

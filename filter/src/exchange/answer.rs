@@ -163,12 +163,12 @@ impl Exchange {
             // Every message gets longer, and how many there will be is not known.
             edits.push(HeaderEdit::Remove("content-length".to_owned()));
         }
-        let Asked { caller, id, model, input_tokens, fixed, .. } = asked;
+        let Asked { caller, id, model, input_tokens, prompts, sequences, fixed, .. } = asked;
         self.stage = Stage::Passed(Passed {
             id,
             style: caller.style,
             shape: caller.route.dialect.reply(),
-            charge_to: ChargeTo { tenant: tags.tenant.clone(), pool: tags.pool.clone(), model },
+            charge_to: ChargeTo { tenant: tags.tenant.clone(), pool: tags.pool.clone(), model, prompts, sequences },
             waited,
             rates,
             input_estimate: input_tokens,

@@ -129,7 +129,7 @@ fn admitted() -> Answer {
 
 /// Whom calls of [`BODY`] are charged to once [`admitted`].
 fn dept_a() -> ChargeTo {
-    ChargeTo { tenant: "dept-a".into(), pool: "smol".into(), model: Some("m".to_owned()) }
+    ChargeTo { tenant: "dept-a".into(), pool: "smol".into(), model: Some("m".to_owned()), prompts: 1, sequences: 1 }
 }
 
 fn rejected(reason: Reason) -> Answer {

@@ -171,16 +171,22 @@ impl Admission {
         context: Option<Tokens>,
         request: &AdmissionRequest,
     ) -> Result<(Tokens, Tokens), Refused> {
-        // The prompt is an estimate, so only what is certain is refused here; the model server counts exactly.
-        let certain = Tokens(request.input_tokens.0 / 4).plus(request.max_tokens.unwrap_or(Tokens(1)));
-        if let Some(context) = context.filter(|context| certain > *context) {
+        let prompts = u64::from(request.prompts);
+        let context = context.filter(|_| prompts > 0);
+        // The prompts are estimates, so only what is certain is refused here; the model server counts exactly.
+        let bound = request.max_tokens.unwrap_or(Tokens(1)).times(prompts);
+        let certain = Tokens(request.input_tokens.0 / 4).plus(bound);
+        if let Some(context) = context.filter(|context| certain > context.times(prompts)) {
             let message =
                 format!("this model's context is {context}; the prompt and max_tokens ask for more than that");
             let refusal = Refusal::new(Reason::ContextLengthExceeded, message).about("messages");
             return Err(refusal.by(LimitName::ContextLength, context.0));
         }
-        let input = request.input_tokens.min(context.unwrap_or(request.input_tokens));
-        let left = context.map_or(Tokens(u64::MAX), |context| Tokens(context.0.saturating_sub(input.0).max(1)));
+        let most = context.map_or(Tokens(u64::MAX), |context| context.times(prompts));
+        let input = request.input_tokens.min(most);
+        // Beside a prompt of the average length.
+        let left = |context: Tokens| Tokens(context.0.saturating_sub(input.0 / prompts.max(1)).max(1));
+        let left = context.map_or(Tokens(u64::MAX), left);
         let state = self.tenants.get(tenant);
         let output = state.map(|state| state.yields.reservation(model, request.max_tokens, left));
         let output = output.unwrap_or_default().times(u64::from(request.sequences.max(1)));
@@ -240,6 +246,10 @@ impl Admission {
         now: Millis,
     ) -> Result<Option<Grant>, Refused> {
         let Some(pool) = self.pools.get_mut(live.pool.0) else { return Err(shutting_down().into()) };
+        if !pool.holder.is_open(now) {
+            // The lease has ended while the tenant's account was asked for.
+            return Err(ledger_unavailable().into());
+        }
         if !pool.can_start_past_queue(live.flow, live.charge, now) {
             return self.join(live, key, line, now).map(|()| None);
         }
@@ -311,7 +321,8 @@ fn live_of(plan: &Plan, request: &AdmissionRequest, now: Millis) -> Live {
         reserved: plan.reserved,
         charge: plan.charge,
         input: plan.input,
-        sequences: request.sequences.max(1),
+        prompts: u16::try_from(request.prompts).unwrap_or(u16::MAX),
+        sequences: u16::try_from(request.sequences.max(1)).unwrap_or(u16::MAX),
         arrived: now,
         explained: 0,
         state: State::Applying,

@@ -47,7 +47,9 @@ pub(super) struct Live {
     pub(super) charge: Tokens,
     /// The part of `reserved` that the prompt was estimated at.
     pub(super) input: Tokens,
-    pub(super) sequences: u32,
+    /// 0 where the charge is fixed; of more than fit here, as many as do.
+    pub(super) prompts: u16,
+    pub(super) sequences: u16,
     pub(super) arrived: Millis,
     /// Where its explanation is kept.
     pub(super) explained: u64,

@@ -67,7 +67,8 @@ impl World {
         events
     }
 
-    fn ask(&mut self, tenant: &str, change: impl FnOnce(&mut AdmissionRequest)) -> (AdmissionId, Decision) {
+    /// The first answer, before the ledger is heard.
+    fn send(&mut self, tenant: &str, change: impl FnOnce(&mut AdmissionRequest)) -> (AdmissionId, Decision) {
         self.asked += 1;
         let mut request = AdmissionRequest {
             version: WIRE_VERSION,
@@ -77,6 +78,7 @@ impl World {
             pool: None,
             input_tokens: Tokens(10),
             max_tokens: Some(Tokens(20)),
+            prompts: 1,
             sequences: 1,
             stream: false,
             body_bytes: 100,
@@ -85,15 +87,20 @@ impl World {
         };
         change(&mut request);
         let decision = self.core.request(&tenant.into(), None, &request, self.now);
+        (request.id, decision)
+    }
+
+    fn ask(&mut self, tenant: &str, change: impl FnOnce(&mut AdmissionRequest)) -> (AdmissionId, Decision) {
+        let (asked, decision) = self.send(tenant, change);
         let (own, others): (Vec<Event>, Vec<Event>) = self.sync().into_iter().partition(|event| match event {
-            Event::Started(id, _) | Event::Refused(id, _) => *id == request.id,
+            Event::Started(id, _) | Event::Refused(id, _) => *id == asked,
         });
         self.unheard = others;
         let decided = own.into_iter().next().map(|event| match event {
             Event::Started(_, grant) => Decision::Admitted(grant),
             Event::Refused(_, refusal) => Decision::Rejected(refusal),
         });
-        (request.id, decided.unwrap_or(decision))
+        (asked, decided.unwrap_or(decision))
     }
 
     fn admit(&mut self, tenant: &str) -> AdmissionId {
@@ -256,7 +263,8 @@ fn draining_answers_everyone_who_waits() {
 #[test]
 fn usage_of_a_call_that_nobody_admitted_is_charged_to_its_tenant() {
     let mut world = World::new(json!({"tokens_per_min": 1_000}));
-    let passed = crate::wire::ChargeTo { tenant: "a".into(), pool: "smol".into(), model: None };
+    let passed =
+        crate::wire::ChargeTo { tenant: "a".into(), pool: "smol".into(), model: None, prompts: 1, sequences: 1 };
     let usage = Usage { source: UsageSource::Reported, output: Tokens(400), ..Usage::default() };
     let settlement =
         Settlement { id: "x-1".into(), outcome: Outcome::Completed, usage, charge_to: Some(passed), timing: None };
@@ -264,6 +272,60 @@ fn usage_of_a_call_that_nobody_admitted_is_charged_to_its_tenant() {
     assert_eq!((settled.usage.output, world.core.settle(&settlement, world.now)), (Tokens(400), None));
     world.sync();
     assert_eq!(world.core.levels(&"a".into(), world.now)[&MeterName::TokensPerMinute], 600);
+}
+
+/// The pool's context is 1,000 tokens.
+#[test]
+fn each_prompt_of_a_list_has_the_context_to_itself() {
+    let mut world = World::new(json!({"tokens_per_min": 100_000}));
+    let batch = |prompts: u32, input: u64| {
+        move |request: &mut AdmissionRequest| {
+            (request.prompts, request.input_tokens, request.max_tokens) = (prompts, Tokens(input), Some(Tokens::ZERO));
+        }
+    };
+    let (_, too_long) = world.ask("a", batch(2, 8_004));
+    assert_eq!(reason(&too_long), Some((400, Reason::ContextLengthExceeded)));
+    let (id, admitted) = world.ask("a", batch(9, 8_004));
+    let Decision::Admitted(grant) = admitted else { panic!("{admitted:?}") };
+    assert_eq!(grant.reserved, Tokens(8_004));
+    let usage = Usage { source: UsageSource::Reported, input: Tokens(8_500), ..Usage::default() };
+    let settlement = Settlement { id, outcome: Outcome::Completed, usage, charge_to: None, timing: None };
+    let settled = world.core.settle(&settlement, world.now).unwrap();
+    assert_eq!((settled.usage.source, settled.usage.input), (UsageSource::Reported, Tokens(8_500)));
+    // The same of a call that nobody here admitted.
+    let charge_to =
+        crate::wire::ChargeTo { tenant: "a".into(), pool: "smol".into(), model: None, prompts: 9, sequences: 1 };
+    let settlement = Settlement { id: "x-9".into(), charge_to: Some(charge_to), ..settlement };
+    assert_eq!(world.core.settle(&settlement, world.now).map(|settled| settled.usage.input), Some(Tokens(8_500)));
+}
+
+#[test]
+fn a_fixed_charge_has_nothing_to_do_with_a_context() {
+    let mut world = World::new(json!({"tokens_per_min": 100_000}));
+    let (_, decision) = world.ask("a", |request| {
+        (request.prompts, request.input_tokens, request.max_tokens) = (0, Tokens(20_000), Some(Tokens::ZERO));
+    });
+    assert!(matches!(&decision, Decision::Admitted(grant) if grant.reserved == Tokens(20_000)), "{decision:?}");
+}
+
+/// Its tenant's account is asked for, which takes until the pool's lease has ended.
+#[test]
+fn who_applies_while_the_pools_lease_ends_is_refused_and_charged_nothing() {
+    let mut world = World::new(json!({"tokens_per_min": 1_000}));
+    world.now = Millis(1_900);
+    let (id, _) = world.send("a", |_| ());
+    let mut calls = std::iter::from_fn(|| world.core.ask_ledger(world.now));
+    let (account, request) = calls.find(|(account, _)| *account == Account::Tenant("a".into())).unwrap();
+    world.now = Millis(2_100);
+    let reply =
+        world.ledgers.entry(account.clone()).or_default().sync(&request, Server { run: "test", now: world.now }).reply;
+    world.core.ledger_answered(&account, Some(&reply), world.now);
+    let events = world.core.advance(world.now);
+    assert!(
+        matches!(events.as_slice(), [Event::Refused(of, refusal)] if *of == id && refusal.reason == Reason::LedgerUnavailable),
+        "{events:?}"
+    );
+    assert_eq!(world.core.levels(&"a".into(), world.now)[&MeterName::TokensPerMinute], 1_000);
 }
 
 #[test]

@@ -336,6 +336,7 @@ fn blank_request() -> AdmissionRequest {
         pool: None,
         input_tokens: Tokens::ZERO,
         max_tokens: None,
+        prompts: 1,
         sequences: 1,
         stream: false,
         body_bytes: 0,

@@ -94,6 +94,7 @@ pub(crate) fn request(number: usize, ask: &Ask) -> AdmissionRequest {
         pool: None,
         input_tokens: Tokens(ask.input),
         max_tokens: ask.max.map(Tokens),
+        prompts: 1,
         sequences: ask.sequences,
         stream: false,
         body_bytes: ask.bytes,

@@ -65,6 +65,7 @@ fn request(id: &str) -> AdmissionRequest {
         pool: None,
         input_tokens: Tokens(10),
         max_tokens: Some(Tokens(20)),
+        prompts: 1,
         sequences: 1,
         stream: false,
         body_bytes: 100,

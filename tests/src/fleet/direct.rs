@@ -82,6 +82,7 @@ impl Direct {
             pool: None,
             input_tokens: Tokens(11),
             max_tokens: Some(Tokens(8)),
+            prompts: 1,
             sequences: 1,
             stream: false,
             body_bytes: 200,

@@ -39,6 +39,7 @@ fn parse(body: &[u8], sequences_max: u32) -> Result<Call, Fault> {
         model: Some(model),
         stream,
         max_tokens,
+        prompts: 1,
         sequences: fields::sequences(&found, 1, sequences_max)?,
         input_tokens: Tokens(found.prompt.tokens()),
         usage_request: wants_usage.filter(|_| stream),

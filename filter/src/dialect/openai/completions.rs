@@ -37,6 +37,7 @@ fn parse(body: &[u8], sequences_max: u32) -> Result<Call, Fault> {
         model: Some(model),
         stream,
         max_tokens,
+        prompts: found.prompt.prompts(),
         sequences: fields::sequences(&found, found.prompt.prompts(), sequences_max)?,
         input_tokens: Tokens(found.prompt.tokens()),
         usage_request: wants_usage.filter(|_| stream),

@@ -24,6 +24,7 @@ fn parse(body: &[u8], _: u32) -> Result<Call, Fault> {
         model: Some(model),
         stream: false,
         max_tokens: Some(Tokens::ZERO),
+        prompts: found.prompt.prompts(),
         sequences: 1,
         input_tokens: Tokens(found.prompt.tokens()),
         usage_request: None,
@@ -38,9 +39,12 @@ mod tests {
 
     #[test]
     fn texts_and_token_ids_are_input_and_nothing_is_output() {
-        for (input, tokens) in [(r#""12345678""#, 2), (r#"["1234","5678"]"#, 2), ("[1,2,3]", 3), ("[[1,2],[3]]", 3)] {
+        for (input, prompts, tokens) in
+            [(r#""12345678""#, 1, 2), (r#"["1234","5678"]"#, 2, 2), ("[1,2,3]", 1, 3), ("[[1,2],[3]]", 2, 3)]
+        {
             let call = parse(format!(r#"{{"model":"m","input":{input}}}"#).as_bytes(), 1).unwrap();
-            assert_eq!((call.input_tokens, call.max_tokens), (Tokens(tokens), Some(Tokens::ZERO)), "{input}");
+            assert_eq!((call.prompts, call.input_tokens), (prompts, Tokens(tokens)), "{input}");
+            assert_eq!(call.max_tokens, Some(Tokens::ZERO));
         }
     }
 }

@@ -33,6 +33,7 @@ fn parse(body: &[u8], sequences_max: u32) -> Result<Call, Fault> {
     Ok(Call {
         model: Some(model),
         max_tokens: Some(Tokens::ZERO),
+        prompts: 1,
         sequences: fields::sequences(&found, 1, sequences_max)?,
         model_place: Some(place),
         ..Call::default()

@@ -38,6 +38,7 @@ fn parse(body: &[u8], _: u32) -> Result<Call, Fault> {
         model: Some(model),
         stream: fields::flag(&found, "stream")?.unwrap_or(false),
         max_tokens,
+        prompts: 1,
         sequences: 1,
         input_tokens: Tokens(found.prompt.tokens()),
         usage_request: None,

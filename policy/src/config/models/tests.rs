@@ -35,6 +35,7 @@ fn request(model: &str, max_tokens: Option<u64>) -> AdmissionRequest {
         pool: None,
         input_tokens: Tokens(1),
         max_tokens: max_tokens.map(Tokens),
+        prompts: 1,
         sequences: 1,
         stream: false,
         body_bytes: 1,
