@@ -5,7 +5,7 @@ use crate::caller;
 use crate::config::Config;
 use crate::dialect::{Dialect, Reads, apply, grpc::Frames};
 use crate::headers::Headers;
-use crate::usage::{Meter, Passage, Reading, Shape};
+use crate::usage::{Meter, Passage, Reading, Sequences, Shape};
 use sluice_policy::units::Tokens;
 
 const SHAPES: [Shape; 5] = [Shape::OpenAi, Shape::Embeddings, Shape::Responses, Shape::Anthropic, Shape::Text];
@@ -66,16 +66,18 @@ fn split(input: &[u8]) -> Option<(usize, &[u8])> {
 
 fn assert_cut_changes_nothing(input: &[u8], kind: &str, drop_usage: bool) {
     let Some((choice, rest)) = input.split_first() else { return };
-    let Some(shape) = SHAPES.get(usize::from(*choice) % SHAPES.len()).copied() else { return };
+    let (is_of_many, shape) = (usize::from(*choice) / SHAPES.len(), usize::from(*choice) % SHAPES.len());
+    let Some(shape) = SHAPES.get(shape).copied() else { return };
+    let sequences = if is_of_many % 2 == 0 { Sequences::ONE } else { Sequences::of(2, 4) };
     let Some((at, bytes)) = split(rest) else { return };
     let (head, tail) = bytes.split_at(at);
-    let whole = run(shape, kind, drop_usage, &[bytes]);
-    assert_eq!(whole, run(shape, kind, drop_usage, &[head, tail]));
+    let run = |pieces: &[&[u8]]| run(Meter::for_reply(shape, Some(kind), None, drop_usage, sequences), pieces);
+    let whole = run(&[bytes]);
+    assert_eq!(whole, run(&[head, tail]));
     assert!(drop_usage || whole.0 == bytes);
 }
 
-fn run(shape: Shape, kind: &str, drop_usage: bool, pieces: &[&[u8]]) -> (Vec<u8>, Reading) {
-    let mut meter = Meter::for_reply(shape, Some(kind), None, drop_usage);
+fn run(mut meter: Meter, pieces: &[&[u8]]) -> (Vec<u8>, Reading) {
     let mut seen = Vec::new();
     for piece in pieces {
         match meter.read(piece) {

@@ -12,6 +12,7 @@
 mod events;
 mod json;
 mod report;
+mod reports;
 mod sse;
 mod work;
 mod written;
@@ -34,6 +35,36 @@ pub(crate) enum Shape {
     Anthropic,
     /// Text without any usage.
     Text,
+}
+
+/// How many sequences a reply bears, as far as the request told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Sequences {
+    all: u32,
+    per_prompt: u32,
+}
+
+impl Sequences {
+    pub(crate) const ONE: Self = Self { all: 1, per_prompt: 1 };
+
+    /// `all` that these prompts yield together.
+    pub(crate) fn of(prompts: u32, all: u32) -> Self {
+        Self { all: all.max(1), per_prompt: (all / prompts.max(1)).max(1) }
+    }
+
+    fn are_several(self) -> bool {
+        self.all > 1
+    }
+
+    /// Whether a choice's index tells it from others.
+    fn has(self, index: u32) -> bool {
+        self.are_several() && index < self.all
+    }
+
+    /// The prompt that a choice answers: the choices of each stand together.
+    fn prompt_of(self, index: u32) -> u32 {
+        index / self.per_prompt
+    }
 }
 
 /// The reader of one reply.
@@ -70,12 +101,13 @@ pub(crate) struct Reading {
 
 impl Meter {
     /// The meter for a reply with these headers. `drop_usage`: we asked for a usage event that the client did not
-    /// ask for, so it is taken out again.
+    /// ask for, so it is taken out again. `sequences`: as many as were asked for.
     pub(crate) fn for_reply(
         shape: Shape,
         content_type: Option<&str>,
         content_encoding: Option<&str>,
         drop_usage: bool,
+        sequences: Sequences,
     ) -> Self {
         if shape == Shape::Fixed {
             return Meter::Fixed;
@@ -83,9 +115,11 @@ impl Meter {
         let is_plain = content_encoding.is_none_or(|encoding| encoding.eq_ignore_ascii_case("identity"));
         let media = content_type.and_then(|text| text.split(';').next()).map(str::trim);
         match media.map(str::to_ascii_lowercase).as_deref() {
-            Some("text/event-stream") if is_plain => Meter::Sse(Box::new(sse::SseMeter::new(shape, drop_usage))),
+            Some("text/event-stream") if is_plain => {
+                Meter::Sse(Box::new(sse::SseMeter::new(shape, drop_usage, sequences)))
+            }
             Some(kind) if is_plain && (kind == "application/json" || kind.ends_with("+json")) => {
-                Meter::Json(json::JsonMeter::new(shape))
+                Meter::Json(json::JsonMeter::new(shape, sequences))
             }
             _ => Meter::Opaque { bytes: 0, is_compressed: !is_plain },
         }
@@ -154,23 +188,23 @@ mod tests {
 
     #[test]
     fn the_reply_s_own_headers_choose_the_meter() {
-        let meter = |kind, encoding| Meter::for_reply(Shape::OpenAi, kind, encoding, true);
+        let meter = |kind, encoding| Meter::for_reply(Shape::OpenAi, kind, encoding, true, Sequences::ONE);
         assert!(matches!(meter(Some("Text/Event-Stream; charset=utf-8"), None), Meter::Sse(_)));
         assert!(matches!(meter(Some("application/json"), Some("identity")), Meter::Json(_)));
         assert!(matches!(meter(Some("application/problem+json"), None), Meter::Json(_)));
         assert!(matches!(meter(Some("application/json"), Some("gzip")), Meter::Opaque { is_compressed: true, .. }));
         assert!(matches!(meter(Some("text/html"), None), Meter::Opaque { is_compressed: false, .. }));
         assert!(matches!(meter(None, None), Meter::Opaque { .. }));
-        let fixed = Meter::for_reply(Shape::Fixed, Some("application/json"), None, false);
+        let fixed = Meter::for_reply(Shape::Fixed, Some("application/json"), None, false, Sequences::ONE);
         assert!(matches!(fixed, Meter::Fixed));
     }
 
     #[test]
     fn an_unreadable_reply_is_estimated_by_its_length() {
-        let mut meter = Meter::for_reply(Shape::OpenAi, None, None, false);
+        let mut meter = Meter::for_reply(Shape::OpenAi, None, None, false, Sequences::ONE);
         assert_eq!(meter.read(b"12345"), Passage::Unchanged);
         assert_eq!(meter.reading(), Reading { reported: None, counted: Tokens(2) });
-        let mut meter = Meter::for_reply(Shape::OpenAi, None, Some("br"), false);
+        let mut meter = Meter::for_reply(Shape::OpenAi, None, Some("br"), false, Sequences::ONE);
         assert_eq!(meter.read(b"12345"), Passage::Unchanged);
         assert_eq!(meter.reading(), Reading { reported: None, counted: Tokens(5) });
     }

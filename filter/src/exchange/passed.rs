@@ -4,7 +4,7 @@ use super::{Exchange, Stage};
 use crate::headers::{self, HeaderEdit, Headers};
 use crate::rates;
 use crate::refusal::Style;
-use crate::usage::{Meter, Passage, Shape};
+use crate::usage::{Meter, Passage, Sequences, Shape};
 use crate::worker::Worker;
 use sluice_policy::units::{AdmissionId, Millis, Tokens};
 use sluice_policy::wire::{ChargeTo, Outcome, RateStatus, Timing, Usage, UsageSource};
@@ -59,7 +59,8 @@ impl Exchange {
         let Stage::Passed(passed) = &mut self.stage else { return Vec::new() };
         let status = headers.text(":status").and_then(|status| status.parse::<u16>().ok());
         let (kind, encoding) = (headers.text("content-type"), headers.text("content-encoding"));
-        let meter = Meter::for_reply(passed.shape, kind, encoding, passed.injected);
+        let sequences = Sequences::of(passed.charge_to.prompts, passed.charge_to.sequences);
+        let meter = Meter::for_reply(passed.shape, kind, encoding, passed.injected, sequences);
         let mut edits = headers.removals(headers::is_forged_by_upstream);
         if meter.may_shorten() {
             edits.push(HeaderEdit::Remove("content-length".to_owned()));

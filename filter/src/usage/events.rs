@@ -5,10 +5,10 @@ mod openai;
 mod responses;
 mod text;
 
-use super::Shape;
-use super::report::Reported;
+use super::reports::Reports;
 use super::work;
 use super::written::Written;
+use super::{Sequences, Shape};
 use memchr::memchr2;
 use std::borrow::Cow;
 
@@ -16,7 +16,9 @@ use std::borrow::Cow;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Event {
     pub(super) written: Written,
-    /// It bears a usage, and what it reports covers everything up to and with this event.
+    /// The choice that is all it bears.
+    pub(super) choice: Option<u32>,
+    /// It bears a usage, and what it reports covers everything of its choice, or of all, up to and with this event.
     pub(super) is_report: bool,
     /// It bears nothing but a usage.
     pub(super) is_usage_only: bool,
@@ -24,14 +26,14 @@ pub(super) struct Event {
 
 /// Reads an event, and takes over what it reports. `None`: it bears no data that anybody could read (`[DONE]`, a
 /// comment).
-pub(super) fn read(event: &[u8], shape: Shape, reported: &mut Reported) -> Option<Event> {
+pub(super) fn read(event: &[u8], shape: Shape, reports: &mut Reports) -> Option<Event> {
     // To find its data and to read it.
     work::on(event.len() * 2);
     let data = data_of(event)?;
     match shape {
-        Shape::OpenAi | Shape::Embeddings => openai::read(&data, reported),
-        Shape::Responses => responses::read(&data, reported),
-        Shape::Anthropic => anthropic::read(&data, reported),
+        Shape::OpenAi | Shape::Embeddings => openai::read(&data, reports),
+        Shape::Responses => responses::read(&data, reports),
+        Shape::Anthropic => anthropic::read(&data, reports),
         Shape::Text => text::read(&data),
         Shape::Fixed => None,
     }
@@ -39,7 +41,7 @@ pub(super) fn read(event: &[u8], shape: Shape, reported: &mut Reported) -> Optio
 
 /// Whether an event bears a usage and nothing else.
 pub(super) fn bears_only_usage(event: &[u8], shape: Shape) -> bool {
-    read(event, shape, &mut Reported::default()).is_some_and(|event| event.is_usage_only)
+    read(event, shape, &mut Reports::of(Sequences::ONE)).is_some_and(|event| event.is_usage_only)
 }
 
 /// The data lines of an event, joined as the specification says.

@@ -3,19 +3,21 @@
 mod scan;
 
 use super::report::Reported;
-use super::{Reading, Shape, tokens_of};
+use super::written::least_tokens_of;
+use super::{Reading, Sequences, Shape, tokens_of};
 use scan::Scan;
 use sluice_policy::units::Tokens;
 
 #[derive(Debug)]
 pub(crate) struct JsonMeter {
     shape: Shape,
+    sequences: Sequences,
     scan: Scan,
 }
 
 impl JsonMeter {
-    pub(super) fn new(shape: Shape) -> Self {
-        Self { shape, scan: Scan::default() }
+    pub(super) fn new(shape: Shape, sequences: Sequences) -> Self {
+        Self { shape, sequences, scan: Scan::default() }
     }
 
     pub(super) fn read(&mut self, piece: &[u8]) {
@@ -28,6 +30,11 @@ impl JsonMeter {
             reported.take(usage, self.shape);
         }
         match reported.counts(self.shape) {
+            // llama.cpp tells of the first of several choices only.
+            Some(counts) if self.sequences.are_several() => {
+                let least = least_tokens_of(self.scan.text_bytes());
+                Reading { reported: Some(counts), counted: Tokens(least.0.saturating_sub(counts.output.0)) }
+            }
             Some(counts) => Reading { reported: Some(counts), counted: Tokens::ZERO },
             None if self.shape == Shape::Embeddings => Reading::default(),
             None => Reading { reported: None, counted: tokens_of(self.scan.text_bytes()) },
@@ -44,7 +51,7 @@ mod tests {
         br#"{"choices":[{"message":{"content":"hi \"you\""}}],"usage":{"prompt_tokens":9,"completion_tokens":4}}"#;
 
     fn read(pieces: &[&[u8]]) -> Reading {
-        let mut meter = JsonMeter::new(Shape::OpenAi);
+        let mut meter = JsonMeter::new(Shape::OpenAi, Sequences::ONE);
         pieces.iter().for_each(|piece| meter.read(piece));
         meter.reading()
     }
@@ -79,8 +86,23 @@ mod tests {
     }
 
     #[test]
+    fn of_several_choices_no_less_is_charged_than_so_much_text_must_cost() {
+        let text = "x".repeat(864);
+        let reply =
+            format!(r#"{{"choices":[{{"text":"{text}"}}],"usage":{{"prompt_tokens":9,"completion_tokens":4}}}}"#);
+        for (sequences, counted) in [(Sequences::ONE, 0), (Sequences::of(1, 2), 96)] {
+            let mut meter = JsonMeter::new(Shape::OpenAi, sequences);
+            meter.read(reply.as_bytes());
+            assert_eq!(
+                (meter.reading().reported.unwrap().output, meter.reading().counted),
+                (Tokens(4), Tokens(counted))
+            );
+        }
+    }
+
+    #[test]
     fn embeddings_without_usage_have_no_output() {
-        let mut meter = JsonMeter::new(Shape::Embeddings);
+        let mut meter = JsonMeter::new(Shape::Embeddings, Sequences::ONE);
         meter.read(br#"{"data":[{"embedding":[0.1,0.2]}]}"#);
         assert_eq!(meter.reading(), Reading::default());
     }

@@ -6,11 +6,13 @@
 
 mod outline;
 
-use super::report::Reported;
+use super::reports::Reports;
 use super::written::Written;
-use super::{Passage, Reading, Shape, events, work};
+use super::{Passage, Reading, Sequences, Shape, events, work};
 use memchr::memchr2_iter;
 use outline::{Document, Outline};
+use sluice_policy::units::Tokens;
+use std::collections::BTreeMap;
 
 /// A longer event passes unread, and counts as one piece of content. The last event of a response repeats all of it.
 const EVENT_MAX_BYTES: usize = 4 << 20;
@@ -31,11 +33,12 @@ pub(crate) struct SseMeter {
     after_cr: bool,
     /// What became of the last event, where its last byte was a carriage return and nothing has come since.
     ended_by_cr: Option<Fate>,
-    reported: Reported,
+    sequences: Sequences,
+    reports: Reports,
     /// All output.
     written: Written,
-    /// How much of it the last report covers.
-    written_before_report: Written,
+    /// What of it no report covers, by choice; of a single sequence under 0.
+    unreported: BTreeMap<u32, Written>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,12 +50,12 @@ enum Fate {
 /// Replies are tenants' data: `Debug` shows the counts only.
 impl std::fmt::Debug for SseMeter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "SseMeter({:?}, {:?})", self.reported, self.written)
+        write!(f, "SseMeter({:?}, {:?})", self.reports, self.written)
     }
 }
 
 impl SseMeter {
-    pub(super) fn new(shape: Shape, drop_usage: bool) -> Self {
+    pub(super) fn new(shape: Shape, drop_usage: bool, sequences: Sequences) -> Self {
         Self {
             shape,
             drop_usage,
@@ -63,9 +66,10 @@ impl SseMeter {
             line_has_content: false,
             after_cr: false,
             ended_by_cr: None,
-            reported: Reported::default(),
+            sequences,
+            reports: Reports::of(sequences),
             written: Written::default(),
-            written_before_report: Written::default(),
+            unreported: BTreeMap::new(),
         }
     }
 
@@ -74,14 +78,20 @@ impl SseMeter {
     }
 
     pub(super) fn reading(&self) -> Reading {
-        let reported = self.reported.counts(self.shape);
-        let covered = if reported.is_some() { self.written_before_report } else { Written::default() };
-        Reading { reported, counted: self.written.since(covered).tokens() }
+        let Some(counts) = self.reports.counts(self.shape) else {
+            return Reading { reported: None, counted: self.written.tokens() };
+        };
+        let mut counted = self.unreported.values().copied().sum::<Written>().tokens();
+        if self.sequences.are_several() {
+            // llama.cpp tells of each choice without saying which, and never of all. A piece is a token at least.
+            counted = counted.max(Tokens(self.written.pieces().saturating_sub(counts.output.0)));
+        }
+        Reading { reported: Some(counts), counted }
     }
 
     /// Whether anything that the model wrote has come.
     pub(super) fn has_output(&self) -> bool {
-        !self.written.is_empty() || self.reported.has_output()
+        !self.written.is_empty() || self.reports.has_output()
     }
 
     pub(super) fn read(&mut self, piece: &[u8]) -> Passage {
@@ -154,6 +164,7 @@ impl SseMeter {
         let is_oversized = std::mem::take(&mut self.oversized) || event.len() + tail.len() > EVENT_MAX_BYTES;
         let dropped = if is_oversized {
             self.written += Written::UNREADABLE;
+            *self.unreported.entry(0).or_default() += Written::UNREADABLE;
             false
         } else if event.is_empty() {
             self.meter(tail)
@@ -210,10 +221,13 @@ impl SseMeter {
 
     /// Reads a whole event; tells whether it is the one that the client did not ask for.
     fn meter(&mut self, event: &[u8]) -> bool {
-        let Some(event) = events::read(event, self.shape, &mut self.reported) else { return false };
+        let Some(event) = events::read(event, self.shape, &mut self.reports) else { return false };
         self.written += event.written;
-        if event.is_report {
-            self.written_before_report = self.written;
+        let choice = event.choice.filter(|index| self.sequences.has(*index));
+        match (event.is_report, choice) {
+            (true, None) => self.unreported.clear(),
+            (true, Some(index)) => drop(self.unreported.remove(&index)),
+            (false, index) => *self.unreported.entry(index.unwrap_or_default()).or_default() += event.written,
         }
         self.drop_usage && event.is_usage_only
     }

@@ -35,9 +35,9 @@ impl Written {
         self.pieces == 0
     }
 
-    /// What came after `earlier`, which is a part of it.
-    pub(super) fn since(self, earlier: Self) -> Self {
-        Self { pieces: self.pieces.saturating_sub(earlier.pieces), bytes: self.bytes.saturating_sub(earlier.bytes) }
+    /// How many there are.
+    pub(super) fn pieces(self) -> u64 {
+        self.pieces
     }
 
     pub(super) fn tokens(self) -> Tokens {
@@ -60,6 +60,11 @@ impl std::iter::Sum for Written {
             sum
         })
     }
+}
+
+/// Fewer tokens than these do not make so much text, in any language.
+pub(super) fn least_tokens_of(bytes: u64) -> Tokens {
+    Tokens(bytes.saturating_sub(CHANCE_BYTES) / BYTES_PER_PIECE_MAX)
 }
 
 /// The bytes of a JSON string, which itself is not kept.

@@ -2,7 +2,7 @@
 
 use super::Event;
 use crate::usage::Shape;
-use crate::usage::report::Reported;
+use crate::usage::reports::Reports;
 use crate::usage::written::{TextBytes, Written};
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -33,15 +33,15 @@ struct Delta {
     partial_json: Option<TextBytes>,
 }
 
-pub(super) fn read(data: &[u8], reported: &mut Reported) -> Option<Event> {
+pub(super) fn read(data: &[u8], reports: &mut Reports) -> Option<Event> {
     let payload: Payload<'_> = serde_json::from_slice(data).ok()?;
     let usage = payload.message.and_then(|message| message.usage).or(payload.usage);
     if let Some(usage) = usage {
-        reported.take(usage.get(), Shape::Anthropic);
+        reports.take(usage.get(), Shape::Anthropic, None);
     }
     let bytes = payload.delta.map_or(0, |delta| {
         let texts = [delta.text, delta.thinking, delta.partial_json];
         texts.into_iter().flatten().map(|TextBytes(bytes)| bytes).sum()
     });
-    Some(Event { written: Written::piece(bytes), is_report: usage.is_some(), is_usage_only: false })
+    Some(Event { written: Written::piece(bytes), is_report: usage.is_some(), ..Event::default() })
 }

@@ -2,7 +2,7 @@
 
 use super::Event;
 use crate::usage::Shape;
-use crate::usage::report::Reported;
+use crate::usage::reports::Reports;
 use crate::usage::written::{TextBytes, Written};
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -26,6 +26,8 @@ struct OddChunk<'a> {
 #[derive(Deserialize)]
 struct Choice<'a> {
     #[serde(borrow, default)]
+    index: Option<&'a RawValue>,
+    #[serde(borrow, default)]
     delta: Option<Delta<'a>>,
     /// Of completions.
     #[serde(default)]
@@ -46,19 +48,23 @@ struct Delta<'a> {
     tool_calls: Option<&'a RawValue>,
 }
 
-pub(super) fn read(data: &[u8], reported: &mut Reported) -> Option<Event> {
+pub(super) fn read(data: &[u8], reports: &mut Reports) -> Option<Event> {
     // An array of the right fields would do for the reader too, but is no chunk.
     if data.trim_ascii_start().first() != Some(&b'{') {
         return None;
     }
-    let (written, usage) = match serde_json::from_slice::<Chunk<'_>>(data) {
-        Ok(chunk) => (chunk.choices.iter().flatten().map(Choice::written).sum(), chunk.usage),
+    let (written, choice, usage) = match serde_json::from_slice::<Chunk<'_>>(data) {
+        Ok(chunk) => {
+            let choices = chunk.choices.as_deref().unwrap_or_default();
+            let only = if let [choice] = choices { choice.index() } else { None };
+            (choices.iter().map(Choice::written).sum(), only, chunk.usage)
+        }
         // They still are output.
-        Err(_) => (Written::UNREADABLE, serde_json::from_slice::<OddChunk<'_>>(data).ok()?.usage),
+        Err(_) => (Written::UNREADABLE, None, serde_json::from_slice::<OddChunk<'_>>(data).ok()?.usage),
     };
-    let Some(usage) = usage else { return Some(Event { written, ..Event::default() }) };
-    reported.take(usage.get(), Shape::OpenAi);
-    Some(Event { written, is_report: true, is_usage_only: written.is_empty() && bears_only_usage(data) })
+    let Some(usage) = usage else { return Some(Event { written, choice, ..Event::default() }) };
+    reports.take(usage.get(), Shape::OpenAi, choice);
+    Some(Event { written, choice, is_report: true, is_usage_only: written.is_empty() && bears_only_usage(data) })
 }
 
 /// Whether no choice adds or ends anything: LiteLLM's usage event has one choice with an empty delta. Without a list of
@@ -88,6 +94,10 @@ fn bears_only_usage(data: &[u8]) -> bool {
 }
 
 impl Choice<'_> {
+    fn index(&self) -> Option<u32> {
+        self.index?.get().parse().ok()
+    }
+
     fn written(&self) -> Written {
         let TextBytes(text) = self.text.unwrap_or_default();
         Written::piece(self.delta.as_ref().map_or(0, Delta::bytes) + text)

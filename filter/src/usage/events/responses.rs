@@ -2,7 +2,7 @@
 
 use super::Event;
 use crate::usage::Shape;
-use crate::usage::report::Reported;
+use crate::usage::reports::Reports;
 use crate::usage::written::{TextBytes, Written};
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -21,17 +21,17 @@ struct Response<'a> {
     usage: Option<&'a RawValue>,
 }
 
-pub(super) fn read(data: &[u8], reported: &mut Reported) -> Option<Event> {
+pub(super) fn read(data: &[u8], reports: &mut Reports) -> Option<Event> {
     let payload: Payload<'_> = serde_json::from_slice(data).ok()?;
     // Every event of the response as a whole repeats it; only the last has a usage that is not null.
     let usage = payload.response.and_then(|response| response.usage);
     if let Some(usage) = usage {
-        reported.take(usage.get(), Shape::Responses);
+        reports.take(usage.get(), Shape::Responses, None);
     }
     Some(Event {
         written: payload.delta.map_or(Written::default(), |delta| written_in(delta.get())),
         is_report: usage.is_some(),
-        is_usage_only: false,
+        ..Event::default()
     })
 }
 

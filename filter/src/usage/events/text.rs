@@ -17,5 +17,5 @@ pub(super) fn read(data: &[u8]) -> Option<Event> {
         let text = serde_json::from_str::<TextBytes>(output.get());
         text.map_or(output.get().len(), |TextBytes(bytes)| bytes)
     });
-    Some(Event { written: Written::piece(bytes), is_report: false, is_usage_only: false })
+    Some(Event { written: Written::piece(bytes), ..Event::default() })
 }

@@ -1,6 +1,7 @@
 use super::*;
 use crate::usage::Counts;
 use proptest::prelude::*;
+use serde_json::json;
 use sluice_policy::units::Tokens;
 
 const USAGE: &str = r#"{"prompt_tokens":7,"completion_tokens":3,"total_tokens":10}"#;
@@ -21,7 +22,7 @@ fn stream() -> String {
 
 /// What a client gets, and what was read, when the stream comes in these pieces.
 fn run(drop_usage: bool, pieces: &[&[u8]]) -> (Vec<u8>, Reading) {
-    let mut meter = SseMeter::new(Shape::OpenAi, drop_usage);
+    let mut meter = SseMeter::new(Shape::OpenAi, drop_usage, Sequences::ONE);
     let mut seen = Vec::new();
     for piece in pieces {
         match meter.read(piece) {
@@ -82,20 +83,20 @@ fn the_usage_event_is_taken_out_whole_whatever_ends_its_lines() {
 
 #[test]
 fn an_event_does_not_wait_for_the_line_feed_that_may_follow_its_carriage_return() {
-    let mut meter = SseMeter::new(Shape::OpenAi, true);
+    let mut meter = SseMeter::new(Shape::OpenAi, true, Sequences::ONE);
     let event = content("One").replace('\n', "\r");
     assert_eq!(meter.read(event.as_bytes()), Passage::Replaced(event.clone().into_bytes()));
     assert_eq!(meter.read(b""), Passage::Replaced(Vec::new()));
     assert_eq!(meter.read(b"\n: next"), Passage::Replaced(b"\n".to_vec()));
     let usage = usage_only().replace('\n', "\r");
-    let mut meter = SseMeter::new(Shape::OpenAi, true);
+    let mut meter = SseMeter::new(Shape::OpenAi, true, Sequences::ONE);
     assert_eq!(meter.read(usage.as_bytes()), Passage::Replaced(Vec::new()));
     assert_eq!(meter.read(b"\n\r"), Passage::Replaced(b"\r".to_vec()));
 }
 
 #[test]
 fn only_an_incomplete_event_is_held_back() {
-    let mut meter = SseMeter::new(Shape::OpenAi, true);
+    let mut meter = SseMeter::new(Shape::OpenAi, true, Sequences::ONE);
     let first = content("One");
     assert_eq!(meter.read(first.as_bytes()), Passage::Replaced(first.clone().into_bytes()));
     assert_eq!(meter.read(b"data: {\"cho"), Passage::Replaced(Vec::new()));
@@ -115,13 +116,13 @@ fn an_event_that_cannot_be_ours_is_not_held_until_its_end() {
         ("event: error\ndata: ", true),
         (usage.trim_end(), true),
     ] {
-        let mut meter = SseMeter::new(Shape::OpenAi, true);
+        let mut meter = SseMeter::new(Shape::OpenAi, true, Sequences::ONE);
         let passed = if is_held { Vec::new() } else { event.as_bytes().to_vec() };
         assert_eq!(meter.read(event.as_bytes()), Passage::Replaced(passed), "{event}");
         let rest = if is_held && event != usage.trim_end() { event } else { "" };
         assert_eq!(meter.finish(), rest.as_bytes(), "{event}");
     }
-    let mut meter = SseMeter::new(Shape::OpenAi, true);
+    let mut meter = SseMeter::new(Shape::OpenAi, true, Sequences::ONE);
     meter.read(b"data: [DO");
     assert_eq!(meter.read(b"NE]\n"), Passage::Replaced(b"NE]\n".to_vec()));
     assert_eq!(meter.read(b"\n"), Passage::Replaced(b"\n".to_vec()));
@@ -218,4 +219,51 @@ proptest! {
         let pieces: Vec<&[u8]> = whole.as_bytes().chunks(size).collect();
         prop_assert_eq!(run(true, &pieces), run(true, &[whole.as_bytes()]));
     }
+}
+
+fn of_choice(index: u32, text: &str, usage: Option<(u64, u64)>) -> String {
+    let usage = usage.map(|(input, output)| json!({"prompt_tokens": input, "completion_tokens": output}));
+    let choices = json!([{"index": index, "text": text, "finish_reason": null}]);
+    format!("data: {}\n\n", json!({"choices": choices, "usage": usage}))
+}
+
+fn of_all(input: u64, output: u64) -> String {
+    let usage = json!({"prompt_tokens": input, "completion_tokens": output});
+    format!("data: {}\n\n", json!({"choices": [], "usage": usage}))
+}
+
+fn of_sequences(sequences: Sequences, stream: &[String]) -> (u64, u64, u64) {
+    let mut meter = SseMeter::new(Shape::OpenAi, false, sequences);
+    stream.iter().for_each(|event| drop(meter.read(event.as_bytes())));
+    let reading = meter.reading();
+    let counts = reading.reported.unwrap_or_default();
+    (counts.input.0, counts.output.0, reading.counted.0)
+}
+
+/// vLLM, told to report with every chunk.
+#[test]
+fn choices_that_report_one_by_one_are_added_up_until_a_report_of_all_comes() {
+    let two_of_each_prompt = Sequences::of(2, 4);
+    let mut stream = vec![
+        of_choice(0, "a", Some((5, 1))),
+        of_choice(1, "b", Some((5, 3))),
+        of_choice(3, "c", Some((70, 2))),
+        of_choice(0, "d", Some((5, 4))),
+        of_choice(2, "e", None),
+    ];
+    assert_eq!(of_sequences(two_of_each_prompt, &stream), (75, 9, 1));
+    stream.push(of_all(75, 11));
+    assert_eq!(of_sequences(two_of_each_prompt, &stream), (75, 11, 0));
+    // A call of one sequence has one choice, whatever it is called.
+    let odd = [of_choice(7, "a", Some((5, 1))), of_choice(8, "b", Some((5, 2)))];
+    assert_eq!(of_sequences(Sequences::ONE, &odd), (5, 2, 0));
+}
+
+/// llama.cpp: each choice ends with an event that tells its own usage, and not whose it is.
+#[test]
+fn of_several_choices_no_fewer_tokens_are_charged_than_pieces_came() {
+    let words = |index| (0..10).map(move |_| of_choice(index, "w", None));
+    let stream: Vec<String> = words(0).chain([of_all(5, 10)]).chain(words(1)).chain([of_all(5, 10)]).collect();
+    let (input, output, counted) = of_sequences(Sequences::of(1, 2), &stream);
+    assert_eq!((input, output + counted), (5, 20));
 }

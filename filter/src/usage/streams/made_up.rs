@@ -17,6 +17,8 @@ pub(crate) struct Stream {
 pub(super) enum Kind {
     /// vLLM with `continuous_usage_stats`: each chunk tells all that was generated so far.
     Vllm,
+    /// The same of three choices, each of which tells its own.
+    VllmOfThree,
     /// SGLang with the same, and its own fields beside.
     Sglang,
     /// Chat with a token a chunk, and no usage.
@@ -269,35 +271,39 @@ pub(super) fn countable(seed: u64, kind: Kind) -> Countable {
     dice.below(2);
     let mut stream = Countable { text: String::new(), chunks: Vec::new() };
     let usage = |tokens: u64| match kind {
-        Kind::Vllm => json!({"prompt_tokens": 7, "total_tokens": 7 + tokens, "completion_tokens": tokens}),
+        Kind::Vllm | Kind::VllmOfThree => {
+            json!({"prompt_tokens": 7, "total_tokens": 7 + tokens, "completion_tokens": tokens})
+        }
         Kind::Sglang => json!({
             "prompt_tokens": 7, "completion_tokens": tokens, "total_tokens": 7 + tokens,
             "prompt_tokens_details": null, "reasoning_tokens": 0,
         }),
         Kind::ChatToken | Kind::CompletionToken => Value::Null,
     };
-    let choice = |delta: Value| json!([{"index": 0, "delta": delta, "logprobs": null, "finish_reason": null}]);
+    let choice =
+        |index: usize, delta: Value| json!([{"index": index, "delta": delta, "logprobs": null, "finish_reason": null}]);
     if !matches!(kind, Kind::CompletionToken) {
-        let role = choice(json!({"role": "assistant", "content": ""}));
+        let role = choice(0, json!({"role": "assistant", "content": ""}));
         stream.push(&json!({"choices": role, "usage": usage(0)}), 0);
     }
-    let mut produced = 0;
+    let mut produced = [0; 3];
     for _ in 0..dice.below(60) + 1 {
         // With its usage told, a chunk may bear several tokens or text that cannot be seen; otherwise it bears one.
         let (tokens, text) = match kind {
-            Kind::Vllm | Kind::Sglang => (dice.below(4) + 1, dice.word()),
+            Kind::Vllm | Kind::VllmOfThree | Kind::Sglang => (dice.below(4) + 1, dice.word()),
             Kind::ChatToken | Kind::CompletionToken => (1, dice.pick(&TOKENS)),
         };
-        produced += tokens;
+        let index = if matches!(kind, Kind::VllmOfThree) { usize::try_from(dice.below(3)).unwrap() } else { 0 };
+        produced[index] += tokens;
         let choices = match kind {
             Kind::CompletionToken => json!([{"index": dice.below(2), "text": text, "finish_reason": null}]),
-            Kind::Sglang if dice.below(3) == 0 => choice(json!({"content": null, "reasoning_content": text})),
-            Kind::Vllm | Kind::Sglang | Kind::ChatToken => choice(json!({"content": text})),
+            Kind::Sglang if dice.below(3) == 0 => choice(0, json!({"content": null, "reasoning_content": text})),
+            Kind::Vllm | Kind::VllmOfThree | Kind::Sglang | Kind::ChatToken => choice(index, json!({"content": text})),
         };
-        stream.push(&json!({"id": "c", "choices": choices, "usage": usage(produced)}), tokens);
+        stream.push(&json!({"id": "c", "choices": choices, "usage": usage(produced[index])}), tokens);
     }
     let stop = json!([{"index": 0, "delta": {}, "text": "", "finish_reason": "stop"}]);
-    stream.push(&json!({"choices": stop, "usage": usage(produced)}), 0);
+    stream.push(&json!({"choices": stop, "usage": usage(produced[0])}), 0);
     stream
 }
 

@@ -1,0 +1,68 @@
+//! What an upstream has reported of a stream so far: of the whole, or of one choice after the other.
+//!
+//! vLLM and SGLang, told to report with every chunk, tell in each what the choice in it has cost, and of several prompts
+//! what that choice's prompt had. Only the event at the end, which has no choice, tells the sum.
+
+use super::report::{Counts, Reported};
+use super::{Sequences, Shape};
+use sluice_policy::units::Tokens;
+use std::collections::BTreeMap;
+
+#[derive(Clone, Debug)]
+pub(super) struct Reports {
+    sequences: Sequences,
+    whole: Reported,
+    /// By index, what came after the last report of the whole.
+    choices: BTreeMap<u32, Reported>,
+}
+
+impl Reports {
+    pub(super) fn of(sequences: Sequences) -> Self {
+        Self { sequences, whole: Reported::default(), choices: BTreeMap::new() }
+    }
+
+    /// Takes a `usage` object over. `choice`: it came with this choice alone.
+    pub(super) fn take(&mut self, json: &str, shape: Shape, choice: Option<u32>) {
+        match choice.filter(|index| self.sequences.has(*index)) {
+            Some(index) => self.choices.entry(index).or_default().take(json, shape),
+            None => {
+                self.choices.clear();
+                self.whole.take(json, shape);
+            }
+        }
+    }
+
+    /// The numbers, if they are all there and can all be true.
+    pub(super) fn counts(&self, shape: Shape) -> Option<Counts> {
+        if self.choices.is_empty() {
+            return self.whole.counts(shape);
+        }
+        let mut sum = Counts::default();
+        let mut prompts: BTreeMap<u32, Counts> = BTreeMap::new();
+        for (index, reported) in &self.choices {
+            let counts = reported.counts(shape)?;
+            sum.output = sum.output.plus(counts.output);
+            sum.reasoning = sum.reasoning.plus(counts.reasoning);
+            let prompt = prompts.entry(self.sequences.prompt_of(*index)).or_default();
+            prompt.input = prompt.input.max(counts.input);
+            prompt.cached = prompt.cached.max(counts.cached);
+        }
+        for prompt in prompts.values() {
+            sum.input = sum.input.plus(prompt.input);
+            sum.cached = sum.cached.plus(prompt.cached);
+        }
+        // Reports never shrink, whatever the order in which they come.
+        let whole = self.whole.counts(shape).unwrap_or_default();
+        let larger = |one: Tokens, other: Tokens| one.max(other);
+        Some(Counts {
+            input: larger(sum.input, whole.input),
+            output: larger(sum.output, whole.output),
+            cached: larger(sum.cached, whole.cached),
+            reasoning: larger(sum.reasoning, whole.reasoning),
+        })
+    }
+
+    pub(super) fn has_output(&self) -> bool {
+        self.whole.has_output() || self.choices.values().any(Reported::has_output)
+    }
+}
