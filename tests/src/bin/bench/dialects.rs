@@ -3,6 +3,7 @@
 //! The same Envoy has two routes for each dialect: one that is metered, and one of dialect `request`, for which the same
 //! filter reads nothing of the reply. Calls alternate between them, so that whatever else the machine does meets both.
 
+use super::awake::Awake;
 use super::{Figure, figure};
 use anyhow::{Context, Result, ensure};
 use e2e::client::Client;
@@ -41,6 +42,7 @@ pub(super) async fn measure(rounds: usize) -> Result<Vec<Figure>> {
         .start()
         .await?;
     let client = stack.client("only")?;
+    let _awake = Awake::keep()?;
     let mut figures = Vec::new();
     for (dialect, path) in DIALECTS {
         for stream in STREAMS {

@@ -5,6 +5,7 @@
 //! the median of `n` repeats and `spread` the distance from the lowest to the highest of them. Where there are many
 //! repeats, `likely` is where the median of ever more would be found, with a chance of 95%.
 
+mod awake;
 mod dialects;
 mod estimator;
 mod ledger;
