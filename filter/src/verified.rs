@@ -23,7 +23,7 @@ pub(crate) struct Tags {
     pub(crate) pool: PoolName,
     /// The name to write into the call in place of the client's.
     pub(crate) upstream_model: Option<ModelName>,
-    /// The most that one sequence may yield, where the call asks for more.
+    /// The most that one sequence may yield; bounds above it are lowered.
     pub(crate) max_tokens: Option<Tokens>,
 }
 

@@ -99,7 +99,7 @@ pub struct Grant {
     /// The name that the model server knows the model by, where the client's is another.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upstream_model: Option<ModelName>,
-    /// The most tokens that one sequence may yield, where the client asked for more or for no limit at all.
+    /// The most tokens that its tenant lets one sequence yield, whatever the client asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_tokens: Option<Tokens>,
 }

@@ -38,11 +38,11 @@ const FIELDS: &[Field] = &[
 fn messages(body: &[u8], _: u32) -> Result<Call, Fault> {
     let found = raw::read(body, FIELDS)?;
     let (model, place) = fields::model(body, &found)?;
-    let (max_tokens, limits) = fields::bound(body, &found, &["max_tokens", "n_predict"])?;
+    let limits = fields::limits(body, &found, &["max_tokens"], &["n_predict"])?;
     Ok(Call {
         model: Some(model),
         stream: fields::flag(&found, "stream")?.unwrap_or(false),
-        max_tokens,
+        max_tokens: limits.bound(),
         prompts: 1,
         sequences: 1,
         input_tokens: Tokens(found.prompt.tokens()),

@@ -4,6 +4,9 @@ use sluice_policy::units::Tokens;
 use std::borrow::Cow;
 use std::ops::Range;
 
+/// The value of a bound that bounds nothing.
+pub(super) const UNLIMITED: Tokens = Tokens(u64::MAX);
+
 /// The replacement of some bytes of a body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct BodyEdit {
@@ -46,29 +49,51 @@ pub(crate) fn apply(body: &[u8], mut edits: Vec<BodyEdit>) -> Option<Vec<u8>> {
     Some(edited)
 }
 
+/// A bound that a body names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Bound {
+    /// Where its value stands.
+    pub(super) place: Range<usize>,
+    /// `None`: null. Unlimited is the largest number.
+    pub(super) value: Option<Tokens>,
+    /// Every server of the dialect obeys it. Of another spelling nobody knows whether this server reads it.
+    pub(super) is_own: bool,
+}
+
 /// Where a body bounds the tokens of a sequence.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Limits {
-    /// Each bound that the body names, and its value; `None` for one that is null. Unlimited is the largest number.
-    pub(super) given: Vec<(Range<usize>, Option<Tokens>)>,
-    /// Where a bound can be put when none is given, and what it is called.
+    pub(super) given: Vec<Bound>,
+    /// Where a bound can be put when the dialect's own is not given, and what it is called.
     pub(super) insert: Option<(usize, &'static str)>,
 }
 
 impl Limits {
-    /// The edits that bring every bound down to a ceiling.
+    /// The edits that bring every bound down to a ceiling, and put one in where no server need obey any; none for a
+    /// body that obeys already.
     pub(crate) fn clamp(&self, ceiling: Tokens) -> Vec<BodyEdit> {
-        let lower = |range: &Range<usize>| BodyEdit::replace(range.clone(), ceiling.0.to_string());
-        if self.given.iter().any(|(_, value)| value.is_some()) {
-            // Those that are null stay so: of two bounds that differ only one was meant.
-            let above = self.given.iter().filter(|(_, value)| value.is_some_and(|value| value > ceiling));
-            return above.map(|(range, _)| lower(range)).collect();
+        let lower = |bound: &Bound| BodyEdit::replace(bound.place.clone(), ceiling.0.to_string());
+        let above = self.given.iter().filter(|bound| bound.value.is_some_and(|value| value > ceiling));
+        let mut edits: Vec<BodyEdit> = above.map(lower).collect();
+        if !self.is_bounded() {
+            let null = self.given.iter().find(|bound| bound.is_own).map(lower);
+            let inserted = |(at, name)| BodyEdit::insert(at, format!("\"{name}\":{},", ceiling.0));
+            edits.extend(null.or_else(|| self.insert.map(inserted)));
         }
-        match (self.given.first(), self.insert) {
-            (Some((null, _)), _) => vec![lower(null)],
-            (None, Some((at, name))) => vec![BodyEdit::insert(at, format!("\"{name}\":{},", ceiling.0))],
-            (None, None) => Vec::new(),
-        }
+        edits
+    }
+
+    /// The most that a server may yield, whichever of the bounds it reads: the largest, and `None` when one of them is
+    /// unlimited or no server need obey any.
+    pub(super) fn bound(&self) -> Option<Tokens> {
+        let largest = self.given.iter().filter_map(|bound| bound.value).max();
+        largest.filter(|bound| *bound != UNLIMITED && self.is_bounded())
+    }
+
+    /// Whether the dialect's own bound has a value. Where it has two spellings one of them may be null: of two bounds
+    /// that differ only one was meant.
+    fn is_bounded(&self) -> bool {
+        self.given.iter().any(|bound| bound.is_own && bound.value.is_some())
     }
 }
 
@@ -92,13 +117,32 @@ mod tests {
     #[test]
     fn a_ceiling_lowers_what_is_above_it_and_is_put_where_there_was_no_bound() {
         let text = |edits: Vec<BodyEdit>| edits.into_iter().map(|edit| edit.text.into_owned()).collect::<Vec<_>>();
-        let given = |value| Limits { given: vec![(0..1, value)], insert: Some((1, "max_tokens")) };
-        assert_eq!(text(given(Some(Tokens(7))).clamp(Tokens(5))), ["5"]);
-        assert_eq!(text(given(None).clamp(Tokens(5))), ["5"]);
-        let both = Limits { given: vec![(0..1, None), (2..3, Some(Tokens(4)))], insert: None };
-        assert!(text(both.clamp(Tokens(5))).is_empty());
-        assert!(text(given(Some(Tokens(5))).clamp(Tokens(5))).is_empty());
-        let none = Limits { given: Vec::new(), insert: Some((1, "max_tokens")) };
-        assert_eq!(text(none.clamp(Tokens(5))), [r#""max_tokens":5,"#]);
+        let of = |given: Vec<Bound>| Limits { given, insert: Some((1, "max_tokens")) };
+        let own = |value: Option<u64>| Bound { place: 0..1, value: value.map(Tokens), is_own: true };
+        assert_eq!(text(of(vec![own(Some(7))]).clamp(Tokens(5))), ["5"]);
+        assert_eq!(text(of(vec![own(None)]).clamp(Tokens(5))), ["5"]);
+        assert!(text(of(vec![own(None), own(Some(4))]).clamp(Tokens(5))).is_empty());
+        assert!(text(of(vec![own(Some(5))]).clamp(Tokens(5))).is_empty());
+        assert_eq!(text(of(Vec::new()).clamp(Tokens(5))), [r#""max_tokens":5,"#]);
+        assert!(text(Limits::default().clamp(Tokens(5))).is_empty());
+    }
+
+    #[test]
+    fn a_bound_that_a_server_need_not_read_is_lowered_and_bounds_nothing_by_itself() {
+        let text = |edits: Vec<BodyEdit>| edits.into_iter().map(|edit| edit.text.into_owned()).collect::<Vec<_>>();
+        let other = |value| Bound { place: 2..3, value: Some(Tokens(value)), is_own: false };
+        let own = |value: Option<u64>| Bound { place: 0..1, value: value.map(Tokens), is_own: true };
+        for (given, bound, edits) in [
+            (vec![other(1)], None, &[r#""max_tokens":5,"#][..]),
+            (vec![other(9)], None, &["5", r#""max_tokens":5,"#]),
+            (vec![own(None), other(1)], None, &["5"]),
+            (vec![own(Some(4)), other(1)], Some(4), &[]),
+            (vec![own(Some(4)), other(9)], Some(9), &["5"]),
+            (vec![own(Some(4)), other(UNLIMITED.0)], None, &["5"]),
+        ] {
+            let limits = Limits { given, insert: Some((1, "max_tokens")) };
+            assert_eq!(limits.bound(), bound.map(Tokens), "{limits:?}");
+            assert_eq!(text(limits.clamp(Tokens(5))), edits, "{limits:?}");
+        }
     }
 }

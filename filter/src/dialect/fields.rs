@@ -1,5 +1,6 @@
 //! What several dialects have in common in a JSON body: the model, flags, numbers and bounds.
 
+use super::edit::{Bound, UNLIMITED};
 use super::raw::{self, Field, Fields, Use};
 use super::{BodyEdit, Fault, Limits};
 use sluice_policy::units::Tokens;
@@ -8,7 +9,6 @@ use std::ops::Range;
 const MODEL_BYTES_MAX: usize = 256;
 /// Token counts travel as 32-bit signed integers in most model servers.
 pub(super) const TOKENS_MAX: u64 = i32::MAX as u64;
-const UNLIMITED: Tokens = Tokens(u64::MAX);
 
 const OPTIONS: &[Field] = &[("include_usage", Use::Keep)];
 
@@ -48,26 +48,28 @@ pub(super) fn sequences(fields: &Fields<'_>, prompts: u32, max: u32) -> Result<u
     fits.ok_or_else(|| Fault::field("prompt", format!("and 'n' ask for more than {max} sequences together")))
 }
 
-/// The bound for one sequence, and where it stands. With several spellings present servers differ in which they obey,
-/// so the largest is reserved: never less than what may be generated.
-pub(super) fn bound(
+/// Where a body bounds one sequence. `own`: the names that every server of the dialect obeys, the one to put in first.
+/// `other`: what some servers read as well, or even before those.
+///
+/// Servers differ in which of them they obey, so the largest counts: never less is reserved than may be generated. For
+/// the same reason a bound of another spelling alone counts as none.
+pub(super) fn limits(
     body: &[u8],
     fields: &Fields<'_>,
-    names: &[&'static str],
-) -> Result<(Option<Tokens>, Limits), Fault> {
-    let mut given: Vec<(Range<usize>, Option<Tokens>)> = Vec::new();
-    for name in names {
+    own: &[&'static str],
+    other: &[&'static str],
+) -> Result<Limits, Fault> {
+    let mut given = Vec::new();
+    for (name, is_own) in own.iter().map(|name| (name, true)).chain(other.iter().map(|name| (name, false))) {
         let Some(text) = fields.raw(name) else { continue };
         // llama.cpp's own name, in which -1 is for ever and -2 until the context is full.
         let value = match text {
             "-1" | "-2" if *name == "n_predict" => Some(UNLIMITED),
             _ => integer(fields, name, TOKENS_MAX)?.map(Tokens),
         };
-        given.push((place(body, text), value));
+        given.push(Bound { place: place(body, text), value, is_own });
     }
-    let insert = names.first().map(|name| (start(body), *name));
-    let largest = given.iter().filter_map(|(_, value)| *value).max();
-    Ok((largest.filter(|bound| *bound != UNLIMITED), Limits { given, insert }))
+    Ok(Limits { given, insert: own.first().map(|name| (start(body), *name)) })
 }
 
 /// The edit that makes a stream report its usage; `None` when the client asks for that itself.

@@ -51,20 +51,15 @@ fn generate_stream(body: &[u8], sequences_max: u32) -> Result<Call, Fault> {
 
 fn read(body: &[u8], sequences_max: u32, stream: bool) -> Result<Call, Fault> {
     let found = raw::read(body, FIELDS)?;
-    let (outer, mut limits) = fields::bound(body, &found, &["max_tokens"])?;
-    let inner = match found.get("parameters") {
-        None => None,
-        Some(parameters) => {
-            let wrong = |fault: Fault| Fault::field("parameters", format!("is wrong: {}", fault.message));
-            let inner = raw::read(parameters.as_bytes(), PARAMETERS).map_err(wrong)?;
-            let (bound, of_inner) = fields::bound(body, &inner, &["max_tokens"])?;
-            limits.given.extend(of_inner.given);
-            bound
-        }
-    };
+    let mut limits = fields::limits(body, &found, &["max_tokens"], &[])?;
+    if let Some(parameters) = found.get("parameters") {
+        let wrong = |fault: Fault| Fault::field("parameters", format!("is wrong: {}", fault.message));
+        let inner = raw::read(parameters.as_bytes(), PARAMETERS).map_err(wrong)?;
+        limits.given.extend(fields::limits(body, &inner, &["max_tokens"], &[])?.given);
+    }
     Ok(Call {
         stream,
-        max_tokens: outer.max(inner),
+        max_tokens: limits.bound(),
         prompts: found.prompt.prompts(),
         sequences: fields::sequences(&found, found.prompt.prompts(), sequences_max)?,
         input_tokens: Tokens(found.prompt.tokens()),

@@ -55,7 +55,8 @@ impl Price {
 pub struct Rewrite {
     /// The server's name for the model, where the call says another.
     pub upstream_model: Option<ModelName>,
-    /// The tenant's ceiling, where the call asks for more or for no bound at all.
+    /// The most that its tenant lets a sequence yield. Told whether or not the call asks for more: it also holds for later
+    /// calls that are let pass without a question, and whoever writes it finds every bound that the call names.
     pub max_tokens: Option<Tokens>,
 }
 
@@ -64,10 +65,8 @@ impl Config {
     /// for. Returns what the call must say instead of what it says.
     pub fn resolve(&self, tenant: &TenantId, request: &mut AdmissionRequest) -> Rewrite {
         let ceiling = self.tenants.get(tenant).and_then(|tenant| tenant.output_ceiling);
-        let exceeds = |ceiling: &Tokens| request.max_tokens.is_none_or(|asked| asked > *ceiling);
-        let max_tokens = ceiling.filter(exceeds);
-        request.max_tokens = max_tokens.or(request.max_tokens);
-        Rewrite { upstream_model: self.resolve_model(&mut request.model), max_tokens }
+        request.max_tokens = request.max_tokens.into_iter().chain(ceiling).min();
+        Rewrite { upstream_model: self.resolve_model(&mut request.model), max_tokens: ceiling }
     }
 
     /// The same for a call that was not asked about, and is charged afterwards.

@@ -34,11 +34,11 @@ fn parse(body: &[u8], sequences_max: u32) -> Result<Call, Fault> {
     let stream = fields::flag(&found, "stream")?.unwrap_or(false);
     let wants_usage = fields::usage_request(body, &found)?;
     let (model, place) = fields::model(body, &found)?;
-    let (max_tokens, limits) = fields::bound(body, &found, &["max_tokens", "max_completion_tokens", "n_predict"])?;
+    let limits = fields::limits(body, &found, &["max_tokens", "max_completion_tokens"], &["n_predict"])?;
     Ok(Call {
         model: Some(model),
         stream,
-        max_tokens,
+        max_tokens: limits.bound(),
         prompts: 1,
         sequences: fields::sequences(&found, 1, sequences_max)?,
         input_tokens: Tokens(found.prompt.tokens()),

@@ -22,6 +22,7 @@ const FIELDS: &[Field] = &[
     ("stream", Use::Keep),
     ("stream_options", Use::Keep),
     ("max_tokens", Use::Keep),
+    ("max_completion_tokens", Use::Keep),
     ("n_predict", Use::Keep),
     ("n", Use::Keep),
     ("best_of", Use::Keep),
@@ -32,11 +33,11 @@ fn parse(body: &[u8], sequences_max: u32) -> Result<Call, Fault> {
     let stream = fields::flag(&found, "stream")?.unwrap_or(false);
     let wants_usage = fields::usage_request(body, &found)?;
     let (model, place) = fields::model(body, &found)?;
-    let (max_tokens, limits) = fields::bound(body, &found, &["max_tokens", "n_predict"])?;
+    let limits = fields::limits(body, &found, &["max_tokens"], &["max_completion_tokens", "n_predict"])?;
     Ok(Call {
         model: Some(model),
         stream,
-        max_tokens,
+        max_tokens: limits.bound(),
         prompts: found.prompt.prompts(),
         sequences: fields::sequences(&found, found.prompt.prompts(), sequences_max)?,
         input_tokens: Tokens(found.prompt.tokens()),
@@ -80,5 +81,11 @@ mod tests {
         let endless = parse(br#"{"model":"m","prompt":"x","max_tokens":5,"n_predict":-1}"#, 16).unwrap();
         assert_eq!(endless.max_tokens, None);
         assert_eq!(endless.limits.clamp(Tokens(7)).len(), 1);
+    }
+
+    #[test]
+    fn a_bound_that_llama_cpp_reads_first_counts_as_well() {
+        let call = call(r#"{"model":"m","prompt":"x","max_tokens":1,"max_completion_tokens":100000}"#);
+        assert_eq!((call.max_tokens, call.limits.clamp(Tokens(7)).len()), (Some(Tokens(100_000)), 1));
     }
 }

@@ -23,8 +23,13 @@ const FIELDS: &[Field] = &[
     ("stream", Use::Keep),
     ("background", Use::Keep),
     ("max_output_tokens", Use::Keep),
+    ("max_completion_tokens", Use::Keep),
+    ("max_tokens", Use::Keep),
     ("n_predict", Use::Keep),
 ];
+
+/// llama.cpp makes a call of chat of it and keeps what it does not know.
+const OTHER_BOUNDS: &[&str] = &["max_completion_tokens", "max_tokens", "n_predict"];
 
 fn parse(body: &[u8], _: u32) -> Result<Call, Fault> {
     let found = raw::read(body, FIELDS)?;
@@ -33,11 +38,11 @@ fn parse(body: &[u8], _: u32) -> Result<Call, Fault> {
         return Err(Fault::field("background", "must be false: work that outlives its call cannot be metered"));
     }
     let (model, place) = fields::model(body, &found)?;
-    let (max_tokens, limits) = fields::bound(body, &found, &["max_output_tokens", "n_predict"])?;
+    let limits = fields::limits(body, &found, &["max_output_tokens"], OTHER_BOUNDS)?;
     Ok(Call {
         model: Some(model),
         stream: fields::flag(&found, "stream")?.unwrap_or(false),
-        max_tokens,
+        max_tokens: limits.bound(),
         prompts: 1,
         sequences: 1,
         input_tokens: Tokens(found.prompt.tokens()),
@@ -56,6 +61,15 @@ mod tests {
         let call = |input: &str| parse(format!(r#"{{"model":"m","input":{input}}}"#).as_bytes(), 16).unwrap();
         assert_eq!(call(r#""12345678""#).input_tokens, Tokens(2));
         assert_eq!(call(r#"[{"content":"12345678"}]"#).input_tokens, Tokens(6));
+    }
+
+    #[test]
+    fn bounds_of_chat_are_lowered_with_its_own_and_are_none_by_themselves() {
+        let call = |bounds: &str| parse(format!(r#"{{"model":"m","input":"x",{bounds}}}"#).as_bytes(), 16).unwrap();
+        let both = call(r#""max_output_tokens":1,"max_completion_tokens":100000,"max_tokens":99"#);
+        assert_eq!((both.max_tokens, both.limits.clamp(Tokens(7)).len()), (Some(Tokens(100_000)), 2));
+        let alone = call(r#""max_tokens":1"#);
+        assert_eq!((alone.max_tokens, alone.limits.clamp(Tokens(7)).len()), (None, 1));
     }
 
     #[test]

@@ -68,8 +68,8 @@ fn a_call_is_brought_down_to_its_tenants_ceiling() {
     for (tenant, asked, decided, written) in [
         ("free", Some(101), Some(100), Some(100)),
         ("free", None, Some(100), Some(100)),
-        ("free", Some(100), Some(100), None),
-        ("free", Some(0), Some(0), None),
+        ("free", Some(100), Some(100), Some(100)),
+        ("free", Some(0), Some(0), Some(100)),
         ("paying", Some(101), Some(101), None),
         ("paying", None, None, None),
     ] {

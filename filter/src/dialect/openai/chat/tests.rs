@@ -29,6 +29,20 @@ fn the_larger_of_both_token_bounds_is_reserved() {
 }
 
 #[test]
+fn a_bound_that_only_llama_cpp_reads_does_not_bound_a_call_by_itself() {
+    let body = r#"{"model":"m","n_predict":1}"#;
+    let alone = call(body);
+    assert_eq!(alone.max_tokens, None, "vLLM generates as much as it likes");
+    let clamped = apply(body.as_bytes(), alone.limits.clamp(Tokens(100))).unwrap();
+    assert_eq!(String::from_utf8(clamped.clone()).unwrap(), r#"{"max_tokens":100,"model":"m","n_predict":1}"#);
+    assert!(call(std::str::from_utf8(&clamped).unwrap()).limits.clamp(Tokens(100)).is_empty());
+    let body = r#"{"model":"m","n_predict":5000}"#;
+    let lowered = apply(body.as_bytes(), call(body).limits.clamp(Tokens(100))).unwrap();
+    assert_eq!(String::from_utf8(lowered).unwrap(), r#"{"max_tokens":100,"model":"m","n_predict":100}"#);
+    assert!(call(r#"{"model":"m","max_completion_tokens":100,"n_predict":1}"#).limits.clamp(Tokens(100)).is_empty());
+}
+
+#[test]
 fn text_counts_by_its_length_and_media_by_the_piece() {
     let image = format!("data:image/png;base64,{}", "A".repeat(100_000));
     let body = json!({"model": "m", "messages": [
