@@ -38,12 +38,24 @@ pub(super) fn integer(fields: &Fields<'_>, name: &'static str, max: u64) -> Resu
     }
 }
 
-/// How many sequences a call yields: `n`, or vLLM's `best_of`, which generates that many and returns `n`; times its
-/// prompts.
+/// How many sequences a call yields: what it asks for, times its prompts.
 pub(super) fn sequences(fields: &Fields<'_>, prompts: u32, max: u32) -> Result<u32, Fault> {
-    let returned = integer(fields, "n", u64::from(max))?;
-    let generated = integer(fields, "best_of", u64::from(max))?;
-    let count = returned.max(generated).unwrap_or(1).saturating_mul(u64::from(prompts.max(1)));
+    multiply(choices(fields, max)?, prompts, max)
+}
+
+/// How many sequences a prompt is to yield: `n`, llama.cpp's `n_cmpl`, which it reads before `n`, or vLLM's `best_of`,
+/// which generates that many and returns `n`. As with bounds, the largest counts.
+pub(super) fn choices(fields: &Fields<'_>, max: u32) -> Result<Option<u64>, Fault> {
+    let mut largest = None;
+    for name in ["n", "n_cmpl", "best_of"] {
+        largest = largest.max(integer(fields, name, u64::from(max))?);
+    }
+    Ok(largest)
+}
+
+/// The sequences of all prompts together.
+pub(super) fn multiply(choices: Option<u64>, prompts: u32, max: u32) -> Result<u32, Fault> {
+    let count = choices.unwrap_or(1).saturating_mul(u64::from(prompts.max(1)));
     let fits = u32::try_from(count).ok().filter(|count| *count <= max);
     fits.ok_or_else(|| Fault::field("prompt", format!("and 'n' ask for more than {max} sequences together")))
 }

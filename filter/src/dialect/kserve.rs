@@ -3,7 +3,7 @@
 //! Tensors are not tokens: `infer` is charged by the request and its body, which may be binary, is not read. The text
 //! of `generate` is estimated, because Triton reports no usage.
 
-use super::raw::{self, Field, Use};
+use super::raw::{self, Field, Fields, Use};
 use super::{Call, Fault, Limits, Reads, Spec, fields};
 use crate::refusal::Style;
 use crate::usage::Shape;
@@ -37,9 +37,27 @@ pub(super) const GENERATE_STREAM: Spec = Spec {
 };
 
 /// Inputs are whatever the model calls them; these are the names of vLLM's and TensorRT-LLM's backends.
-const FIELDS: &[Field] =
-    &[("text_input", Use::Prompt), ("prompt", Use::Prompt), ("max_tokens", Use::Keep), ("parameters", Use::Keep)];
-const PARAMETERS: &[Field] = &[("max_tokens", Use::Keep)];
+const FIELDS: &[Field] = &[
+    ("text_input", Use::Prompt),
+    ("prompt", Use::Prompt),
+    ("max_tokens", Use::Keep),
+    ("n", Use::Keep),
+    ("best_of", Use::Keep),
+    ("parameters", Use::Keep),
+    (SAMPLING, Use::Keep),
+];
+/// What stands among the parameters is read as if it stood beside them, inputs too.
+const PARAMETERS: &[Field] = &[
+    ("max_tokens", Use::Keep),
+    ("n", Use::Keep),
+    ("best_of", Use::Keep),
+    (SAMPLING, Use::Keep),
+    ("text_input", Use::Keep),
+    ("prompt", Use::Keep),
+];
+/// An input of vLLM's backend: a text, the JSON of parameters that take the place of all others.
+const SAMPLING: &str = "sampling_parameters";
+const COUNTED: &[Field] = &[("max_tokens", Use::Keep), ("n", Use::Keep), ("best_of", Use::Keep)];
 
 fn generate(body: &[u8], sequences_max: u32) -> Result<Call, Fault> {
     read(body, sequences_max, false)
@@ -52,21 +70,46 @@ fn generate_stream(body: &[u8], sequences_max: u32) -> Result<Call, Fault> {
 fn read(body: &[u8], sequences_max: u32, stream: bool) -> Result<Call, Fault> {
     let found = raw::read(body, FIELDS)?;
     let mut limits = fields::limits(body, &found, &["max_tokens"], &[])?;
+    let mut choices = fields::choices(&found, sequences_max)?;
+    check_sampling(&found)?;
     if let Some(parameters) = found.get("parameters") {
-        let wrong = |fault: Fault| Fault::field("parameters", format!("is wrong: {}", fault.message));
-        let inner = raw::read(parameters.as_bytes(), PARAMETERS).map_err(wrong)?;
+        let inner = read_inner("parameters", parameters, PARAMETERS)?;
         limits.given.extend(fields::limits(body, &inner, &["max_tokens"], &[])?.given);
+        choices = choices.max(fields::choices(&inner, sequences_max)?);
+        check_sampling(&inner)?;
+        if let Some(name) = ["text_input", "prompt"].into_iter().find(|name| inner.get(name).is_some()) {
+            return Err(Fault::field(name, "must stand beside the 'parameters' and not among them"));
+        }
     }
     Ok(Call {
         stream,
         max_tokens: limits.bound(),
         prompts: found.prompt.prompts(),
-        sequences: fields::sequences(&found, found.prompt.prompts(), sequences_max)?,
+        sequences: fields::multiply(choices, found.prompt.prompts(), sequences_max)?,
         input_tokens: Tokens(found.prompt.tokens()),
         // A model without an input of that name would refuse the call, so a bound is lowered and never put in.
         limits: Limits { insert: None, ..limits },
         ..Call::default()
     })
+}
+
+/// The fields of an object within the body, or in a text of it.
+fn read_inner<'de>(name: &'static str, json: &'de str, known: &'static [Field]) -> Result<Fields<'de>, Fault> {
+    raw::read(json.as_bytes(), known).map_err(|fault| Fault::field(name, format!("is wrong: {}", fault.message)))
+}
+
+/// Refuses what is counted or bounded where it cannot be lowered: in a text.
+fn check_sampling(fields: &Fields<'_>) -> Result<(), Fault> {
+    let Some(json) = fields.get(SAMPLING) else { return Ok(()) };
+    let text: String =
+        serde_json::from_str(json).map_err(|_| Fault::field(SAMPLING, "must be the text of a JSON object"))?;
+    let inner = read_inner(SAMPLING, &text, COUNTED)?;
+    match COUNTED.iter().find(|(name, _)| inner.raw(name).is_some()) {
+        Some((name, _)) => {
+            Err(Fault::field(SAMPLING, format!("must not name '{name}'; give all of them as 'parameters' instead")))
+        }
+        None => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -83,5 +126,50 @@ mod tests {
         assert!(generate_stream(br#"{"text_input":"x"}"#, 16).unwrap().stream);
         assert_eq!(generate(br#"{"parameters":{"max_tokens":-1}}"#, 16).unwrap_err().param, Some("max_tokens"));
         assert_eq!(generate(br#"{"parameters":7}"#, 16).unwrap_err().param, Some("parameters"));
+    }
+
+    #[test]
+    fn sequences_are_found_beside_the_text_and_among_the_parameters() {
+        let sequences = |body: &str| generate(body.as_bytes(), 16).map(|call| call.sequences);
+        assert_eq!(sequences(r#"{"text_input":"x","n":3,"parameters":{"best_of":5,"n":2}}"#), Ok(5));
+        assert_eq!(sequences(r#"{"text_input":["x","y"],"parameters":{"n":8}}"#), Ok(16));
+        for (body, param) in [
+            (r#"{"text_input":"x","n":17}"#, "n"),
+            (r#"{"text_input":"x","parameters":{"best_of":17}}"#, "best_of"),
+            (r#"{"text_input":"x","parameters":{"n":"17"}}"#, "n"),
+            (r#"{"text_input":["x","y"],"parameters":{"n":9}}"#, "prompt"),
+            (r#"{"parameters":{"text_input":["x","y"]}}"#, "text_input"),
+        ] {
+            assert_eq!(sequences(body).unwrap_err().param, Some(param), "{body}");
+        }
+    }
+
+    #[test]
+    fn parameters_in_a_text_may_not_name_what_is_counted() {
+        let fault = |sampling: &str| {
+            let bodies = [
+                format!(r#"{{"text_input":"x","sampling_parameters":{sampling}}}"#),
+                format!(r#"{{"text_input":"x","parameters":{{"sampling_parameters":{sampling}}}}}"#),
+            ];
+            let [beside, among] = bodies.map(|body| generate(body.as_bytes(), 16).err());
+            assert_eq!(beside, among, "{sampling}");
+            beside
+        };
+        for sampling in [
+            r#""{\"max_tokens\":5}""#,
+            r#""{\"max_tokens\":null}""#,
+            r#""{\"temperature\":0, \"n\":2}""#,
+            r#""{\"best_of\":\"2\"}""#,
+            r#""{\"\\u006e\":2}""#,
+            r#""{\"N\":2}""#,
+            r#""[]""#,
+            r#""""#,
+            r#"["{}"]"#,
+            r#"{"n":1}"#,
+        ] {
+            assert_eq!(fault(sampling).unwrap().param, Some("sampling_parameters"), "{sampling}");
+        }
+        assert_eq!(fault(r#""{\"temperature\":0}""#), None);
+        assert_eq!(fault("null"), None);
     }
 }

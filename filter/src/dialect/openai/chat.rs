@@ -26,6 +26,7 @@ const FIELDS: &[Field] = &[
     ("max_completion_tokens", Use::Keep),
     ("n_predict", Use::Keep),
     ("n", Use::Keep),
+    ("n_cmpl", Use::Keep),
     ("best_of", Use::Keep),
 ];
 

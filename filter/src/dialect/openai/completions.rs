@@ -25,6 +25,7 @@ const FIELDS: &[Field] = &[
     ("max_completion_tokens", Use::Keep),
     ("n_predict", Use::Keep),
     ("n", Use::Keep),
+    ("n_cmpl", Use::Keep),
     ("best_of", Use::Keep),
 ];
 
@@ -69,6 +70,7 @@ mod tests {
             assert_eq!((call.sequences, call.input_tokens), (sequences, Tokens(input)), "{prompt}");
         }
         assert_eq!(call(r#"{"model":"m","prompt":["a","b"],"n":2,"best_of":3}"#).sequences, 6);
+        assert_eq!(call(r#"{"model":"m","prompt":["a","b"],"n":2,"n_cmpl":5}"#).sequences, 10);
         let too_many = parse(br#"{"model":"m","prompt":["a","b","c"],"n":6}"#, 16).unwrap_err();
         assert_eq!(too_many.param, Some("prompt"));
     }

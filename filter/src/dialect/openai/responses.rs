@@ -26,12 +26,14 @@ const FIELDS: &[Field] = &[
     ("max_completion_tokens", Use::Keep),
     ("max_tokens", Use::Keep),
     ("n_predict", Use::Keep),
+    ("n", Use::Keep),
+    ("n_cmpl", Use::Keep),
 ];
 
 /// llama.cpp makes a call of chat of it and keeps what it does not know.
 const OTHER_BOUNDS: &[&str] = &["max_completion_tokens", "max_tokens", "n_predict"];
 
-fn parse(body: &[u8], _: u32) -> Result<Call, Fault> {
+fn parse(body: &[u8], sequences_max: u32) -> Result<Call, Fault> {
     let found = raw::read(body, FIELDS)?;
     if fields::flag(&found, "background")? == Some(true) {
         // The reply would come at once and its tokens later, where nobody counts them and no slot is held.
@@ -44,7 +46,8 @@ fn parse(body: &[u8], _: u32) -> Result<Call, Fault> {
         stream: fields::flag(&found, "stream")?.unwrap_or(false),
         max_tokens: limits.bound(),
         prompts: 1,
-        sequences: 1,
+        // The dialect has one; llama.cpp yields as many as chat would.
+        sequences: fields::sequences(&found, 1, sequences_max)?,
         input_tokens: Tokens(found.prompt.tokens()),
         usage_request: None,
         model_place: Some(place),
@@ -70,6 +73,12 @@ mod tests {
         assert_eq!((both.max_tokens, both.limits.clamp(Tokens(7)).len()), (Some(Tokens(100_000)), 2));
         let alone = call(r#""max_tokens":1"#);
         assert_eq!((alone.max_tokens, alone.limits.clamp(Tokens(7)).len()), (None, 1));
+    }
+
+    #[test]
+    fn sequences_that_llama_cpp_would_yield_are_counted() {
+        assert_eq!(parse(br#"{"model":"m","input":"x","n":3,"n_cmpl":4}"#, 16).unwrap().sequences, 4);
+        assert_eq!(parse(br#"{"model":"m","input":"x","n_cmpl":17}"#, 16).unwrap_err().param, Some("n_cmpl"));
     }
 
     #[test]

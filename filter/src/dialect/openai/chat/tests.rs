@@ -24,6 +24,7 @@ fn a_plain_call_is_read() {
 fn the_larger_of_both_token_bounds_is_reserved() {
     let both = call(r#"{"model":"m","max_tokens":5,"max_completion_tokens":9,"n":3,"best_of":4}"#);
     assert_eq!((both.max_tokens, both.sequences), (Some(Tokens(9)), 4));
+    assert_eq!(call(r#"{"model":"m","n":1,"n_cmpl":16}"#).sequences, 16, "llama.cpp reads n_cmpl first");
     let null = call(r#"{"model":"m","max_tokens":null,"n":null,"stream":null}"#);
     assert_eq!((null.max_tokens, null.sequences, null.stream), (None, 1, false));
 }
@@ -75,6 +76,7 @@ fn a_wrong_value_is_told_by_its_field() {
         ("max_completion_tokens", &["-1", "2147483648"]),
         ("n", &["0", "17", "1000", "-1", "\"2\"", "{}"]),
         ("best_of", &["0", "17"]),
+        ("n_cmpl", &["0", "17"]),
         ("stream", &["1", "\"true\"", "[]"]),
         ("stream_options", &["1", "\"x\"", "[]", "{\"include_usage\":1}"]),
     ] {
