@@ -76,10 +76,17 @@ impl Exchange {
         edits
     }
 
-    /// The trailers that end a reply: of gRPC they tell whether it was one.
+    /// The trailers that end a reply: of gRPC they tell whether it was one. A failure behind answers, such as a deadline
+    /// that the client itself had set, makes them no cheaper than if the reply had broken off there.
     pub(crate) fn reply_trailers(&mut self, trailers: &Headers, worker: &mut Worker, now: Millis) {
-        if let Stage::Passed(Passed { upstream: Upstream::Replying { is_success, .. }, .. }) = &mut self.stage {
-            *is_success &= !tells_grpc_failure(trailers);
+        if tells_grpc_failure(trailers)
+            && let Stage::Passed(passed) = &mut self.stage
+            && let Upstream::Replying { is_success, .. } = &mut passed.upstream
+        {
+            if *is_success && passed.first_output_at.is_some() {
+                return self.abandoned(Ended::ByUpstream, worker, now);
+            }
+            *is_success = false;
         }
         self.reply_ended(worker, now);
     }

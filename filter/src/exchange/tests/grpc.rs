@@ -83,6 +83,24 @@ fn a_stream_goes_on_after_its_first_message_and_each_message_costs() {
 }
 
 #[test]
+fn a_stream_that_fails_behind_its_answers_costs_the_messages_it_sent() {
+    for (answer, expected) in [("tensors", (UsageSource::Fixed, 4)), ("", (UsageSource::None, 0))] {
+        let mut world = world();
+        start(&mut world, STREAMED);
+        let message = message("simple", &[]);
+        piece(&mut world, &message, message.len() as u64, false);
+        world.answer(&admitted());
+        piece(&mut world, &message, message.len() as u64, false);
+        let World { exchange, worker, .. } = &mut world;
+        exchange.reply_headers(&headers_of(&[(":status", "200")]), false, worker, NOW);
+        exchange.reply_body(answer.as_bytes(), false, worker, NOW);
+        exchange.reply_trailers(&headers_of(&[("grpc-status", "4")]), worker, NOW);
+        let (source, input) = expected;
+        assert_eq!(world.settled(), (Outcome::Failed, source, input, 0), "{answer:?}");
+    }
+}
+
+#[test]
 fn a_stream_cannot_change_its_model_before_or_after_it_was_admitted() {
     for admitted_before in [false, true] {
         let mut world = world();
