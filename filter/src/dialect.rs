@@ -89,11 +89,19 @@ pub(crate) struct Call {
     pub(crate) sequences: u32,
     /// Estimated from the prompt's length.
     pub(crate) input_tokens: Tokens,
-    /// How to make a stream report its usage, when the client did not ask for that itself.
-    pub(crate) usage_request: Option<BodyEdit>,
+    /// `None`: the client asks for its usage itself, or its stream reports it anyway.
+    pub(crate) usage_request: Option<UsageRequest>,
     /// Where the model's name stands, its quotes included.
     pub(crate) model_place: Option<Range<usize>>,
     pub(crate) limits: Limits,
+}
+
+/// How to make a stream report its usage.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct UsageRequest {
+    pub(crate) edit: BodyEdit,
+    /// No server would report without it, so the client must not see the event.
+    pub(crate) hides_event: bool,
 }
 
 /// What is wrong with a body: a sentence, and the field at fault when there is one.

@@ -19,7 +19,7 @@ mod passed;
 
 use crate::caller::CallerKey;
 use crate::config::{Config, Mode};
-use crate::dialect::{BodyEdit, Limits, Reads, grpc};
+use crate::dialect::{BodyEdit, Limits, Reads, UsageRequest, grpc};
 use crate::headers::{HeaderEdit, Headers};
 use crate::refusal::{self, LocalReply, Style};
 use crate::route::{Pattern, Route};
@@ -127,7 +127,7 @@ struct Asked {
     /// In dialects that do not count tokens: what each message costs.
     fixed: Option<Tokens>,
     body_bytes: usize,
-    usage_request: Option<BodyEdit>,
+    usage_request: Option<UsageRequest>,
     model_place: Option<Range<usize>>,
     limits: Limits,
 }

@@ -15,7 +15,8 @@ pub fn body(body: &[u8]) {
     for (_, dialect) in Dialect::all() {
         let Reads::Json(parse) = dialect.reads() else { continue };
         let Ok(call) = parse(body, 16) else { continue };
-        let mut edits: Vec<_> = call.usage_request.into_iter().chain(call.limits.clamp(Tokens(5))).collect();
+        let mut edits: Vec<_> =
+            call.usage_request.map(|request| request.edit).into_iter().chain(call.limits.clamp(Tokens(5))).collect();
         edits.extend(call.model_place.map(|place| crate::dialect::BodyEdit::rename(place, "other \"name\"")));
         let edited = apply(body, edits).expect("edits fit the body that they were made for");
         assert!(parse(&edited, 16).is_ok(), "{}", String::from_utf8_lossy(&edited));

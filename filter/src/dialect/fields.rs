@@ -2,7 +2,7 @@
 
 use super::edit::{Bound, UNLIMITED};
 use super::raw::{self, Field, Fields, Use};
-use super::{BodyEdit, Fault, Limits};
+use super::{BodyEdit, Fault, Limits, UsageRequest};
 use sluice_policy::units::Tokens;
 use std::ops::Range;
 
@@ -84,27 +84,31 @@ pub(super) fn limits(
     Ok(Limits { given, insert: own.first().map(|name| (start(body), *name)) })
 }
 
-/// The edit that makes a stream report its usage; `None` when the client asks for that itself.
-pub(super) fn usage_request(body: &[u8], fields: &Fields<'_>) -> Result<Option<BodyEdit>, Fault> {
+/// What makes a stream report its usage; `None` when the client asks for that itself.
+///
+/// Options that do not name it mean yes to vLLM and no to others. There the wish is made plain and the event left in
+/// the reply: one client gets an event that it can ignore, where another would miss one that it is used to.
+pub(super) fn usage_request(body: &[u8], fields: &Fields<'_>) -> Result<Option<UsageRequest>, Fault> {
     const NAME: &str = "stream_options";
+    let hidden = |edit| Ok(Some(UsageRequest { edit, hides_event: true }));
     let Some(options) = fields.raw(NAME) else {
         // A comma is right here: the object holds at least the model.
-        return Ok(Some(BodyEdit::insert(start(body), r#""stream_options":{"include_usage":true},"#)));
+        return hidden(BodyEdit::insert(start(body), r#""stream_options":{"include_usage":true},"#));
     };
     let at = place(body, options);
     if options == "null" {
-        return Ok(Some(BodyEdit::replace(at, r#"{"include_usage":true}"#)));
+        return hidden(BodyEdit::replace(at, r#"{"include_usage":true}"#));
     }
     let inner = raw::read(options.as_bytes(), OPTIONS)
         .map_err(|fault| Fault::field(NAME, format!("is wrong: {}", fault.message)))?;
     let Some(value) = inner.raw("include_usage") else {
         let is_empty = options.trim_matches(['{', '}', ' ', '\t', '\r', '\n']).is_empty();
         let text = if is_empty { r#""include_usage":true"# } else { r#""include_usage":true,"# };
-        return Ok(Some(BodyEdit::insert(at.start + 1, text)));
+        return Ok(Some(UsageRequest { edit: BodyEdit::insert(at.start + 1, text), hides_event: false }));
     };
     let asked =
         flag(&inner, "include_usage").map_err(|_| Fault::field(NAME, "must have true or false as include_usage"))?;
-    Ok((asked != Some(true)).then(|| BodyEdit::replace(place(body, value), "true")))
+    if asked == Some(true) { Ok(None) } else { hidden(BodyEdit::replace(place(body, value), "true")) }
 }
 
 /// Right behind the brace that opens the body.

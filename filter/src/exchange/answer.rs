@@ -156,7 +156,7 @@ impl Exchange {
         if self.frames.is_some() {
             self.rename = tags.upstream_model.as_ref().map(|model| grpc::Rename::to(model.as_str()));
         }
-        let asks_for_usage = asked.usage_request.is_some();
+        let hides_usage = asked.usage_request.as_ref().is_some_and(|request| request.hides_event);
         let body = body_edits(&mut asked, tags);
         let mut edits = header_edits(&mut asked, tags, &body);
         if self.rename.is_some() {
@@ -173,7 +173,7 @@ impl Exchange {
             rates,
             input_estimate: input_tokens,
             fixed,
-            injected: asks_for_usage,
+            hides_usage,
             sent_at: now,
             first_output_at: None,
             upstream: Upstream::Silent,
@@ -184,7 +184,7 @@ impl Exchange {
 
 /// What must change in the body: the wish for a usage event, the model's name, and bounds above the tenant's ceiling.
 fn body_edits(asked: &mut Asked, tags: &Tags) -> Vec<BodyEdit> {
-    let mut edits: Vec<BodyEdit> = asked.usage_request.take().into_iter().collect();
+    let mut edits: Vec<BodyEdit> = asked.usage_request.take().map(|request| request.edit).into_iter().collect();
     if let (Some(model), Some(place)) = (&tags.upstream_model, asked.model_place.take()) {
         edits.push(BodyEdit::rename(place, model.as_str()));
     }

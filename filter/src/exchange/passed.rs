@@ -24,7 +24,7 @@ pub(super) struct Passed {
     /// What a message costs where no tokens are counted.
     pub(super) fixed: Option<Tokens>,
     /// We asked for a usage event that the client must not see.
-    pub(super) injected: bool,
+    pub(super) hides_usage: bool,
     pub(super) sent_at: Millis,
     /// When the first byte of the reply's body came that bore output.
     pub(super) first_output_at: Option<Millis>,
@@ -60,7 +60,7 @@ impl Exchange {
         let status = headers.text(":status").and_then(|status| status.parse::<u16>().ok());
         let (kind, encoding) = (headers.text("content-type"), headers.text("content-encoding"));
         let sequences = Sequences::of(passed.charge_to.prompts, passed.charge_to.sequences);
-        let meter = Meter::for_reply(passed.shape, kind, encoding, passed.injected, sequences);
+        let meter = Meter::for_reply(passed.shape, kind, encoding, passed.hides_usage, sequences);
         let mut edits = headers.removals(headers::is_forged_by_upstream);
         if meter.may_shorten() {
             edits.push(HeaderEdit::Remove("content-length".to_owned()));

@@ -86,6 +86,16 @@ fn the_usage_event_that_we_asked_for_is_removed_from_the_stream() {
 }
 
 #[test]
+fn the_usage_event_stays_where_a_server_might_have_sent_it_unasked() {
+    let mut world = World::closed();
+    world.admitted(r#"{"model":"m","stream":true,"stream_options":{"continuous_usage_stats":true}}"#);
+    let edits = world.reply_headers(&[OK, EVENTS, ("content-length", "99")]);
+    assert!(!has_removed(&edits, "content-length"));
+    assert_eq!(world.reply_body(&format!("{CONTENT}data: {USAGE}\n\n"), true), Passage::Unchanged);
+    assert_eq!(world.settled(), (Outcome::Completed, UsageSource::Reported, 7, 3));
+}
+
+#[test]
 fn what_was_held_goes_on_at_the_end() {
     let mut world = World::closed();
     world.admitted(STREAM);

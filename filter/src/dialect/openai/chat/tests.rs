@@ -1,5 +1,5 @@
 use super::*;
-use crate::dialect::apply;
+use crate::dialect::{UsageRequest, apply};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -131,20 +131,24 @@ fn deep_nesting_is_refused_wherever_it_stands() {
 
 #[test]
 fn usage_is_asked_for_only_where_a_stream_would_not_report_it() {
-    for (body, edited) in [
-        (r#" { "model":"m","stream":true}"#, true),
-        (r#"{"model":"m","stream":true,"stream_options":null}"#, true),
-        (r#"{"model":"m","stream":true,"stream_options":{}}"#, true),
-        (r#"{"model":"m","stream":true,"stream_options":{ "x": {} }}"#, true),
-        (r#"{"model":"m","stream":true,"stream_options":{"include_usage":false,"x":1}}"#, true),
-        (r#"{"stream_options":{"x":1,"include_usage" : null },"stream":true,"model":"m"}"#, true),
-        (r#"{"model":"m","stream":true,"stream_options":{"include_usage":true}}"#, false),
-        (r#"{"model":"m","stream":false}"#, false),
-        (r#"{"model":"m"}"#, false),
+    const HIDDEN: Option<bool> = Some(true);
+    const SHOWN: Option<bool> = Some(false);
+    for (body, hides_event) in [
+        (r#" { "model":"m","stream":true}"#, HIDDEN),
+        (r#"{"model":"m","stream":true,"stream_options":null}"#, HIDDEN),
+        // vLLM reports where the options do not say that it should not.
+        (r#"{"model":"m","stream":true,"stream_options":{}}"#, SHOWN),
+        (r#"{"model":"m","stream":true,"stream_options":{ "continuous_usage_stats": true }}"#, SHOWN),
+        (r#"{"model":"m","stream":true,"stream_options":{ "x": {} }}"#, SHOWN),
+        (r#"{"model":"m","stream":true,"stream_options":{"include_usage":false,"x":1}}"#, HIDDEN),
+        (r#"{"stream_options":{"x":1,"include_usage" : null },"stream":true,"model":"m"}"#, HIDDEN),
+        (r#"{"model":"m","stream":true,"stream_options":{"include_usage":true}}"#, None),
+        (r#"{"model":"m","stream":false}"#, None),
+        (r#"{"model":"m"}"#, None),
     ] {
-        let edit = call(body).usage_request;
-        assert_eq!(edit.is_some(), edited, "{body}");
-        let Some(edit) = edit else { continue };
+        let request = call(body).usage_request;
+        assert_eq!(request.as_ref().map(|request| request.hides_event), hides_event, "{body}");
+        let Some(UsageRequest { edit, .. }) = request else { continue };
         let spliced: Value = serde_json::from_slice(&apply(body.as_bytes(), vec![edit]).unwrap()).unwrap();
         assert_eq!(spliced["stream_options"]["include_usage"], true, "{body}");
     }
@@ -189,8 +193,8 @@ proptest! {
             body["stream_options"] = options;
         }
         let text = if pretty { format!("{body:#}") } else { body.to_string() };
-        let edit = call(&text).usage_request;
-        let spliced = edit.map_or(text.clone().into_bytes(), |edit| apply(text.as_bytes(), vec![edit]).unwrap());
+        let request = call(&text).usage_request;
+        let spliced = request.map_or(text.clone().into_bytes(), |request| apply(text.as_bytes(), vec![request.edit]).unwrap());
         if !body["stream_options"].is_object() {
             body["stream_options"] = json!({});
         }
