@@ -36,7 +36,7 @@ const FIELDS: &[Field] = &[
 ];
 
 fn messages(body: &[u8], _: u32) -> Result<Call, Fault> {
-    let found = raw::read(body, FIELDS)?;
+    let found = raw::read_with_model(body, FIELDS)?;
     let (model, place) = fields::model(body, &found)?;
     let limits = fields::limits(body, &found, &["max_tokens"], &["n_predict"])?;
     Ok(Call {
@@ -53,7 +53,7 @@ fn messages(body: &[u8], _: u32) -> Result<Call, Fault> {
 }
 
 fn count_tokens(body: &[u8], _: u32) -> Result<Call, Fault> {
-    let found = raw::read(body, FIELDS)?;
+    let found = raw::read_with_model(body, FIELDS)?;
     let (model, place) = fields::model(body, &found)?;
     Ok(Call {
         model: Some(model),

@@ -38,6 +38,30 @@ impl<'de> Fields<'de> {
     }
 }
 
+/// Fields by which proxies let a call name further models, to be asked if the first one fails: LiteLLM's, and
+/// OpenRouter's `models`. A call is admitted to one model, and charged for that one.
+const OTHER_MODELS: &[Field] = &[
+    ("fallbacks", Use::Keep),
+    ("context_window_fallbacks", Use::Keep),
+    ("content_policy_fallbacks", Use::Keep),
+    ("models", Use::Keep),
+];
+
+/// Reads a body that names its model, as [`read`] does, and refuses one that names others beside it.
+///
+/// # Errors
+/// The first thing wrong.
+pub(super) fn read_with_model<'de>(body: &'de [u8], known: &'static [Field]) -> Result<Fields<'de>, Fault> {
+    let fields = read_all(body, [known, OTHER_MODELS])?;
+    let is_empty = |text: &str| matches!(text.replace([' ', '\t', '\r', '\n'], "").as_str(), "[]" | "{}" | "\"\"");
+    match OTHER_MODELS.iter().find(|(name, _)| fields.get(name).is_some_and(|text| !is_empty(text))) {
+        Some((name, _)) => {
+            Err(Fault::field(name, "must be left out: a call is admitted to the one 'model' that it names"))
+        }
+        None => Ok(fields),
+    }
+}
+
 /// Reads one JSON object strictly: UTF-8 without a byte order mark, nothing after it, no known field twice, no
 /// known field in another case (some servers ignore case), at most 127 levels deep where values are looked into.
 /// Unknown fields are looked into as well, so that depth is bounded everywhere; kept ones are checked by whoever
@@ -46,6 +70,10 @@ impl<'de> Fields<'de> {
 /// # Errors
 /// The first thing wrong.
 pub(super) fn read<'de>(body: &'de [u8], known: &'static [Field]) -> Result<Fields<'de>, Fault> {
+    read_all(body, [known, &[]])
+}
+
+fn read_all<'de>(body: &'de [u8], known: Known) -> Result<Fields<'de>, Fault> {
     let text = std::str::from_utf8(body).map_err(|_| Fault::body("is not UTF-8"))?;
     if text.starts_with('\u{feff}') {
         return Err(Fault::body("begins with a byte order mark"));
@@ -65,8 +93,11 @@ pub(super) fn read<'de>(body: &'de [u8], known: &'static [Field]) -> Result<Fiel
     }
 }
 
+/// The fields that are known, in two lists.
+type Known = [&'static [Field]; 2];
+
 struct Object<'out, 'de> {
-    known: &'static [Field],
+    known: Known,
     seen: Vec<&'static str>,
     fields: &'out mut Fields<'de>,
     /// Set beside the parser's own error, which can carry no more than a text.
@@ -125,7 +156,7 @@ enum Match {
     Unknown,
 }
 
-struct Name(&'static [Field]);
+struct Name(Known);
 
 impl<'de> serde::de::DeserializeSeed<'de> for Name {
     type Value = Match;
@@ -143,7 +174,7 @@ impl Visitor<'_> for Name {
     }
 
     fn visit_str<E: Error>(self, name: &str) -> Result<Match, E> {
-        Ok(match self.0.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)) {
+        Ok(match self.0.into_iter().flatten().find(|(known, _)| known.eq_ignore_ascii_case(name)) {
             Some(field) if field.0 == name => Match::Known(*field),
             Some(field) => Match::OtherCase(field.0),
             None => Match::Unknown,

@@ -30,7 +30,7 @@ const FIELDS: &[Field] = &[
 ];
 
 fn parse(body: &[u8], sequences_max: u32) -> Result<Call, Fault> {
-    let found = raw::read(body, FIELDS)?;
+    let found = raw::read_with_model(body, FIELDS)?;
     let stream = fields::flag(&found, "stream")?.unwrap_or(false);
     let wants_usage = fields::usage_request(body, &found)?;
     let (model, place) = fields::model(body, &found)?;

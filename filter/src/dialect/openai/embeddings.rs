@@ -18,7 +18,7 @@ pub(in crate::dialect) const SPEC: Spec = Spec {
 const FIELDS: &[Field] = &[("model", Use::Keep), ("input", Use::Prompt)];
 
 fn parse(body: &[u8], _: u32) -> Result<Call, Fault> {
-    let found = raw::read(body, FIELDS)?;
+    let found = raw::read_with_model(body, FIELDS)?;
     let (model, place) = fields::model(body, &found)?;
     Ok(Call {
         model: Some(model),

@@ -28,7 +28,7 @@ pub(in crate::dialect) const UPLOADS: Spec = Spec {
 const FIELDS: &[Field] = &[("model", Use::Keep), ("n", Use::Keep)];
 
 fn parse(body: &[u8], sequences_max: u32) -> Result<Call, Fault> {
-    let found = raw::read(body, FIELDS)?;
+    let found = raw::read_with_model(body, FIELDS)?;
     let (model, place) = fields::model(body, &found)?;
     Ok(Call {
         model: Some(model),

@@ -34,7 +34,7 @@ const FIELDS: &[Field] = &[
 const OTHER_BOUNDS: &[&str] = &["max_completion_tokens", "max_tokens", "n_predict"];
 
 fn parse(body: &[u8], sequences_max: u32) -> Result<Call, Fault> {
-    let found = raw::read(body, FIELDS)?;
+    let found = raw::read_with_model(body, FIELDS)?;
     if fields::flag(&found, "background")? == Some(true) {
         // The reply would come at once and its tokens later, where nobody counts them and no slot is held.
         return Err(Fault::field("background", "must be false: work that outlives its call cannot be metered"));

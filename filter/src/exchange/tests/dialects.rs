@@ -94,6 +94,23 @@ fn each_dialect_settles_what_its_server_reports() {
 }
 
 #[test]
+fn a_body_that_names_other_models_beside_its_own_is_refused() {
+    let mut world = world();
+    for path in ["chat/completions", "completions", "responses", "embeddings", "images/generations", "messages"] {
+        for field in ["fallbacks", "context_window_fallbacks", "content_policy_fallbacks", "models"] {
+            let call = |value: &str| format!(r#"{{"model":"m","{field}":{value}}}"#);
+            start(&mut world, "POST", &format!("/v1/{path}"), &[]);
+            let reply = reply_of(world.body(call(r#"["large"]"#)));
+            assert_eq!((reply.status, reply.details), (400, "invalid_body"), "{path} {field}");
+            assert!(String::from_utf8(reply.body).unwrap().contains(&format!("'{field}' must be left out")));
+            for empty in ["null", "[]", "{ }"] {
+                asked(&mut world, &format!("/v1/{path}"), &call(empty));
+            }
+        }
+    }
+}
+
+#[test]
 fn the_model_is_the_body_s_or_the_path_s_and_else_the_route_names_the_pool() {
     let mut world = world();
     let of_path = asked(&mut world, "/v2/models/simple/versions/1/infer", "{}");
