@@ -1,6 +1,9 @@
 //! Calls whose body has not come in full. Nobody has admitted them yet and Envoy holds every byte that came, so they
 //! must not stay for ever, whether their clients are slow, dead or hostile.
 //!
+//! A gRPC stream may be opened long before its first message: Triton's clients do that when they start. It holds no bytes
+//! until then, and Envoy's `stream_idle_timeout` and `max_stream_duration` end it, so its time begins with its first byte.
+//!
 //! There is a second reason: when Envoy lacks `allow_on_headers_stop_iteration`, which the filter cannot see, no body
 //! ever comes in mode body.
 
@@ -15,7 +18,8 @@ const FIRST_BYTE: Millis = Millis(10_000);
 
 #[derive(Debug)]
 pub(super) struct Incoming {
-    /// From the head of a request to the end of its body.
+    /// From the head of a request to the end of its body; of a gRPC stream from its first byte to the end of its first
+    /// message.
     whole_body: Millis,
     /// By the stream's context.
     streams: BTreeMap<u32, Body>,
@@ -26,8 +30,11 @@ pub(super) struct Incoming {
 struct Body {
     /// How its client reads errors.
     style: Style,
+    /// When its time began.
     since: Millis,
     has_begun: bool,
+    /// Its time begins with its first byte, and not with its head.
+    may_idle: bool,
 }
 
 impl Incoming {
@@ -35,15 +42,18 @@ impl Incoming {
         Self { whole_body, streams: BTreeMap::new(), has_complained: false }
     }
 
-    /// A request's head has come, and its body is to follow.
-    pub(super) fn expect(&mut self, stream: u32, style: Style, now: Millis) {
-        self.streams.insert(stream, Body { style, since: now, has_begun: false });
+    /// A request's head has come, and its body is to follow: at once, unless it `may_idle`.
+    pub(super) fn expect(&mut self, stream: u32, style: Style, may_idle: bool, now: Millis) {
+        self.streams.insert(stream, Body { style, since: now, has_begun: false, may_idle });
     }
 
     /// The first byte of the body has come.
-    pub(super) fn begins(&mut self, stream: u32) {
+    pub(super) fn begins(&mut self, stream: u32, now: Millis) {
         if let Some(body) = self.streams.get_mut(&stream) {
             body.has_begun = true;
+            if body.may_idle {
+                body.since = now;
+            }
         }
     }
 
@@ -61,7 +71,11 @@ impl Incoming {
         let whole_body = self.whole_body;
         let late = self.streams.extract_if(.., |_, body| {
             let elapsed = now.since(body.since);
-            elapsed >= whole_body || (!body.has_begun && elapsed >= FIRST_BYTE)
+            match (body.has_begun, body.may_idle) {
+                (true, _) => elapsed >= whole_body,
+                (false, false) => elapsed >= whole_body.min(FIRST_BYTE),
+                (false, true) => false,
+            }
         });
         let late: Vec<(u32, Body)> = late.collect();
         if late.iter().any(|(_, body)| !body.has_begun) && !std::mem::replace(&mut self.has_complained, true) {
@@ -96,9 +110,9 @@ mod tests {
     #[test]
     fn streams_without_a_first_byte_expire_and_only_once() {
         let mut incoming = Incoming::new(WHOLE_BODY);
-        incoming.expect(1, Style::OpenAi, Millis(0));
-        incoming.expect(2, Style::OpenAi, Millis(0));
-        incoming.expect(3, Style::OpenAi, Millis(5));
+        incoming.expect(1, Style::OpenAi, false, Millis(0));
+        incoming.expect(2, Style::OpenAi, false, Millis(0));
+        incoming.expect(3, Style::OpenAi, false, Millis(5));
         incoming.ends(2);
         assert!(expired(&mut incoming, 9_999).is_empty());
         assert_eq!(expired(&mut incoming, 10_000), [1]);
@@ -110,8 +124,8 @@ mod tests {
     #[test]
     fn a_body_that_has_begun_must_also_end() {
         let mut incoming = Incoming::new(WHOLE_BODY);
-        incoming.expect(1, Style::OpenAi, Millis(0));
-        incoming.begins(1);
+        incoming.expect(1, Style::OpenAi, false, Millis(0));
+        incoming.begins(1, Millis(5));
         assert!(expired(&mut incoming, 29_999).is_empty());
         let late = incoming.expired(Millis(30_000));
         assert_eq!(late.iter().map(|(stream, refusal, _)| (*stream, refusal.status)).collect::<Vec<_>>(), [(1, 408)]);
@@ -119,18 +133,28 @@ mod tests {
     }
 
     #[test]
+    fn a_stream_that_may_idle_has_its_time_from_its_first_byte_on() {
+        let mut incoming = Incoming::new(WHOLE_BODY);
+        incoming.expect(1, Style::Grpc, true, Millis(0));
+        assert!(expired(&mut incoming, 200_000).is_empty() && !incoming.is_empty());
+        incoming.begins(1, Millis(200_000));
+        assert!(expired(&mut incoming, 229_999).is_empty());
+        assert_eq!(expired(&mut incoming, 230_000), [1]);
+    }
+
+    #[test]
     fn a_whole_body_has_no_more_time_than_its_first_byte_where_less_is_configured() {
         let mut incoming = Incoming::new(Millis(500));
-        incoming.expect(1, Style::OpenAi, Millis(0));
+        incoming.expect(1, Style::OpenAi, false, Millis(0));
         assert_eq!(expired(&mut incoming, 500), [1]);
     }
 
     #[test]
     fn a_stream_that_is_not_expected_any_more_does_not_begin() {
         let mut incoming = Incoming::new(WHOLE_BODY);
-        incoming.expect(1, Style::OpenAi, Millis(0));
+        incoming.expect(1, Style::OpenAi, false, Millis(0));
         incoming.ends(1);
-        incoming.begins(1);
+        incoming.begins(1, Millis(5));
         assert!(incoming.is_empty());
     }
 }

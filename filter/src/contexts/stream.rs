@@ -174,7 +174,7 @@ impl HttpContext for Stream {
         if let Some((shared, exchange)) = &self.call
             && let Some(style) = exchange.style_while_reading()
         {
-            shared.incoming.borrow_mut().expect(self.context, style, now);
+            shared.incoming.borrow_mut().expect(self.context, style, exchange.may_idle(), now);
         }
         action
     }
@@ -184,7 +184,7 @@ impl HttpContext for Stream {
             && self.body_bytes == 0
             && size > 0
         {
-            shared.incoming.borrow_mut().begins(self.context);
+            shared.incoming.borrow_mut().begins(self.context, host::now());
         }
         self.body_bytes = size;
         self.request_body(is_end)

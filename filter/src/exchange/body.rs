@@ -38,6 +38,11 @@ impl Exchange {
         matches!(self.stage, Stage::Reading(_))
     }
 
+    /// Whether the body may begin whenever its client likes: a stream of messages that was opened for later.
+    pub(crate) fn may_idle(&self) -> bool {
+        matches!(&self.stage, Stage::Reading(caller) if is_stream(caller))
+    }
+
     /// Envoy holds so many bytes of the body by now, and more may follow.
     pub(crate) fn request_body_grew(&mut self, total_bytes: u64, worker: &mut Worker, now: Millis) -> Step {
         if !self.holds_request() {

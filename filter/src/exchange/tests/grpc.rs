@@ -65,6 +65,20 @@ fn a_status_other_than_ok_is_a_failure_that_costs_nothing() {
 }
 
 #[test]
+fn only_a_stream_may_wait_with_its_first_message() {
+    let mut world = world();
+    start(&mut world, UNARY);
+    assert!(!world.exchange.may_idle());
+    start(&mut world, STREAMED);
+    assert!(world.exchange.may_idle());
+    let first = message("simple", &[]);
+    piece(&mut world, &first[..7], 7, false);
+    assert_eq!(world.worker.paused_bytes, 7, "what has come of it is counted");
+    piece(&mut world, &first[7..], first.len() as u64, false);
+    assert!(!world.exchange.may_idle());
+}
+
+#[test]
 fn a_stream_goes_on_after_its_first_message_and_each_message_costs() {
     let mut world = world();
     start(&mut world, STREAMED);
