@@ -2,12 +2,12 @@
 //! own refusal and never one of Envoy's, and what is just small enough passes whole.
 
 use e2e::client::{Chat, Client, Reply, send};
-use e2e::stack::{Bootstrap, MODEL, Stack, StackBuilder};
+use e2e::stack::{Bootstrap, MODEL, POOL, Stack, StackBuilder};
 use e2e::tenant::Tenant;
 use e2e::wait::let_pass;
 use futures_util::{Stream, StreamExt as _, stream};
-use reqwest::Body;
-use serde_json::json;
+use reqwest::{Body, Method};
+use serde_json::{Value, json};
 use std::io;
 use std::time::Duration;
 
@@ -18,18 +18,33 @@ const CAP_BYTES: usize = 16 << 20;
 const TOO_LARGE_BYTES: [usize; 2] = [16_986_931, 20 << 20];
 /// What a client writes at once where it does not tell the length.
 const CHUNK_BYTES: usize = 64 << 10;
+const OWN_PATH: &str = "/rerank";
+/// Callers of other dialects than chat, and how a refusal reads in theirs.
+type Words = fn(&Value) -> bool;
+const OTHER_CALLERS: [(&str, Words); 3] = [
+    ("/v1/messages", |body| body["error"]["type"] == "request_too_large"),
+    ("/v2/models/any/generate", |body| body["error"].is_string() && body["reason"].is_null()),
+    (OWN_PATH, |body| body["error"].is_string() && body["reason"] == "body_too_large"),
+];
 /// Short, so that the tests of slow bodies are not.
 const BODY_TIMEOUT: Duration = Duration::from_millis(400);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn in_plain_envoy_a_body_over_the_cap_is_refused_in_our_words_and_one_of_the_cap_passes() {
-    assert_the_cap_holds(&Stack::builder("bodies-envoy").tenant(Tenant::new("only")).start().await.unwrap()).await;
+    assert_the_cap_holds(&usual("bodies-envoy").start().await.unwrap()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn behind_the_envoy_filter_a_body_over_the_cap_is_refused_in_our_words_and_one_of_the_cap_passes() {
-    let builder = Stack::builder("bodies-istio").bootstrap(Bootstrap::EnvoyFilter).tenant(Tenant::new("only"));
-    assert_the_cap_holds(&builder.start().await.unwrap()).await;
+    assert_the_cap_holds(&usual("bodies-istio").bootstrap(Bootstrap::EnvoyFilter).start().await.unwrap()).await;
+}
+
+/// The shipped routes, and one of a path that is no dialect's own.
+fn usual(name: &str) -> StackBuilder {
+    Stack::builder(name).tenant(Tenant::new("only")).plugin_config(|plugin| {
+        let own = json!({"dialect": "request", "path": OWN_PATH, "pool": POOL});
+        plugin["routes"].as_array_mut().unwrap().push(own);
+    })
 }
 
 async fn assert_the_cap_holds(stack: &Stack) {
@@ -53,6 +68,14 @@ async fn assert_the_cap_holds(stack: &Stack) {
             }
         }
     }
+    for (path, is_in_its_words) in OTHER_CALLERS {
+        // Over HTTP/1.1 and at once, so that Envoy may have to say it.
+        let body = chunked(&call_of(TOO_LARGE_BYTES[1]), TOO_LARGE_BYTES[1]);
+        let reply = send(http1.request(Method::POST, path).body(body)).await.unwrap();
+        if !is_refusal(&reply) || !is_in_its_words(&reply.json()) {
+            wrong.push(format!("{path}: {}", reply.summary()));
+        }
+    }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert_eq!(stack.upstream.calls().count(), 0, "none of them reached the model");
     for client in [&http1, &http2] {
@@ -69,9 +92,14 @@ async fn assert_the_cap_holds(stack: &Stack) {
 fn not_too_large(reply: &anyhow::Result<Reply>) -> Option<String> {
     match reply {
         Err(error) => Some(format!("{error:?}")),
-        Ok(reply) if (reply.status, reply.reason()) != (413, Some("body_too_large")) => Some(reply.summary()),
+        Ok(reply) if !is_refusal(reply) => Some(reply.summary()),
         Ok(reply) => reply.check_openai_error().err().map(str::to_owned),
     }
+}
+
+fn is_refusal(reply: &Reply) -> bool {
+    let should_retry = reply.header("x-should-retry");
+    (reply.status, reply.reason(), should_retry) == (413, Some("body_too_large"), Some("false"))
 }
 
 #[tokio::test(flavor = "multi_thread")]
