@@ -87,6 +87,8 @@ pub(crate) struct Call {
     pub(crate) prompts: u32,
     /// That all prompts together yield.
     pub(crate) sequences: u32,
+    /// `n` of a call whose prompt may be a list; 0 where it says none.
+    pub(crate) n: u32,
     /// Estimated from the prompt's length.
     pub(crate) input_tokens: Tokens,
     /// `None`: the client asks for its usage itself, or its stream reports it anyway.

@@ -124,6 +124,7 @@ struct Asked {
     input_tokens: Tokens,
     prompts: u32,
     sequences: u32,
+    n: u32,
     /// In dialects that do not count tokens: what each message costs.
     fixed: Option<Tokens>,
     body_bytes: usize,

@@ -52,6 +52,14 @@ impl Sequences {
         Self { all: all.max(1), per_prompt: (all / prompts.max(1)).max(1) }
     }
 
+    /// Servers that report by the choice number as many of each prompt as `n` says: the other fields, for which room is
+    /// kept as well, mean nothing to them, or sequences that are never sent. Too large a number here would take several
+    /// prompts for one.
+    pub(crate) fn numbered(self, n: u32) -> Self {
+        let is_list = self.per_prompt < self.all;
+        if is_list { Self { per_prompt: n.clamp(1, self.per_prompt), ..self } } else { self }
+    }
+
     fn are_several(self) -> bool {
         self.all > 1
     }

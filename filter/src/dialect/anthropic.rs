@@ -45,6 +45,7 @@ fn messages(body: &[u8], _: u32) -> Result<Call, Fault> {
         max_tokens: limits.bound(),
         prompts: 1,
         sequences: 1,
+        n: 0,
         input_tokens: Tokens(found.prompt.tokens()),
         usage_request: None,
         model_place: Some(place),

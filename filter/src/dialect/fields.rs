@@ -53,6 +53,12 @@ pub(super) fn choices(fields: &Fields<'_>, max: u32) -> Result<Option<u64>, Faul
     Ok(largest)
 }
 
+/// `n`, and 0 without it.
+pub(super) fn returned(fields: &Fields<'_>, max: u32) -> Result<u32, Fault> {
+    let n = integer(fields, "n", u64::from(max))?;
+    Ok(n.and_then(|n| u32::try_from(n).ok()).unwrap_or(0))
+}
+
 /// The sequences of all prompts together.
 pub(super) fn multiply(choices: Option<u64>, prompts: u32, max: u32) -> Result<u32, Fault> {
     let count = choices.unwrap_or(1).saturating_mul(u64::from(prompts.max(1)));

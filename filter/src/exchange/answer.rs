@@ -6,7 +6,7 @@ use crate::dialect::{BodyEdit, grpc, length_after, models_body};
 use crate::headers::{self, HeaderEdit};
 use crate::refusal::{self, LocalReply};
 use crate::route::OnUnavailable;
-use crate::usage::Shape;
+use crate::usage::{Sequences, Shape};
 use crate::verified::Tags;
 use crate::worker::Worker;
 use serde::Deserialize;
@@ -163,7 +163,7 @@ impl Exchange {
             // Every message gets longer, and how many there will be is not known.
             edits.push(HeaderEdit::Remove("content-length".to_owned()));
         }
-        let Asked { caller, id, model, input_tokens, prompts, sequences, fixed, .. } = asked;
+        let Asked { caller, id, model, input_tokens, prompts, sequences, n, fixed, .. } = asked;
         self.stage = Stage::Passed(Passed {
             id,
             style: caller.style,
@@ -171,6 +171,7 @@ impl Exchange {
             charge_to: ChargeTo { tenant: tags.tenant.clone(), pool: tags.pool.clone(), model, prompts, sequences },
             waited,
             rates,
+            sequences: Sequences::of(prompts, sequences).numbered(n),
             input_estimate: input_tokens,
             fixed,
             hides_usage,

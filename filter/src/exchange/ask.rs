@@ -44,6 +44,7 @@ impl Exchange {
             input_tokens: request.input_tokens,
             prompts: request.prompts,
             sequences: request.sequences,
+            n: call.n,
             fixed,
             body_bytes: usize::try_from(body_bytes).unwrap_or(usize::MAX),
             usage_request: call.usage_request,

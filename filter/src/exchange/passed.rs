@@ -20,6 +20,7 @@ pub(super) struct Passed {
     pub(super) charge_to: ChargeTo,
     pub(super) waited: Millis,
     pub(super) rates: Vec<RateStatus>,
+    pub(super) sequences: Sequences,
     pub(super) input_estimate: Tokens,
     /// What a message costs where no tokens are counted.
     pub(super) fixed: Option<Tokens>,
@@ -59,8 +60,7 @@ impl Exchange {
         let Stage::Passed(passed) = &mut self.stage else { return Vec::new() };
         let status = headers.text(":status").and_then(|status| status.parse::<u16>().ok());
         let (kind, encoding) = (headers.text("content-type"), headers.text("content-encoding"));
-        let sequences = Sequences::of(passed.charge_to.prompts, passed.charge_to.sequences);
-        let meter = Meter::for_reply(passed.shape, kind, encoding, passed.hides_usage, sequences);
+        let meter = Meter::for_reply(passed.shape, kind, encoding, passed.hides_usage, passed.sequences);
         let mut edits = headers.removals(headers::is_forged_by_upstream);
         if meter.may_shorten() {
             edits.push(HeaderEdit::Remove("content-length".to_owned()));

@@ -42,6 +42,7 @@ fn parse(body: &[u8], sequences_max: u32) -> Result<Call, Fault> {
         max_tokens: limits.bound(),
         prompts: 1,
         sequences: fields::sequences(&found, 1, sequences_max)?,
+        n: 0,
         input_tokens: Tokens(found.prompt.tokens()),
         usage_request: wants_usage.filter(|_| stream),
         model_place: Some(place),

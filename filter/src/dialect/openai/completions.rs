@@ -41,6 +41,7 @@ fn parse(body: &[u8], sequences_max: u32) -> Result<Call, Fault> {
         max_tokens: limits.bound(),
         prompts: found.prompt.prompts(),
         sequences: fields::sequences(&found, found.prompt.prompts(), sequences_max)?,
+        n: fields::returned(&found, sequences_max)?,
         input_tokens: Tokens(found.prompt.tokens()),
         usage_request: wants_usage.filter(|_| stream),
         model_place: Some(place),

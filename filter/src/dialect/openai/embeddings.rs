@@ -26,6 +26,7 @@ fn parse(body: &[u8], _: u32) -> Result<Call, Fault> {
         max_tokens: Some(Tokens::ZERO),
         prompts: found.prompt.prompts(),
         sequences: 1,
+        n: 0,
         input_tokens: Tokens(found.prompt.tokens()),
         usage_request: None,
         model_place: Some(place),

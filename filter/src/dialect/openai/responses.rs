@@ -48,6 +48,7 @@ fn parse(body: &[u8], sequences_max: u32) -> Result<Call, Fault> {
         prompts: 1,
         // The dialect has one; llama.cpp yields as many as chat would.
         sequences: fields::sequences(&found, 1, sequences_max)?,
+        n: 0,
         input_tokens: Tokens(found.prompt.tokens()),
         usage_request: None,
         model_place: Some(place),

@@ -110,6 +110,32 @@ fn a_body_that_names_other_models_beside_its_own_is_refused() {
     }
 }
 
+/// vLLM numbers choices by `n`, reads neither of the others, and reports each choice's prompt with its chunks.
+#[test]
+fn prompts_are_told_apart_by_n_and_not_by_what_else_multiplies_sequences() {
+    let mut world = world();
+    for (multiplied, choices, input) in [
+        (r#""n_cmpl":2"#, [(0, 5), (1, 70)], 75),
+        (r#""best_of":2,"n":1"#, [(0, 5), (1, 70)], 75),
+        (r#""n":2"#, [(0, 5), (1, 5)], 5),
+    ] {
+        let body = format!(
+            r#"{{"model":"m","prompt":["a","b"],{multiplied},"stream":true,
+            "stream_options":{{"include_usage":true,"continuous_usage_stats":true}}}}"#
+        );
+        asked(&mut world, "/v1/completions", &body);
+        world.answer(&admitted());
+        world.reply_headers(&[OK, EVENTS]);
+        for (index, prompt) in choices {
+            let usage = json!({"prompt_tokens": prompt, "completion_tokens": 1});
+            let chunk = json!({"choices": [{"index": index, "text": "x"}], "usage": usage});
+            world.reply_body(&format!("data: {chunk}\n\n"), false);
+        }
+        world.abandoned(Ended::ByClient);
+        assert_eq!(world.settled(), (Outcome::Aborted, UsageSource::Reported, input, 2), "{multiplied}");
+    }
+}
+
 #[test]
 fn the_model_is_the_body_s_or_the_path_s_and_else_the_route_names_the_pool() {
     let mut world = world();
