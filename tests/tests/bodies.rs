@@ -129,6 +129,27 @@ async fn assert_too_slow(client: &Client, body: Body) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_grpc_stream_may_idle_before_its_first_message_until_envoy_ends_it() {
+    let idle = BODY_TIMEOUT * 4;
+    let builder = hasty("bodies-idle").envoy_config(move |bootstrap| {
+        let manager = "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config";
+        bootstrap.pointer_mut(manager).unwrap()["stream_idle_timeout"] = json!(format!("{}s", idle.as_secs_f64()));
+    });
+    let stack = builder.start().await.unwrap();
+    let client = stack.client("only").unwrap().over_http2().unwrap();
+    let open = |body| {
+        let path = "/inference.GRPCInferenceService/ModelStreamInfer";
+        send(client.request(Method::POST, path).header("content-type", "application/grpc").body(body))
+    };
+    let idles = open(Body::wrap_stream(stream::pending::<io::Result<String>>())).await.unwrap();
+    assert_eq!((idles.reason(), idles.header("grpc-message")), (None, Some("stream timeout")), "{}", idles.summary());
+    assert!((idle..SLACK).contains(&idles.took), "{:?}", idles.took);
+    let stops = open(Body::wrap_stream(text("\0").chain(stream::pending()))).await.unwrap();
+    assert_eq!(stops.reason(), Some("request_timeout"), "what has begun must go on: {}", stops.summary());
+    stack.operators().wait_until_idle(SLACK).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn time_in_the_queue_is_not_the_bodys() {
     let stack = hasty("bodies-queued").capacity(1).start().await.unwrap();
     let client = stack.client("only").unwrap();
