@@ -338,6 +338,7 @@ impl Engine {
     }
 
     fn gauge(&self, state: &State, now: Millis) {
+        let _together = self.metrics.together();
         for name in state.core.config().pools.keys() {
             let label = [name.as_str()];
             self.metrics.capacity.with_label_values(&label).set(i64::from(state.core.capacity(name)));

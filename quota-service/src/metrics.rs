@@ -1,4 +1,6 @@
 //! What Prometheus sees of admission. Labels come from the configuration only, never from a request.
+//!
+//! A page that tells of a call's end tells what it used, too: what ends is raised last and collected first.
 
 mod gen_ai;
 
@@ -11,13 +13,19 @@ use sluice_policy::admission::Settled;
 use sluice_policy::config::Price;
 use sluice_policy::units::{PoolName, Priority, TenantId};
 use sluice_policy::wire::{Outcome, Reason, Settlement, UsageSource};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 /// Label value for a call whose tenant or pool is not known.
 const UNKNOWN: &str = "";
 
-/// All of the service's own metrics, and the registry that shows them.
+/// All of the service's own metrics, and the registries that show them.
 pub struct Metrics {
     registry: Registry,
+    /// Which calls ended, run and wait. Without tenants, so it is collected in microseconds, with `collecting` locked.
+    ends: Registry,
+    /// Shared by whoever changes what is in `ends`, exclusive while it is collected. Nobody decides anything while
+    /// `registry` is collected, which may take long.
+    collecting: RwLock<()>,
     admissions: IntCounterVec,
     queue_wait: HistogramVec,
     settlements: IntCounterVec,
@@ -38,7 +46,7 @@ impl Metrics {
     /// # Errors
     /// Two metrics bear one name: a defect that the first test finds.
     pub fn new() -> Result<Self, prometheus::Error> {
-        let registry = Registry::new();
+        let (registry, ends) = (Registry::new(), Registry::new());
         let wait = HistogramOpts::new("sluice_queue_wait_seconds", "How long admitted calls stood in the queue.")
             .buckets(vec![0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0]);
         let pool = &["pool"];
@@ -51,7 +59,7 @@ impl Metrics {
             )?,
             queue_wait: register(&registry, HistogramVec::new(wait, &["pool", "priority"])?)?,
             settlements: counter(
-                &registry,
+                &ends,
                 "sluice_settlements_total",
                 "Calls that ended, by outcome and by where their usage came from.",
                 &["outcome", "usage"],
@@ -86,11 +94,13 @@ impl Metrics {
                 &registry,
                 IntCounter::new("sluice_usage_dropped_total", "Calls that no usage record counts, for want of room.")?,
             )?,
-            running: gauge(&registry, "sluice_running", "Calls that hold a slot.", pool)?,
-            capacity: gauge(&registry, "sluice_capacity", "Slots of the pool, over all replicas.", pool)?,
-            held: gauge(&registry, "sluice_held_slots", "Slots that this replica holds on lease.", pool)?,
-            queue_depth: gauge(&registry, "sluice_queue_depth", "Calls that wait.", &["pool", "priority"])?,
+            running: gauge(&ends, "sluice_running", "Calls that hold a slot.", pool)?,
+            capacity: gauge(&ends, "sluice_capacity", "Slots of the pool, over all replicas.", pool)?,
+            held: gauge(&ends, "sluice_held_slots", "Slots that this replica holds on lease.", pool)?,
+            queue_depth: gauge(&ends, "sluice_queue_depth", "Calls that wait.", &["pool", "priority"])?,
             registry,
+            ends,
+            collecting: RwLock::new(()),
         })
     }
 
@@ -116,15 +126,21 @@ impl Metrics {
 
     /// `settled` is absent for an id that was not live; `price` is its model's.
     pub fn settled(&self, settlement: &Settlement, settled: Option<&Settled>, price: Price) {
-        let Some(settled) = settled else {
-            self.settlements.with_label_values(&["unknown_id", source(settlement.usage.source)]).inc();
-            return;
+        let labels = match settled {
+            None => ["unknown_id", source(settlement.usage.source)],
+            Some(settled) => {
+                self.gen_ai.settled(settled, settlement.outcome, settlement.timing);
+                self.used(settled, price);
+                [outcome(settlement.outcome), source(settled.usage.source)]
+            }
         };
-        let usage = settled.usage;
-        self.settlements.with_label_values(&[outcome(settlement.outcome), source(usage.source)]).inc();
-        let (tenant, model) = (settled.tenant.as_str(), settled.model.as_str());
-        self.gen_ai.settled(settled, settlement.outcome, settlement.timing);
-        let cost = price.of(&usage);
+        let _together = self.together();
+        self.settlements.with_label_values(&labels).inc();
+    }
+
+    fn used(&self, Settled { tenant, model, usage, .. }: &Settled, price: Price) {
+        let (tenant, model) = (tenant.as_str(), model.as_str());
+        let cost = price.of(usage);
         if cost > 0 {
             self.cost.with_label_values(&[tenant, model]).inc_by(cost);
         }
@@ -137,6 +153,12 @@ impl Metrics {
         {
             self.tokens.with_label_values(&[tenant, model, kind]).inc_by(tokens.0);
         }
+    }
+
+    /// While this lives, no page is made of the gauges: whoever sets several of them shows all or none.
+    pub fn together(&self) -> RwLockReadGuard<'_, ()> {
+        // It guards no data that a panic could have left half changed.
+        self.collecting.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A worker has told which of its calls live; so many others had ended unsettled.
@@ -160,8 +182,14 @@ impl Metrics {
     /// # Errors
     /// A metric has no series: a defect of a collector.
     pub fn render(&self) -> Result<String, prometheus::Error> {
+        let mut families = {
+            let _alone = self.collecting.write().unwrap_or_else(PoisonError::into_inner);
+            self.ends.gather()
+        };
+        families.extend(self.registry.gather());
+        families.sort_by(|one, other| one.name().cmp(other.name()));
         let mut text = Vec::new();
-        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        TextEncoder::new().encode(&families, &mut text)?;
         String::from_utf8(text).map_err(|error| prometheus::Error::Msg(error.to_string()))
     }
 }
@@ -196,3 +224,6 @@ fn register<C: Collector + Clone + 'static>(registry: &Registry, metric: C) -> R
     registry.register(Box::new(metric.clone()))?;
     Ok(metric)
 }
+
+#[cfg(test)]
+mod tests;
