@@ -340,8 +340,9 @@ impl TenantAccount {
             };
             Some(Limited { reason: reason(*name), most: limit.amount(), wait: Some(wait) })
         });
-        // Other replicas may have the rest of the slots.
-        drawn_out.or_else(|| (self.in_flight >= holder.usable(now)).then_some(concurrency))
+        // Other replicas may have the rest of the slots; where everything was granted that was wanted, nobody has tried.
+        let has_no_more = self.in_flight >= holder.usable(now) && !holder.had_all();
+        drawn_out.or_else(|| has_no_more.then_some(concurrency))
     }
 
     fn end_of_period(&self, budget: MeterName) -> Millis {

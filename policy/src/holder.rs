@@ -375,6 +375,12 @@ impl Holder {
         self.is_alone
     }
 
+    /// Whether the latest call was granted all that it wanted, so that the ledger may have more.
+    #[must_use]
+    pub fn had_all(&self) -> bool {
+        self.hold >= self.told_want && self.hold < self.terms.capacity
+    }
+
     /// Whether the ledger has not answered the latest call.
     #[must_use]
     pub fn is_failing(&self) -> bool {
@@ -540,7 +546,7 @@ impl Holder {
     /// Whether the ledger would do something about what waits if it knew: the first since all that it knew of were served,
     /// a P0, or more than was wanted when everything was granted.
     fn is_news(&self, demand: Demand) -> bool {
-        let had_all = demand.running >= self.hold && self.hold >= self.told_want && self.hold < self.terms.capacity;
+        let had_all = demand.running >= self.hold && self.had_all();
         // What waits beside an idle slot waits for a rate; while there was no slot the ledger has not said how long.
         let has_idle = self.is_changed && demand.running < self.hold && self.refilled_at.is_none();
         demand.waiting > 0 && (self.told_waiting == 0 || had_all || has_idle || self.is_urgent)

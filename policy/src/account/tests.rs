@@ -120,6 +120,30 @@ fn the_fourth_of_three_concurrent_calls_is_refused_until_one_ends() {
     assert_eq!(desk.charge(10, Millis(1)), Ok(()));
 }
 
+/// The first of a burst asks for itself and a few more; the others come before it is answered.
+#[test]
+fn a_burst_is_not_refused_what_the_ledger_was_not_asked_for() {
+    let mut desk = Desk::new(&Limits { concurrent: Some(80), ..Limits::default() });
+    let (draw, now) = (Draw::from(Tokens(10)), Millis(200));
+    let mut applicants = 1;
+    for call in 0..80 {
+        loop {
+            match desk.account.charge_applicant(draw, NONE, now) {
+                Charge::Charged => break,
+                Charge::Refused(limited) => panic!("{call} of 80 run, and the next one is refused: {limited:?}"),
+                Charge::Ask => {}
+            }
+            let request = desk.account.ask_ledger(&"t".into(), applicants, Some((draw, NONE)), now).unwrap();
+            let reply = desk.ledger.sync(&request, Server { run: "1", now }).reply;
+            assert!(desk.account.ledger_answered(&"t".into(), Some(&reply), now));
+            applicants = 80 - call;
+        }
+        desk.account.stopped_applying();
+    }
+    let refused = Limited { reason: Reason::TenantConcurrency, most: 80, wait: None };
+    assert_eq!(desk.account.charge_applicant(draw, NONE, now), Charge::Refused(refused));
+}
+
 #[test]
 fn a_refusal_charges_nothing() {
     let mut desk = Desk::new(&limits());
