@@ -7,7 +7,7 @@ mod builder;
 mod direct;
 mod load;
 
-pub use builder::{FleetBuilder, LEASE, LONGEST_REQUEST, ledger_key};
+pub use builder::{FleetBuilder, LEASE, LONG_LEASE, LONGEST_REQUEST, ledger_key};
 pub use direct::Direct;
 pub use load::{Caller, Load, Tally};
 

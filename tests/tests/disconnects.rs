@@ -2,10 +2,10 @@
 //! `./justw soak disconnects` lets 100,000 of them do so.
 
 use e2e::client::{Chat, Client};
-use e2e::fleet::Fleet;
+use e2e::fleet::{Fleet, LONG_LEASE};
 use e2e::folder::Folder;
 use e2e::scene::Callers;
-use e2e::stack::{MODEL, Redis};
+use e2e::stack::{MODEL, Redis, quota_service};
 use e2e::tenant::Tenant;
 use e2e::wait::wait_until;
 use serde_json::json;
@@ -33,6 +33,7 @@ async fn callers_who_hang_up_at_any_moment_leave_nothing_behind() {
     let redis = Redis::start(&folder).await.unwrap();
     let fleet = Fleet::builder("disconnects")
         .redis(&redis)
+        .lease(LONG_LEASE)
         .replicas(GATES)
         .capacity(u64::try_from(CAPACITY).unwrap())
         .longest_request(LONG)
@@ -68,6 +69,13 @@ async fn callers_who_hang_up_at_any_moment_leave_nothing_behind() {
     // Not one call too few fits in, for the tenant and for the pool, at each of the gateways.
     for gate in 0..GATES {
         let client = fleet.client(gate, "only").unwrap();
+        // Of the limit, what another gateway keeps for a while is not there at once.
+        wait_until("no gateway holds anything of the tenant", SLACK, || async {
+            let accounts = quota_service::inspect(&fleet.gates[gate].folder, "only");
+            accounts.is_ok_and(|accounts| accounts.iter().all(|account| account["granted"] == 0))
+        })
+        .await
+        .unwrap();
         calls.hold();
         let waiting = Callers::start(&client, &Chat::to(MODEL), CONCURRENT);
         wait_until("all slots are in use", SLACK, || async { calls.running() == CAPACITY }).await.unwrap();

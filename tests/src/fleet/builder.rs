@@ -19,6 +19,8 @@ use std::time::Duration;
 /// come back comes back within a test.
 pub const LEASE: Duration = Duration::from_millis(500);
 pub const LONGEST_REQUEST: Duration = Duration::from_secs(5);
+/// A lease that no machine's delay ends, of tests that let nothing fail.
+pub const LONG_LEASE: Duration = Duration::from_secs(3);
 
 /// The pool's key in Redis.
 #[must_use]
@@ -35,6 +37,7 @@ pub struct FleetBuilder {
     tenants: Vec<Tenant>,
     copies: usize,
     with_envoy: bool,
+    lease: Duration,
     longest_request: Duration,
     changes: Vec<Change>,
 }
@@ -48,6 +51,7 @@ impl FleetBuilder {
             tenants: Vec::new(),
             copies: 0,
             with_envoy: true,
+            lease: LEASE,
             longest_request: LONGEST_REQUEST,
             changes: Vec::new(),
         }
@@ -81,6 +85,12 @@ impl FleetBuilder {
     #[must_use]
     pub fn without_envoy(self) -> Self {
         Self { with_envoy: false, ..self }
+    }
+
+    /// How long a gateway goes on without a word from the ledger; [`LEASE`] unless given.
+    #[must_use]
+    pub fn lease(self, lease: Duration) -> Self {
+        Self { lease, ..self }
     }
 
     /// How long a call may live, its time in the queue included; [`LONGEST_REQUEST`] unless given.
@@ -143,7 +153,7 @@ impl FleetBuilder {
         quota_service::set_capacity(&mut config, self.capacity)?;
         let ledger = &mut config["ledger"];
         ledger["holder"] = json!(format!("gate-{number}"));
-        ledger["lease_ms"] = json!(LEASE.as_millis());
+        ledger["lease_ms"] = json!(self.lease.as_millis());
         ledger["longest_request_ms"] = json!(self.longest_request.as_millis());
         for change in &self.changes {
             change(number, &mut config);
