@@ -235,6 +235,7 @@ impl Engine {
         request: &AdmissionRequest,
     ) -> Result<AdmissionReply, oneshot::Receiver<AdmissionReply>> {
         let mut state = self.lock();
+        self.catch_up(&mut state);
         let reply = match state.core.request(tenant, granted, request, self.now()) {
             Decision::Admitted(grant) => AdmissionReply::Admitted(grant),
             Decision::Rejected(refusal) => AdmissionReply::Rejected(refusal),
@@ -247,6 +248,14 @@ impl Engine {
         };
         self.pump(&mut state);
         Ok(reply)
+    }
+
+    /// After this process stood still, a call may be here before the timer: what time has brought about comes first, or a
+    /// lease that has ended meanwhile would refuse who need only ask the ledger in this process.
+    fn catch_up(&self, state: &mut State) {
+        if state.timer_at.is_some_and(|due| due < self.now()) {
+            self.pump(state);
+        }
     }
 
     fn settle_one(&self, state: &mut State, settlement: &Settlement) {

@@ -15,13 +15,17 @@ struct Bench {
 
 impl Bench {
     async fn new(timeout_ms: u64) -> Self {
+        Self::leased(timeout_ms, 2_000).await
+    }
+
+    async fn leased(timeout_ms: u64, lease_ms: u64) -> Self {
         let document = serde_json::json!({
             "queue": {"timeout_ms": timeout_ms},
             "pools": [{"name": "smol", "models": ["m"], "capacity": {"concurrent": 1, "tokens_per_s": 1_000_000}}],
             "tenants": [{"id": "a"}],
         });
         let config = read_document(&document, Config::read).unwrap();
-        let lease = LeaseTerms { lease: Millis(2_000), longest_request: Millis(60_000), shared: false };
+        let lease = LeaseTerms { lease: Millis(lease_ms), longest_request: Millis(60_000), shared: false };
         let core = Admission::new(config, &Replica { id: "gate-0".into(), incarnation: 1, lease }, Millis::ZERO);
         let metrics = Arc::new(Metrics::new().unwrap());
         let (stop, stopped) = watch::channel(false);
@@ -103,6 +107,19 @@ async fn a_caller_who_leaves_frees_its_place() {
     assert_eq!(bench.queued(), 0);
     bench.end("x-1");
     assert_eq!(reason(&bench.admit("x-3").await), None);
+}
+
+#[tokio::test]
+async fn who_comes_first_after_this_process_stood_still_is_served() {
+    let bench = Bench::leased(60_000, 100).await;
+    bench.admit("x-1").await;
+    bench.end("x-1");
+    // Nobody else runs meanwhile, not even the timer.
+    let later = bench.engine.now().plus(Millis(150));
+    while bench.engine.now() < later {
+        std::thread::yield_now();
+    }
+    assert_eq!(reason(&bench.admit("x-2").await), None);
 }
 
 /// A timer that wakes itself would take a whole core, and with it the lock.
