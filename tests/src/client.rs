@@ -120,6 +120,18 @@ impl Client {
         send(self.chat_request(chat.text())).await
     }
 
+    /// Makes the call, again as long as the ledger is said not to answer: where a machine that stands still may end a
+    /// lease, that says nothing of what the test is about.
+    ///
+    /// # Errors
+    /// When the deadline passes first.
+    pub async fn chat_leased(&self, chat: &Chat, deadline: Duration) -> Result<Reply> {
+        wait_for("the ledger answers", deadline, || async {
+            self.chat(chat).await.ok().filter(|reply| reply.reason() != Some("ledger_unavailable"))
+        })
+        .await
+    }
+
     /// Makes the call again and again until it is served.
     ///
     /// # Errors

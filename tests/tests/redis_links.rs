@@ -43,7 +43,7 @@ async fn stack_that_cannot_use(name: &str, redis: Value, why: &str) -> Stack {
 }
 
 async fn assert_served(stack: &Stack) {
-    let reply = stack.client("free").unwrap().chat(&Chat::to(MODEL)).await.unwrap();
+    let reply = stack.client("free").unwrap().chat_leased(&Chat::to(MODEL), SLACK).await.unwrap();
     assert_eq!(reply.status, 200, "{}", reply.summary());
 }
 

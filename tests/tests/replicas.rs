@@ -1,7 +1,7 @@
 //! Three gateways over one Redis: together they are as exact, as fair and as busy as one.
 
 use e2e::client::Chat;
-use e2e::fleet::{Caller, Fleet, FleetBuilder, Load, ledger_key};
+use e2e::fleet::{Caller, Fleet, FleetBuilder, LEASE, LONG_LEASE, Load, ledger_key};
 use e2e::folder::Folder;
 use e2e::scene::Callers;
 use e2e::stack::{MODEL, Redis};
@@ -21,7 +21,7 @@ async fn redis(name: &str) -> (Redis, Folder) {
 }
 
 fn fleet(name: &str, redis: &Redis) -> FleetBuilder {
-    Fleet::builder(name).redis(redis)
+    Fleet::builder(name).redis(redis).lease(LONG_LEASE)
 }
 
 /// A call that runs for so long.
@@ -179,6 +179,7 @@ async fn without_the_ledger_pools_and_tenants_stay_open_or_close_as_they_are_tol
         Tenant::new(id).limit("requests_per_min", 6_000).with("on_ledger_outage", json!(policy))
     };
     let fleet = fleet("replicas-outage", &redis)
+        .lease(LEASE)
         .replicas(2)
         .tenant(limited("open", "open"))
         .tenant(limited("closed", "closed"))

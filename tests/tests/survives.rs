@@ -1,6 +1,7 @@
 //! What the sidecar has acknowledged survives it, in Redis and in the embedded ledger's file: who used how much, what is
 //! left of a rate, and which slots may still be in use.
 
+use anyhow::{Context, Result};
 use e2e::client::{Chat, Client, Reply};
 use e2e::stack::{MODEL, Stack, StackBuilder, quota_service};
 use e2e::tenant::Tenant;
@@ -100,9 +101,10 @@ async fn calls_that_outlive_their_sidecar_are_charged_to_the_budget_to_the_last(
     (0..SLOTS).for_each(|_| drop(calls.spawn(served(client.clone()))));
     let all = usize::try_from(SLOTS).unwrap();
     wait_until("they run", SLACK, || async { stack.upstream.calls().running() == all }).await.unwrap();
-    let (_, then) = on_budget(&stack);
-    wait_until("all reservations are told", SLACK, || async { on_budget(&stack).1 > then + 1 }).await.unwrap();
-    let (reserved, _) = on_budget(&stack);
+    let (_, then) = on_budget(&stack).unwrap();
+    let all_are_told = || async { on_budget(&stack).is_ok_and(|(_, now)| now > then + 1) };
+    wait_until("all reservations are told", SLACK, all_are_told).await.unwrap();
+    let (reserved, _) = on_budget(&stack).unwrap();
     assert!(reserved > 0);
 
     stack.sidecar.kill();
@@ -110,7 +112,8 @@ async fn calls_that_outlive_their_sidecar_are_charged_to_the_budget_to_the_last(
     stack.upstream.calls().release();
     assert!(calls.join_all().await.iter().all(|reply| reply.status == 200));
     let used = told(&stack).total();
-    wait_until("all of it is charged", SLACK, || async { on_budget(&stack).0 == reserved + used }).await.unwrap();
+    let is_charged = || async { on_budget(&stack).is_ok_and(|(charged, _)| charged == reserved + used) };
+    wait_until("all of it is charged", SLACK, is_charged).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -246,11 +249,12 @@ fn told(stack: &Stack) -> Usage {
 }
 
 /// Tokens that the budget lacks, as the ledger knows it, and the number of the sidecar's last call.
-fn on_budget(stack: &Stack) -> (u64, u64) {
-    let accounts = quota_service::inspect(&stack.folder, "on-budget").unwrap();
-    let Some(account) = accounts.first() else { return (0, 0) };
-    let number = |field: &str| account["meters"][0][field].as_u64().unwrap();
-    (BUDGET - number("level") - number("lent"), account["holders"][0]["seq"].as_u64().unwrap())
+fn on_budget(stack: &Stack) -> Result<(u64, u64)> {
+    let accounts = quota_service::inspect(&stack.folder, "on-budget")?;
+    let Some(account) = accounts.first() else { return Ok((0, 0)) };
+    let number = |field: &str| account["meters"][0][field].as_u64().with_context(|| format!("no {field}: {account}"));
+    let seq = account["holders"][0]["seq"].as_u64().with_context(|| format!("no seq: {account}"))?;
+    Ok((BUDGET - number("level")? - number("lent")?, seq))
 }
 
 async fn counted(stack: &Stack, tenant: &str) -> Value {

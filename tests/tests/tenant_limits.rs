@@ -167,16 +167,17 @@ async fn a_budget_that_is_used_up_is_insufficient_quota_until_the_tenants_next_d
     {
         let client = stack.client(tenant).unwrap();
         let costly = Chat::to(MODEL).max_tokens(400).behave(json!({"usage": {"input": 11, "output": output}}));
-        assert_eq!(client.chat(&costly).await.unwrap().status, 200);
+        assert_eq!(client.chat_leased(&costly, SLACK).await.unwrap().status, 200);
         stack.operators().wait_until_idle(SLACK).await.unwrap();
-        let refused = client.chat(&Chat::to(MODEL).max_tokens(300)).await.unwrap();
+        let refused = client.chat_leased(&Chat::to(MODEL).max_tokens(300), SLACK).await.unwrap();
         assert_eq!((refused.status, refused.reason()), (429, Some(reason)), "{}", refused.summary());
         let error = &refused.json()["error"];
         assert_eq!((&error["code"], &error["type"]), (&json!("insufficient_quota"), &json!("insufficient_quota")));
         assert_eq!(refused.header("x-should-retry"), Some("false"));
         assert!(refused.retry_after().unwrap() <= Duration::from_secs(31 * 86_400));
         // What is left is enough for less.
-        assert_eq!(client.chat(&Chat::to(MODEL).max_tokens(16)).await.unwrap().status, 200);
+        let small = Chat::to(MODEL).max_tokens(16);
+        assert_eq!(client.chat_leased(&small, SLACK).await.unwrap().status, 200);
         let field = if tenant == "poor" { "meter:money_per_month" } else { "meter:tokens_per_day" };
         let kept = redis.cli(&["HGET", &format!("sluice:{{tenant:{tenant}}}"), field]).unwrap();
         assert!(kept.contains("\"period\":20"), "{kept}");
