@@ -300,6 +300,8 @@ async fn six_callers_behind_a_known_pace(stack: &Stack, client: &Client) -> Call
     stack.upstream.calls().hold();
     let callers = Callers::start(client, &Chat::to(MODEL), 6);
     stack.operators().wait_for_queued(5, SLACK).await.unwrap();
+    // The one that was let in may still be on its way to the model.
+    wait_until("the slot is taken", SLACK, || async { stack.upstream.calls().running() == 1 }).await.unwrap();
     callers
 }
 
