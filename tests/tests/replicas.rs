@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 const SLACK: Duration = Duration::from_secs(30);
 /// Of tests that stop calls in the upstream: none of them may reach it.
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_secs(100);
 
 async fn redis(name: &str) -> (Redis, Folder) {
     let folder = Folder::create(name).unwrap();
@@ -32,22 +32,25 @@ fn chat(service_ms: u64) -> Chat {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_runs_never_exceeds_the_pool_and_uses_it() {
     let (redis, _folder) = redis("replicas-bound-redis").await;
-    let fleet = fleet("replicas-bound", &redis).tenant(Tenant::new("only")).start().await.unwrap();
+    let fleet =
+        fleet("replicas-bound", &redis).longest_request(LONG).tenant(Tenant::new("only")).start().await.unwrap();
     let calls = fleet.upstream.calls();
     let mut load = Load::default();
     for gate in 0..3 {
-        load.add(&Caller::new(fleet.client(gate, "only").unwrap(), chat(200)), 40);
+        // Calls are long beside the way of a slot from one to the next. A gateway that has no slot for a moment expects its
+        // callers to wait for long; with so few of them that is not beyond their deadline.
+        load.add(&Caller::new(fleet.client(gate, "only").unwrap(), chat(1_000)), 20);
     }
     wait_until("all slots are in use", SLACK, || async { calls.running() == 20 }).await.unwrap();
     let (from, before) = (Instant::now(), calls.count());
-    wait_until("400 calls have begun", SLACK, || async { calls.count() >= before + 400 }).await.unwrap();
+    wait_until("100 calls have begun", SLACK, || async { calls.count() >= before + 100 }).await.unwrap();
     let to = Instant::now();
     let tally = load.end().await.unwrap();
 
     assert_eq!(calls.max_running(), 20);
-    // 19.4 or so on an idle machine; here others compile.
+    // 19.9 or so on an idle machine; here others compile.
     let mean = calls.record().mean_running(from, to);
-    assert!(mean >= 16.0, "{mean:.2} of 20 slots were in use while 100 callers waited");
+    assert!(mean >= 16.0, "{mean:.2} of 20 slots were in use while 40 callers waited");
     assert_eq!(tally.others(), 0, "{tally:?}");
     fleet.wait_until_idle(SLACK).await.unwrap();
 }
@@ -90,7 +93,8 @@ async fn a_p0_that_arrives_anywhere_overtakes_who_waits_elsewhere_and_idle_slots
 async fn levels_and_tenants_share_as_in_one_queue_wherever_they_call() {
     let (redis, _folder) = redis("replicas-shares-redis").await;
     let fleet = fleet("replicas-shares", &redis)
-        .capacity(6)
+        .capacity(12)
+        .longest_request(LONG)
         .tenant(Tenant::new("everywhere"))
         .tenant(Tenant::new("in-one-place"))
         .tenant(Tenant::new("below"))
@@ -103,14 +107,15 @@ async fn levels_and_tenants_share_as_in_one_queue_wherever_they_call() {
     for (tenant, level, gates) in callers {
         for gate in gates {
             let client = fleet.client(*gate, tenant).unwrap();
-            load.add(&Caller { level: Some(level), ..Caller::new(client, chat(60)) }, 24 / gates.len());
+            load.add(&Caller { level: Some(level), ..Caller::new(client, chat(300)) }, 24 / gates.len());
         }
     }
     let calls = fleet.upstream.calls();
     wait_until("everybody has begun", SLACK, || async { calls.count() >= 100 }).await.unwrap();
     let from = Instant::now();
     let before = calls.count();
-    wait_until("900 calls have begun", SLACK, || async { calls.count() >= before + 900 }).await.unwrap();
+    // At 40 a second, a sidecar that stands still for a second misses a few of its tenants' 200.
+    wait_until("600 calls have begun", LONG, || async { calls.count() >= before + 600 }).await.unwrap();
     let record = calls.record();
     load.end().await.unwrap();
     let starts = record.starts(from, Instant::now());
@@ -119,7 +124,7 @@ async fn levels_and_tenants_share_as_in_one_queue_wherever_they_call() {
         let share = starts.get(&(tenant, Some(level))).copied().unwrap_or(0) as f64 / all as f64;
         assert!((0.30..0.37).contains(&share), "{tenant} has {share:.3} of {all} starts, not a third: {starts:?}");
     }
-    assert_eq!(calls.max_running(), 6);
+    assert_eq!(calls.max_running(), 12);
     fleet.wait_until_idle(SLACK).await.unwrap();
 }
 
@@ -134,8 +139,8 @@ async fn a_call_of_32000_tokens_gets_its_share_of_a_rate_among_floods_of_small_o
         .tenant(Tenant::new("small"))
         .sidecar_config(|_, config| {
             let pool = &mut config["pools"][0];
-            // A large call is more than the bucket ever holds.
-            pool["capacity"] = json!({"concurrent": 20, "tokens_per_s": 128_000, "burst_tokens": 16_000});
+            // A large call is more than the bucket ever holds. Half of the rate is 24 small calls a second, which is little.
+            pool["capacity"] = json!({"concurrent": 20, "tokens_per_s": 48_000, "burst_tokens": 16_000});
             pool["context_length"] = json!(65_536);
         })
         .start()
@@ -155,7 +160,7 @@ async fn a_call_of_32000_tokens_gets_its_share_of_a_rate_among_floods_of_small_o
     // The first ones spend the burst, and tell the service what such calls yield.
     wait_until("both have begun", SLACK, || async { started("large") >= 2 && started("small") >= 20 }).await.unwrap();
     let before = (started("large"), started("small"));
-    wait_until("12 large calls have begun", LONG, || async { started("large") >= before.0 + 12 }).await.unwrap();
+    wait_until("8 large calls have begun", LONG, || async { started("large") >= before.0 + 8 }).await.unwrap();
     let (large, small) = ((started("large") - before.0) * LARGE, (started("small") - before.1) * SMALL);
     load.end().await.unwrap();
     let share = large as f64 / (large + small) as f64;

@@ -75,8 +75,6 @@ impl World {
             // Limits that nobody reaches: its account is in the ledger, too.
             .tenant(Books::tenant().priority(6).limit("requests_per_min", 1_000_000))
             .ledger(move |gate| settings[gate.min(settings.len() - 1)].clone())
-            // Nobody waits for longer than a call may live.
-            .sidecar_config(|_, config| config["queue"]["timeout_ms"] = json!(3_000))
             .start()
             .await?;
         fleet.upstream.calls().only_times();

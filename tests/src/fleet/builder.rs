@@ -93,7 +93,8 @@ impl FleetBuilder {
         Self { lease, ..self }
     }
 
-    /// How long a call may live, its time in the queue included; [`LONGEST_REQUEST`] unless given.
+    /// How long a call may live, its time in the queue included; [`LONGEST_REQUEST`] unless given. Nobody waits for longer
+    /// than three fifths of it: a call that was not served is refused, and not cut off by Envoy.
     #[must_use]
     pub fn longest_request(self, longest_request: Duration) -> Self {
         Self { longest_request, ..self }
@@ -155,6 +156,9 @@ impl FleetBuilder {
         ledger["holder"] = json!(format!("gate-{number}"));
         ledger["lease_ms"] = json!(self.lease.as_millis());
         ledger["longest_request_ms"] = json!(self.longest_request.as_millis());
+        let waits_ms = self.longest_request.as_millis() * 3 / 5;
+        let timeout_ms = &mut config["queue"]["timeout_ms"];
+        *timeout_ms = json!(timeout_ms.as_u64().map_or(waits_ms, |shipped| waits_ms.min(shipped.into())));
         for change in &self.changes {
             change(number, &mut config);
         }
