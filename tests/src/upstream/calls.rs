@@ -41,7 +41,29 @@ impl Call {
 #[derive(Clone)]
 pub struct CallLog {
     state: Arc<Mutex<State>>,
-    gate: Arc<watch::Sender<bool>>,
+    gate: Arc<watch::Sender<Gate>>,
+}
+
+/// Who may go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Gate {
+    Open,
+    /// To so many.
+    Held(usize),
+}
+
+impl Gate {
+    /// Lets one through, if it may go on.
+    fn pass(&mut self) -> bool {
+        match self {
+            Self::Open => true,
+            Self::Held(passes) => {
+                let passed = *passes > 0;
+                *passes -= usize::from(passed);
+                passed
+            }
+        }
+    }
 }
 
 #[derive(Default)]
@@ -57,7 +79,7 @@ struct State {
 
 impl Default for CallLog {
     fn default() -> Self {
-        Self { state: Arc::default(), gate: Arc::new(watch::Sender::new(true)) }
+        Self { state: Arc::default(), gate: Arc::new(watch::Sender::new(Gate::Open)) }
     }
 }
 
@@ -116,11 +138,20 @@ impl CallLog {
 
     /// From now on every call stops, running, before its answer, until [`CallLog::release`].
     pub fn hold(&self) {
-        self.gate.send_replace(false);
+        self.gate.send_replace(Gate::Held(0));
+    }
+
+    /// Lets one of the calls that are held go on, or the next one to come.
+    pub fn release_one(&self) {
+        self.gate.send_modify(|gate| {
+            if let Gate::Held(passes) = gate {
+                *passes += 1;
+            }
+        });
     }
 
     pub fn release(&self) {
-        self.gate.send_replace(true);
+        self.gate.send_replace(Gate::Open);
     }
 
     /// Records an arrival, and waits while calls are held.
@@ -132,9 +163,21 @@ impl CallLog {
             Some(Call { path, headers, body, usage: None, ended: false })
         });
         let mut gate = self.gate.subscribe();
-        // Fails only when the sender is gone, and `self` holds it.
-        let _ = gate.wait_for(|open| *open).await;
+        while !self.passes() {
+            // Fails only when the sender is gone, and `self` holds it.
+            let _ = gate.changed().await;
+        }
         ticket
+    }
+
+    fn passes(&self) -> bool {
+        let mut passes = false;
+        // Nobody need be woken: whoever waits sees no more than before.
+        self.gate.send_if_modified(|gate| {
+            passes = gate.pass();
+            false
+        });
+        passes
     }
 
     fn add(&self, span: Span, call: impl FnOnce() -> Option<Call>) -> Ticket {
