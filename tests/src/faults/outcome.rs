@@ -3,6 +3,7 @@
 use super::kinds::{BooksAfter, Kind};
 use super::world::{CAPACITY, World};
 use crate::fleet::{LEASE, LONGEST_REQUEST};
+use crate::upstream::CallLog;
 use crate::wait::{let_pass, wait_until};
 use anyhow::Result;
 use std::fmt;
@@ -13,14 +14,15 @@ pub const BOUND: Duration = Duration::from_millis(LEASE.as_millis() as u64 + LON
 
 /// That much longer the callers are left to themselves, so that a service that heals late is seen to heal.
 const LATE: Duration = Duration::from_secs(6);
-/// While calls come and go all slots are in use more often than this, even where others keep the processor busy.
+/// While calls come and go all slots but one are in use more often than this, even where others keep the processor busy.
 const BLINK: Duration = Duration::from_secs(1);
 /// From one look to the next.
 const LOOK: Duration = Duration::from_millis(200);
-/// A service is whole when all slots were in use again and again for this long.
+/// A service is taken for whole when all slots but one were in use again and again for this long. Whether the last one
+/// is there, too, is seen when calls do not end.
 const STEADY: Duration = Duration::from_millis(1_500);
-/// Until the last slot is taken while calls do not end.
-const FILLS_WITHIN: Duration = Duration::from_secs(2);
+/// So long calls do not end, then they go on for a while: Envoy cuts off what lives for too long, in the queue and here.
+const HOLDS: Duration = Duration::from_secs(2);
 
 /// How long the callers are watched after a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +44,8 @@ pub struct Outcome {
     /// Calls that Envoy gave up, because they lived for too long or it was killed. The upstream learns of it after the
     /// sidecar does, so that for a moment it may see both such a call and the one that has its slot.
     pub cut: usize,
-    /// From the end of the fault until all slots were in use again and stayed so; `None` if that was not seen.
+    /// From the end of the fault until all slots were in use again and stayed so; `None` if that was not seen. Where slots
+    /// change hands so slowly that they are hardly ever all in use, until they were while calls did not end.
     pub recovery: Option<Duration>,
     /// Slots that nobody could use at the end.
     pub lost: usize,
@@ -67,12 +70,9 @@ impl Outcome {
         let (begun, before) = (Instant::now(), calls.count());
         let problem = (kind.strike)(world).await.err().map(|error| format!("{error:#}"));
         let over = Instant::now();
-        let recovery = watch(world, over, patience).await;
+        watch(world, over, patience).await;
         let (watched, after) = (Instant::now(), calls.count());
-        calls.hold();
-        let filled = wait_until("all", FILLS_WITHIN, || async { calls.running() >= CAPACITY }).await;
-        let lost = if filled.is_ok() { 0 } else { CAPACITY.saturating_sub(calls.running()) };
-        calls.release();
+        let (recovery, lost) = fill(&calls, over).await;
         let overshoot = calls.take_max_running().saturating_sub(CAPACITY);
         let excess = Some(world.settle().await?).filter(|_| kind.books != BooksAfter::Forgotten);
         let cut = calls.record().cut(begun, Instant::now());
@@ -119,21 +119,34 @@ impl fmt::Display for Outcome {
     }
 }
 
-async fn watch(world: &World, over: Instant, patience: Patience) -> Option<Duration> {
+/// Waits until the service seems to be whole, or is late.
+async fn watch(world: &World, over: Instant, patience: Patience) {
     let calls = world.fleet.upstream.calls();
     if patience == Patience::Full {
         let_pass(BOUND).await;
     }
-    let steady = || {
+    let is_steady = || {
         let now = Instant::now();
-        let recovery = calls.record().full_again_after(CAPACITY, over, now, BLINK)?;
-        (now.duration_since(over + recovery) >= STEADY).then_some(recovery)
+        let recovery = calls.record().full_again_after(CAPACITY - 1, over, now, BLINK);
+        recovery.is_some_and(|recovery| now.duration_since(over + recovery) >= STEADY)
     };
-    loop {
-        let recovery = steady();
-        if recovery.is_some() || over.elapsed() > BOUND + LATE {
-            return recovery;
-        }
+    while !is_steady() && over.elapsed() <= BOUND + LATE {
         let_pass(LOOK).await;
+    }
+}
+
+/// Lets calls not end until all slots are in use. Tells since when after the fault they were, again and again, and how
+/// many never are.
+async fn fill(calls: &CallLog, over: Instant) -> (Option<Duration>, usize) {
+    loop {
+        calls.hold();
+        let filled = wait_until("all", HOLDS, || async { calls.running() >= CAPACITY }).await;
+        let recovery = calls.record().full_again_after(CAPACITY, over, Instant::now(), BLINK);
+        let lost = if filled.is_ok() { 0 } else { CAPACITY.saturating_sub(calls.running()) };
+        calls.release();
+        if lost == 0 || over.elapsed() > BOUND + LATE {
+            return (recovery, lost);
+        }
+        let_pass(BLINK).await;
     }
 }
