@@ -10,10 +10,11 @@ use e2e::tenant::Tenant;
 use e2e::upstream::Call;
 use e2e::wait::wait_for;
 use serde_json::{Value, json};
+use std::ops::Range;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 
 const SLACK: Duration = Duration::from_secs(60);
@@ -31,23 +32,30 @@ const HOUR_MS: i64 = 3_600_000;
 const NIGHTFALL_UNIX_MS: i64 = START_UNIX_MS + HOUR_MS;
 const MORNING_UNIX_MS: i64 = NIGHTFALL_UNIX_MS + 14 * HOUR_MS;
 
+/// An hour in 20 seconds.
+const SPEED: u64 = 180;
+
 /// Starts that are counted on each side of the boundary, at least.
 const LEAST_STARTS: usize = 200;
-/// Starts left out before and after the boundary: the test learns of it within milliseconds, not to the call.
-const BLURRED: usize = 12;
+/// More of them by night only take time.
+const ENOUGH_STARTS: usize = 1_000;
+/// The rule holds a little later than it should. Calls that start by then, at most so many, are left out.
+const BLURRED: Duration = Duration::from_millis(500);
+const MOST_BLURRED: usize = 200;
 /// Around a share of 80%: 5 percentage points. Settled in whole calls of 4 slots, a correct scheduler comes within 2.
 const TOLERANCE: f64 = 0.05;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn at_18_hours_the_pool_turns_from_80_20_to_20_80_and_no_waiter_is_lost() {
-    // An hour in 10 seconds, counted from the sidecar's own start.
-    let mut stack = scene("day-night", 360).start().await.unwrap();
+    // Counted from the sidecar's own start: enough for a backlog and the starts of the day.
+    let mut stack = scene("day-night", SPEED).start().await.unwrap();
     stack.sidecar.restart().await.unwrap();
     let calls = stack.upstream.calls().clone();
     let operators = stack.operators().clone();
     let status = operators.get("/admin/time-rules/status").await.unwrap();
     assert_eq!(status["next_change_unix_ms"], NIGHTFALL_UNIX_MS, "{status}");
     assert_eq!(status["rules"][0]["active"], false, "{status}");
+    let nightfall = nightfall(&operators).await;
 
     let closing_time = Arc::new(AtomicBool::new(false));
     let mut callers = Vec::new();
@@ -71,9 +79,8 @@ async fn at_18_hours_the_pool_turns_from_80_20_to_20_80_and_no_waiter_is_lost() 
     assert_eq!(status["rules"][0]["active"], true, "{status}");
     assert_eq!(status["next_change_unix_ms"], MORNING_UNIX_MS, "{status}");
 
-    let enough = boundary + BLURRED + (boundary - first).max(LEAST_STARTS);
-    wait_for("as many starts by night", SLACK, || async { (calls.count() >= enough).then_some(()) }).await.unwrap();
-    let last = calls.count();
+    let enough = boundary + MOST_BLURRED + (boundary - first).clamp(LEAST_STARTS, ENOUGH_STARTS);
+    wait_for("starts by night", SLACK, || async { (calls.count() >= enough).then_some(()) }).await.unwrap();
     closing_time.store(true, Ordering::Relaxed);
     let mut served = 0;
     for caller in callers {
@@ -86,8 +93,10 @@ async fn at_18_hours_the_pool_turns_from_80_20_to_20_80_and_no_waiter_is_lost() 
     assert_eq!(served, calls.count(), "everyone who called was served, once");
     assert_eq!(calls.max_running(), CAPACITY as usize);
 
-    let all = calls.all();
-    let (day, night) = (&all[first..boundary - BLURRED], &all[boundary + BLURRED..last]);
+    let (all, record) = (calls.all(), calls.record());
+    let began_before = |at: Instant| record.spans().partition_point(|span| span.began < at);
+    let (dusk, dark) = (began_before(nightfall.start), began_before(nightfall.end + BLURRED));
+    let (day, night) = (&all[first..dusk], &all[dark..enough]);
     assert!(day.len() >= LEAST_STARTS && night.len() >= LEAST_STARTS, "{} and {}", day.len(), night.len());
     assert_share(day, "internal", 0.8);
     assert_share(night, "internal", 0.2);
@@ -107,11 +116,21 @@ async fn at_8_hours_the_day_is_back_as_it_is_configured() {
         (json!(["night"]), NIGHT_WEIGHTS, json!({"internal": 20, "external": 80})),
         (json!([]), DAY_WEIGHTS, json!({"internal": 80, "external": 20})),
     ] {
-        wait_for_rules(operators, &rules).await;
-        let status = operators.get("/admin/time-rules/status").await.unwrap();
+        // One reply, since the night may be over before the next.
+        let status = wait_for(&format!("the rules {rules} hold"), SLACK, || async {
+            let status = operators.get("/admin/time-rules/status").await.ok()?;
+            (active_of(&status) == rules).then_some(status)
+        })
+        .await
+        .unwrap();
         assert_eq!(status["effective"]["weights"], json!(weights), "{status}");
         assert_eq!(status["effective"]["pools"][POOL]["shares"], shares, "{status}");
-        assert_eq!(operators.stats().await.unwrap()["weights"], json!(weights));
+        wait_for(&format!("the statistics of {rules}"), SLACK, || async {
+            let stats = operators.stats().await.ok()?;
+            (stats["active_time_rules"] == rules && stats["weights"] == json!(weights)).then_some(())
+        })
+        .await
+        .unwrap();
     }
     let log = stack.sidecar.log();
     assert!(log.lines().any(|line| line.contains("audit") && line.contains("active now: [night]")), "{log}");
@@ -222,12 +241,32 @@ fn call_until(stop: &Arc<AtomicBool>, client: &Client) -> JoinHandle<Vec<Reply>>
     })
 }
 
+/// When night falls, as the sidecar's own clock says, as closely as its answers tell.
+async fn nightfall(operators: &Operators) -> Range<Instant> {
+    let mut brackets = Vec::new();
+    for _ in 0..5 {
+        let asked = Instant::now();
+        let status = operators.get("/admin/time-rules/status").await.unwrap();
+        let answered = Instant::now();
+        let to_go_ms = u64::try_from(NIGHTFALL_UNIX_MS - status["now_unix_ms"].as_i64().unwrap()).unwrap() / SPEED;
+        let to_go = Duration::from_millis(to_go_ms);
+        brackets.push(asked + to_go..answered + to_go);
+    }
+    brackets.into_iter().min_by_key(|bracket| bracket.end - bracket.start).unwrap()
+}
+
 async fn wait_for_rules(operators: &Operators, names: &Value) {
     wait_for(&format!("the rules {names} hold"), SLACK, || async {
         (operators.stats().await.ok()?["active_time_rules"] == *names).then_some(())
     })
     .await
     .unwrap();
+}
+
+/// Names of the rules that hold.
+fn active_of(status: &Value) -> Value {
+    let active = status["rules"].as_array().into_iter().flatten().filter(|rule| rule["active"] == true);
+    active.map(|rule| rule["name"].clone()).collect()
 }
 
 /// Of these calls, the part that came from a tenant or a tier.
