@@ -66,24 +66,32 @@ async fn a_p0_that_arrives_anywhere_overtakes_who_waits_elsewhere_and_idle_slots
         let before = calls.count();
         let mut waiting = Callers::default();
         for gate in (0..3).filter(|gate| *gate != arrives_at) {
-            // Long beside the way of a slot from one gateway to another.
-            waiting.extend(Callers::start(&fleet.client(gate, "batch").unwrap(), &chat(100), 8));
+            waiting.extend(Callers::start(&fleet.client(gate, "batch").unwrap(), &Chat::to(MODEL), 8));
         }
         // What another gateway held idle is handed over, or the last of these would not run.
         wait_until("all slots are in use", SLACK, || async { calls.running() == 4 }).await.unwrap();
         fleet.wait_for_queued(12, SLACK).await.unwrap();
-        waiting.extend(Callers::start(&fleet.client(arrives_at, "urgent").unwrap(), &chat(100), 1));
+        waiting.extend(Callers::start(&fleet.client(arrives_at, "urgent").unwrap(), &Chat::to(MODEL), 1));
         let rows = format!("rows:gate-{arrives_at}");
         wait_until("the ledger knows of it", SLACK, || async {
             redis.cli(&["HGET", &ledger_key(), &rows]).is_ok_and(|rows| rows.contains("/0/urgent "))
         })
         .await
         .unwrap();
+        // Whose row is a quarter of a second old, because its gateway stood still, is passed over; but not again and again.
+        let mut passed_over = 0;
+        loop {
+            let next = before + 4 + passed_over;
+            calls.release_one();
+            wait_until("somebody has the slot", SLACK, || async { calls.count() > next }).await.unwrap();
+            if tenant(&calls.all()[next]) == "urgent" {
+                break;
+            }
+            passed_over += 1;
+            assert!(passed_over < 4, "12 others waited when the P0 came to gateway {arrives_at}, and 4 went before it");
+        }
         calls.release();
         waiting.all_served().await.unwrap();
-        let order = calls.all();
-        let first = order.iter().skip(before).position(|call| tenant(call) == "urgent").unwrap();
-        assert!(first < 8, "4 ran, 12 waited, and at gateway {arrives_at} the P0 was number {first} to start");
     }
     assert_eq!(calls.max_running(), 4);
     fleet.wait_until_idle(SLACK).await.unwrap();
