@@ -26,8 +26,10 @@ use crate::client::Client;
 use crate::folder::Folder;
 use crate::tenant::Tenant;
 use crate::upstream::Upstream;
+use crate::wait::wait_until;
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// The model that the shipped configuration's pool serves, and that the real server answers to.
 pub const MODEL: &str = "smollm2-135m";
@@ -76,6 +78,24 @@ impl Stack {
     /// When the stack has no such tenant.
     pub fn key(&self, tenant: &str) -> Result<&str> {
         self.keys.get(tenant).map(String::as_str).with_context(|| format!("no tenant {tenant}"))
+    }
+
+    /// Waits until the filter has nothing left to tell: every call has ended at the sidecar, and no batch waits for its
+    /// answer. One that did would be told to the next sidecar again.
+    ///
+    /// # Errors
+    /// When the deadline passes first.
+    pub async fn wait_until_acknowledged(&self, deadline: Duration) -> Result<()> {
+        self.operators().wait_until_idle(deadline).await?;
+        let stats = format!("{}/stats?filter=^cluster.sluice.*upstream_rq_active$", self.envoy.admin_base());
+        let http = reqwest::Client::new();
+        wait_until("every batch is acknowledged", deadline, || async {
+            let Ok(reply) = http.get(&stats).send().await else { return false };
+            let text = reply.text().await.unwrap_or_default();
+            text.contains("upstream_rq_active") && text.lines().all(|line| line.ends_with(": 0"))
+        })
+        .await
+        .map(drop)
     }
 
     #[must_use]

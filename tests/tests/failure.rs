@@ -50,7 +50,7 @@ async fn a_killed_sidecar_leaves_an_open_route_to_the_keys_it_verified_lately_an
         .unwrap();
     let known = stack.client("only").unwrap();
     assert_eq!(known.chat(&Chat::to(MODEL)).await.unwrap().status, 200);
-    stack.operators().wait_until_idle(SLACK).await.unwrap();
+    stack.wait_until_acknowledged(SLACK).await.unwrap();
 
     stack.sidecar.kill();
     let passed = known.chat(&Chat::to(MODEL)).await.unwrap();
@@ -146,6 +146,8 @@ async fn a_client_that_hangs_up_before_the_first_byte_pays_for_its_prompt() {
         leaving.abort();
         stack.operators().wait_until_idle(SLACK).await.unwrap();
         stack.upstream.calls().release();
+        // The model learns of it last, and the next call is told by its count.
+        wait_until("nothing runs", SLACK, || async { stack.upstream.calls().running() == 0 }).await.unwrap();
         let metrics = stack.operators().metrics().await.unwrap();
         let before = std::mem::replace(&mut charged, metrics.sum("sluice_tokens_total", &[("kind", "input")]));
         assert!(charged > before, "{charged} tokens");

@@ -53,11 +53,11 @@ async fn usage_survives(name: &str, home: Home) {
     stack.sidecar.signal(Signal::SIGTERM).unwrap();
     assert!(stack.sidecar.ended(SLACK).await.unwrap().success());
     stack.sidecar.restart().await.unwrap();
-    until_acknowledged(&stack).await;
+    stack.wait_until_acknowledged(SLACK).await.unwrap();
     assert_usage_is_what_was_told(&stack).await;
 
     call_all(&stack).await;
-    until_acknowledged(&stack).await;
+    stack.wait_until_acknowledged(SLACK).await.unwrap();
     stack.sidecar.kill();
     stack.sidecar.restart().await.unwrap();
     assert_usage_is_what_was_told(&stack).await;
@@ -210,20 +210,6 @@ async fn served(client: Client) -> Reply {
     })
     .await
     .unwrap()
-}
-
-/// The filter has nothing left to tell: every call has ended at the sidecar, and no batch waits for its answer.
-async fn until_acknowledged(stack: &Stack) {
-    stack.operators().wait_until_idle(SLACK).await.unwrap();
-    let stats = format!("{}/stats?filter=^cluster.sluice.*upstream_rq_active$", stack.envoy.admin_base());
-    let http = reqwest::Client::new();
-    wait_until("every batch is acknowledged", SLACK, || async {
-        let text = http.get(&stats).send().await.unwrap().text().await.unwrap();
-        assert!(text.contains("upstream_rq_active"), "{text}");
-        text.lines().all(|line| line.ends_with(": 0"))
-    })
-    .await
-    .unwrap();
 }
 
 async fn assert_usage_is_what_was_told(stack: &Stack) {
