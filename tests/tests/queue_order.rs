@@ -93,7 +93,7 @@ async fn a_deadline_that_is_no_number_is_400_and_reaches_neither_queue_nor_model
 async fn who_waited_until_the_deadline_is_told_when_to_come_back() {
     let stack = Stack::builder("queue-timeout")
         .capacity(1)
-        .sidecar_config(|config| config["queue"]["timeout_ms"] = json!(700))
+        .sidecar_config(|config| config["queue"]["timeout_ms"] = json!(3_000))
         .tenant(Tenant::new("only"))
         .start()
         .await
@@ -104,7 +104,7 @@ async fn who_waited_until_the_deadline_is_told_when_to_come_back() {
     wait_until("the slot is taken", SLACK, || async { calls.running() == 1 }).await.unwrap();
     // Nothing has ever ended here, so no estimate can refuse them on arrival.
     let (by_header, by_config) = tokio::join!(with_deadline(&client, "250"), with_deadline(&client, "60000"));
-    let (short, long) = (Duration::from_millis(250), Duration::from_millis(700));
+    let (short, long) = (Duration::from_millis(250), Duration::from_millis(3_000));
     for (reply, bounds) in [(by_header.unwrap(), short..long), (by_config.unwrap(), long..SLACK)] {
         assert_told_the_wait(&reply, "queue_timeout");
         let waited = reply.waited().unwrap();

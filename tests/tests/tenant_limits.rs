@@ -21,23 +21,25 @@ async fn the_fourth_call_of_a_tenant_limited_to_3_is_refused_and_other_tenants_d
         .unwrap();
     let calls = stack.upstream.calls();
     let (small, other) = (stack.client("small").unwrap(), stack.client("other").unwrap());
-    let running: Vec<JoinHandle<Reply>> = (0..3).map(|_| spawn(&small, slow_call())).collect();
+    calls.hold();
+    let running: Vec<JoinHandle<Reply>> = (0..3).map(|_| spawn(&small, Chat::to(MODEL))).collect();
     wait_until("three calls run", SLACK, || async { calls.running() == 3 }).await.unwrap();
 
     let fourth = small.chat(&Chat::to(MODEL)).await.unwrap();
     assert_refused(&fourth, "tenant_concurrency");
     assert_eq!(calls.running(), 3, "the refused call did not reach the model");
-    let neighbour = other.chat(&Chat::to(MODEL)).await.unwrap();
-    assert_eq!(neighbour.status, 200, "{}", neighbour.summary());
+    let neighbour = spawn(&other, Chat::to(MODEL));
+    wait_until("the neighbour's call runs", SLACK, || async { calls.running() == 4 }).await.unwrap();
 
-    // Honest: who waits as told and no longer is served.
+    calls.release();
+    for reply in running.into_iter().chain([neighbour]) {
+        let reply = reply.await.unwrap();
+        assert_eq!(reply.status, 200, "{}", reply.summary());
+    }
+    stack.operators().wait_until_idle(SLACK).await.unwrap();
     let_pass(fourth.retry_after().unwrap()).await;
     let again = small.chat(&Chat::to(MODEL)).await.unwrap();
     assert_eq!(again.status, 200, "after retry-after: {}", again.summary());
-    for reply in running {
-        assert_eq!(reply.await.unwrap().status, 200);
-    }
-    stack.operators().wait_until_idle(SLACK).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -182,11 +184,6 @@ async fn a_budget_that_is_used_up_is_insufficient_quota_until_the_tenants_next_d
         let kept = redis.cli(&["HGET", &format!("sluice:{{tenant:{tenant}}}"), field]).unwrap();
         assert!(kept.contains("\"period\":20"), "{kept}");
     }
-}
-
-/// Runs longer than it takes to be refused meanwhile, and ends within the shortest `retry-after` there is.
-fn slow_call() -> Chat {
-    Chat::to(MODEL).behave(json!({"delay_ms": 900}))
 }
 
 fn spawn(client: &Client, chat: Chat) -> JoinHandle<Reply> {
