@@ -26,8 +26,7 @@ fn record(tenant: &str, hour: Hour, incarnation: u64, models: &[(&str, u64)]) ->
 }
 
 /// Two starts of one sidecar and two tenants, one of which is the beginning of the other's name.
-async fn are_kept_once(ledger: &dyn Ledger) {
-    let now = Hour::now();
+async fn are_kept_once(ledger: &dyn Ledger, now: Hour) {
     let early = record("a", now.before(1), 1, &[("m", 1)]);
     let first = record("a", now, 1, &[("m", 2), ("meta/llama", 3)]);
     let more = record("a", now, 1, &[("m", 5)]);
@@ -62,9 +61,10 @@ async fn one_that_cannot_be_written_keeps_back_no_other(rig: &Rig) {
 async fn in_redis_they_expire_and_the_documented_rights_suffice() {
     for place in [Where::Redis, Where::Valkey, Where::Cluster] {
         let Some(rig) = Rig::start(place).await else { continue };
-        are_kept_once(&rig.ledger()).await;
+        let now = Hour::now();
+        are_kept_once(&rig.ledger(), now).await;
         one_that_cannot_be_written_keeps_back_no_other(&rig).await;
-        let key = format!("sluice:usage:a:{}", Hour::now());
+        let key = format!("sluice:usage:a:{now}");
         let left = rig.servers.iter().filter_map(|server| server.cli(&["TTL", &key]).ok()?.trim().parse::<i64>().ok());
         let left = left.max().unwrap();
         assert!((86_000..=86_400).contains(&left), "{place:?}: {left} s");
@@ -73,7 +73,7 @@ async fn in_redis_they_expire_and_the_documented_rights_suffice() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn in_memory_they_are_kept_once() {
-    are_kept_once(&EmbeddedLedger::default()).await;
+    are_kept_once(&EmbeddedLedger::default(), Hour::now()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -81,8 +81,8 @@ async fn in_a_file_they_survive_a_kill_until_they_are_too_old() {
     let folder = Folder::create("usage-file").unwrap();
     let file = folder.path().join("ledger.redb");
     let ledger = EmbeddedLedger::open(&file, 1, DAY).unwrap();
-    are_kept_once(&ledger).await;
     let now = Hour::now();
+    are_kept_once(&ledger, now).await;
     let old = record("a", now.before(25), 1, &[("m", 9)]);
     ledger.keep_usage(std::slice::from_ref(&old)).await.unwrap();
 
@@ -90,6 +90,6 @@ async fn in_a_file_they_survive_a_kill_until_they_are_too_old() {
     let copy = folder.path().join("copy.redb");
     std::fs::copy(&file, &copy).unwrap();
     let next = EmbeddedLedger::open(&copy, 1, DAY).unwrap();
-    are_kept_once(&next).await;
+    are_kept_once(&next, now).await;
     assert_eq!(next.usage(&"a".into(), old.hour..=old.hour).await.unwrap(), [], "it is older than a day");
 }

@@ -58,14 +58,19 @@ impl Tenant {
         self
     }
 
-    /// A budget. Its day begins in half a day, whenever that is.
     #[must_use]
     pub fn tokens_per_day(self, tokens: u64) -> Self {
+        self.budget("tokens_per_day", tokens)
+    }
+
+    /// One of `tokens_per_day`, `micros_per_month` and the like. Its day and month begin in half a day at the earliest.
+    #[must_use]
+    pub fn budget(self, name: &str, amount: u64) -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let hour = now.as_secs() / 3_600 % 24;
         // In these names the sign is the other way round.
         let zone = if hour < 12 { format!("Etc/GMT-{}", 12 - hour) } else { format!("Etc/GMT+{}", hour - 12) };
-        self.with("budgets", json!({"tokens_per_day": tokens, "time_zone": zone}))
+        self.with("budgets", json!({name: amount, "time_zone": zone}))
     }
 
     /// Any other field of the tenant's section.

@@ -152,12 +152,10 @@ async fn tokens_per_minute_counts_what_the_model_really_used() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_budget_that_is_used_up_is_insufficient_quota_until_the_tenants_next_day() {
-    let budgets = json!({"tokens_per_day": 1000, "time_zone": "Pacific/Auckland"});
-    let purse = json!({"micros_per_month": 5000});
     let stack = Stack::builder("tenant-budgets")
         .redis()
-        .tenant(Tenant::new("frugal").with("budgets", budgets))
-        .tenant(Tenant::new("poor").with("budgets", purse))
+        .tenant(Tenant::new("frugal").tokens_per_day(1000))
+        .tenant(Tenant::new("poor").budget("micros_per_month", 5000))
         .sidecar_config(|config| {
             config["models"] = json!([{"name": MODEL, "price": {"output_micros_per_million": 10_000_000}}]);
         })
