@@ -17,6 +17,14 @@ pub(super) struct Pace {
     cost: u64,
 }
 
+/// The slots by which those who wait will start.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Slots {
+    pub(super) fewest: u32,
+    pub(super) most: u32,
+    pub(super) all_taken: bool,
+}
+
 /// Assumed until a call has ended.
 const UNKNOWN_SERVICE: Millis = Millis(2_000);
 
@@ -57,13 +65,15 @@ impl Pace {
 
     /// About how long it takes until this many starts have found a slot: at the pace of late while all slots are taken,
     /// as far as it can be believed, and else at the one that the slots and the length of calls allow.
-    pub(super) fn time_for(&self, starts: u64, running: u32, usable: u32) -> Millis {
-        let by_slots = self.typical_service().0.saturating_mul(8).div_ceil(u64::from(running.max(usable).max(1)));
+    pub(super) fn time_for(&self, starts: u64, slots: Slots) -> Millis {
+        let by = |slots: u32| self.typical_service().0.saturating_mul(8).div_ceil(u64::from(slots.max(1)));
         let gap_scaled = match (self.start_gap_ms_scaled, self.service_ms_scaled) {
             (Some(gap), None) => gap,
             // Calls that end together start others together, so a few gaps may say anything.
-            (Some(gap), Some(_)) if running >= usable => gap.clamp(by_slots / 2, by_slots.saturating_mul(2)),
-            (Some(_) | None, _) => by_slots,
+            (Some(gap), Some(_)) if slots.all_taken => {
+                gap.clamp(by(slots.most) / 2, by(slots.fewest).saturating_mul(2))
+            }
+            (Some(_) | None, _) => by(slots.most),
         };
         Millis(gap_scaled.saturating_mul(starts).div_ceil(8).max(1))
     }
@@ -128,6 +138,24 @@ mod tests {
         }
         pace.was_short();
         pace.has_started(true, Millis(90_000));
-        assert_eq!(pace.time_for(10, 1, 1), Millis(1_000));
+        assert_eq!(pace.time_for(10, slots(1, 1)), Millis(1_000));
+    }
+
+    fn slots(fewest: u32, most: u32) -> Slots {
+        Slots { fewest, most, all_taken: true }
+    }
+
+    #[test]
+    fn while_slots_change_hands_only_the_pace_of_late_tells_how_many_will_come() {
+        let mut pace = Pace::default();
+        pace.has_ended(Millis(1_000), Tokens(1), Tokens(1));
+        assert_eq!(pace.time_for(40, slots(1, 20)), Millis(2_000));
+        for start in 0..100 {
+            pace.has_started(true, Millis(start * 150));
+        }
+        let expected = pace.time_for(40, slots(1, 20));
+        assert!((5_900..=6_100).contains(&expected.0), "{expected}");
+        // With slots of its own, of which it has one, it would be believed only so far.
+        assert_eq!(pace.time_for(40, slots(1, 1)), Millis(20_000));
     }
 }

@@ -2,7 +2,7 @@
 
 use super::live::Live;
 use super::names::Names;
-use super::pace::Pace;
+use super::pace::{Pace, Slots};
 use super::tenants::ModelIndex;
 use crate::bucket::{Bucket, Rate};
 use crate::config::{ChargeWeights, Pool};
@@ -203,7 +203,7 @@ impl PoolState {
     /// itself, and until that of requests has. It supposes that nobody else comes or leaves, and that calls run as long
     /// and cost as much of what they reserve as others have of late.
     fn wait_behind(&self, ahead: Ahead, charge: Tokens, now: Millis) -> Millis {
-        let for_slot = self.pace.time_for(ahead.calls.saturating_add(1), self.running, self.holder.usable(now));
+        let for_slot = self.pace.time_for(ahead.calls.saturating_add(1), self.slots(now));
         let requests = self.bucket(MeterName::RequestsPerSecond, now);
         let for_requests = requests.map(|requests| requests.wait_behind(ahead.calls, 1, now));
         let for_tokens = self.bucket(MeterName::TokensPerSecond, now).map(|tokens| {
@@ -213,11 +213,24 @@ impl PoolState {
         for_requests.into_iter().chain(for_tokens).fold(for_slot, Millis::max)
     }
 
+    /// While somebody waits elsewhere, how many slots are here at a moment says nothing about how many will come.
+    fn slots(&self, now: Millis) -> Slots {
+        let usable = self.holder.usable(now);
+        if self.is_contended(now) {
+            return Slots { fewest: 1, most: self.holder.capacity(), all_taken: true };
+        }
+        let slots = self.running.max(usable);
+        Slots { fewest: slots, most: slots, all_taken: self.running >= usable }
+    }
+
+    fn is_contended(&self, now: Millis) -> bool {
+        self.holder.is_contended() && self.holder.is_leased(now)
+    }
+
     /// Whose turn it is: in this replica's own order while nobody waits elsewhere, else one of its picks. A pick has its
     /// tokens, whatever else the head may wait for.
     fn next(&self, now: Millis) -> Option<(Ticket, &Waiter)> {
-        let contended = self.holder.is_contended() && self.holder.is_leased(now);
-        let own = if contended { None } else { self.startable(self.queue.head()?, now) };
+        let own = if self.is_contended(now) { None } else { self.startable(self.queue.head()?, now) };
         own.or_else(|| self.holder.picked().find_map(|flow| self.startable(self.queue.head_of(flow)?, now)))
     }
 
