@@ -454,13 +454,18 @@ pub struct ChargeTo {
     /// As the request told: no more usage is believed than so many prompts may have.
     #[serde(default = "one")]
     pub prompts: u32,
-    #[serde(default = "one")]
+    #[serde(default = "most_sequences")]
     pub sequences: u32,
 }
 
 /// What a filter meant that did not tell.
 fn one() -> u32 {
     1
+}
+
+/// What a filter may have meant that did not tell: as many as it lets pass unless configured otherwise.
+fn most_sequences() -> u32 {
+    16
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

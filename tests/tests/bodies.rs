@@ -19,9 +19,11 @@ const TOO_LARGE_BYTES: [usize; 2] = [16_986_931, 20 << 20];
 /// What a client writes at once where it does not tell the length.
 const CHUNK_BYTES: usize = 64 << 10;
 const OWN_PATH: &str = "/rerank";
+const OPENAI_PATH: &str = "/openai/v1/chat/completions";
 /// Callers of other dialects than chat, and how a refusal reads in theirs.
 type Words = fn(&Value) -> bool;
-const OTHER_CALLERS: [(&str, Words); 3] = [
+const OTHER_CALLERS: [(&str, Words); 4] = [
+    (OPENAI_PATH, |body| body["error"]["code"] == "body_too_large"),
     ("/v1/messages", |body| body["error"]["type"] == "request_too_large"),
     ("/v2/models/any/generate", |body| body["error"].is_string() && body["reason"].is_null()),
     (OWN_PATH, |body| body["error"].is_string() && body["reason"] == "body_too_large"),
@@ -39,11 +41,13 @@ async fn behind_the_envoy_filter_a_body_over_the_cap_is_refused_in_our_words_and
     assert_the_cap_holds(&usual("bodies-istio").bootstrap(Bootstrap::EnvoyFilter).start().await.unwrap()).await;
 }
 
-/// The shipped routes, and one of a path that is no dialect's own.
+/// The shipped routes, and two of paths that are no dialect's own.
 fn usual(name: &str) -> StackBuilder {
     Stack::builder(name).tenant(Tenant::new("only")).plugin_config(|plugin| {
-        let own = json!({"dialect": "request", "path": OWN_PATH, "pool": POOL});
-        plugin["routes"].as_array_mut().unwrap().push(own);
+        plugin["routes"].as_array_mut().unwrap().extend([
+            json!({"dialect": "request", "path": OWN_PATH, "pool": POOL}),
+            json!({"dialect": "openai_chat", "path": OPENAI_PATH}),
+        ]);
     })
 }
 

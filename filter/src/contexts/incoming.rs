@@ -3,9 +3,10 @@
 //!
 //! A gRPC stream may be opened long before its first message: Triton's clients do that when they start. It holds no bytes
 //! until then, and Envoy's `stream_idle_timeout` and `max_stream_duration` end it, so its time begins with its first byte.
+//! Nobody has looked at its key until then: how many may stand so is for Envoy's limits on connections to say.
 //!
 //! There is a second reason: when Envoy lacks `allow_on_headers_stop_iteration`, which the filter cannot see, no body
-//! ever comes in mode body.
+//! ever comes in mode body. Of gRPC streams this is not found out.
 
 use crate::refusal::{self, Style};
 use log::error;

@@ -30,8 +30,8 @@ impl JsonMeter {
             reported.take(usage, self.shape);
         }
         match reported.counts(self.shape) {
-            // llama.cpp tells of the first of several choices only.
-            Some(counts) if self.sequences.are_several() => {
+            // It tells of the first of several choices only.
+            Some(counts) if self.sequences.are_several() && self.scan.is_of_llama_cpp() => {
                 let least = least_tokens_of(self.scan.text_bytes());
                 Reading { reported: Some(counts), counted: Tokens(least.0.saturating_sub(counts.output.0)) }
             }
@@ -86,11 +86,12 @@ mod tests {
     }
 
     #[test]
-    fn of_several_choices_no_less_is_charged_than_so_much_text_must_cost() {
+    fn of_llama_cpps_several_choices_no_less_is_charged_than_so_much_text_must_cost() {
         let text = "x".repeat(864);
-        let reply =
-            format!(r#"{{"choices":[{{"text":"{text}"}}],"usage":{{"prompt_tokens":9,"completion_tokens":4}}}}"#);
-        for (sequences, counted) in [(Sequences::ONE, 0), (Sequences::of(1, 2), 96)] {
+        let (one, two) = (Sequences::ONE, Sequences::of(1, 2));
+        for (more, sequences, counted) in [(r#","timings":{}"#, one, 0), ("", two, 0), (r#","timings":{}"#, two, 96)] {
+            let usage = r#"{"prompt_tokens":9,"completion_tokens":4}"#;
+            let reply = format!(r#"{{"choices":[{{"text":"{text}"}}],"usage":{usage}{more}}}"#);
             let mut meter = JsonMeter::new(Shape::OpenAi, sequences);
             meter.read(reply.as_bytes());
             assert_eq!(

@@ -1,9 +1,12 @@
 //! What an upstream has reported of a stream so far: of the whole, or of one choice after the other.
 //!
 //! vLLM and SGLang, told to report with every chunk, tell in each what the choice in it has cost, and of several prompts
-//! what that choice's prompt had. Only the event at the end, which has no choice, tells the sum.
+//! what that choice's prompt had. Only the event at the end, which has no choice, tells the sum. Other servers put the sum
+//! beside a last choice: it is theirs where that choice has written what no report covers, because a server that reports
+//! with every chunk leaves nothing uncovered.
 
 use super::report::{Counts, Reported};
+use super::written::Written;
 use super::{Sequences, Shape};
 use sluice_policy::units::Tokens;
 use std::collections::BTreeMap;
@@ -14,22 +17,39 @@ pub(super) struct Reports {
     whole: Reported,
     /// By index, what came after the last report of the whole.
     choices: BTreeMap<u32, Reported>,
+    /// What was written and no report covers, by choice; of a single sequence under 0.
+    unreported: BTreeMap<u32, Written>,
 }
 
 impl Reports {
     pub(super) fn of(sequences: Sequences) -> Self {
-        Self { sequences, whole: Reported::default(), choices: BTreeMap::new() }
+        Self { sequences, whole: Reported::default(), choices: BTreeMap::new(), unreported: BTreeMap::new() }
     }
 
-    /// Takes a `usage` object over. `choice`: it came with this choice alone.
+    /// Takes a `usage` object over, which covers what its own event writes. `choice`: it came with this choice alone.
     pub(super) fn take(&mut self, json: &str, shape: Shape, choice: Option<u32>) {
-        match choice.filter(|index| self.sequences.has(*index)) {
+        let is_covered = |index: &u32| self.sequences.has(*index) && !self.unreported.contains_key(index);
+        match choice.filter(is_covered) {
             Some(index) => self.choices.entry(index).or_default().take(json, shape),
             None => {
                 self.choices.clear();
+                self.unreported.clear();
                 self.whole.take(json, shape);
             }
         }
+    }
+
+    /// An event without a report has written so much, of this choice alone or of all.
+    pub(super) fn wrote(&mut self, written: Written, choice: Option<u32>) {
+        if !written.is_empty() {
+            let index = choice.filter(|index| self.sequences.has(*index)).unwrap_or_default();
+            *self.unreported.entry(index).or_default() += written;
+        }
+    }
+
+    /// What no report covers.
+    pub(super) fn unreported(&self) -> Written {
+        self.unreported.values().copied().sum()
     }
 
     /// The numbers, if they are all there and can all be true.

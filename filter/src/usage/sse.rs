@@ -12,7 +12,6 @@ use super::{Passage, Reading, Sequences, Shape, events, work};
 use memchr::memchr2_iter;
 use outline::{Document, Outline};
 use sluice_policy::units::Tokens;
-use std::collections::BTreeMap;
 
 /// A longer event passes unread, and counts as one piece of content. The last event of a response repeats all of it.
 const EVENT_MAX_BYTES: usize = 4 << 20;
@@ -37,8 +36,6 @@ pub(crate) struct SseMeter {
     reports: Reports,
     /// All output.
     written: Written,
-    /// What of it no report covers, by choice; of a single sequence under 0.
-    unreported: BTreeMap<u32, Written>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +66,6 @@ impl SseMeter {
             sequences,
             reports: Reports::of(sequences),
             written: Written::default(),
-            unreported: BTreeMap::new(),
         }
     }
 
@@ -81,7 +77,7 @@ impl SseMeter {
         let Some(counts) = self.reports.counts(self.shape) else {
             return Reading { reported: None, counted: self.written.tokens() };
         };
-        let mut counted = self.unreported.values().copied().sum::<Written>().tokens();
+        let mut counted = self.reports.unreported().tokens();
         if self.sequences.are_several() {
             // llama.cpp tells of each choice without saying which, and never of all. A piece is a token at least.
             counted = counted.max(Tokens(self.written.pieces().saturating_sub(counts.output.0)));
@@ -164,7 +160,7 @@ impl SseMeter {
         let is_oversized = std::mem::take(&mut self.oversized) || event.len() + tail.len() > EVENT_MAX_BYTES;
         let dropped = if is_oversized {
             self.written += Written::UNREADABLE;
-            *self.unreported.entry(0).or_default() += Written::UNREADABLE;
+            self.reports.wrote(Written::UNREADABLE, None);
             false
         } else if event.is_empty() {
             self.meter(tail)
@@ -223,11 +219,8 @@ impl SseMeter {
     fn meter(&mut self, event: &[u8]) -> bool {
         let Some(event) = events::read(event, self.shape, &mut self.reports) else { return false };
         self.written += event.written;
-        let choice = event.choice.filter(|index| self.sequences.has(*index));
-        match (event.is_report, choice) {
-            (true, None) => self.unreported.clear(),
-            (true, Some(index)) => drop(self.unreported.remove(&index)),
-            (false, index) => *self.unreported.entry(index.unwrap_or_default()).or_default() += event.written,
+        if !event.is_report {
+            self.reports.wrote(event.written, event.choice);
         }
         self.drop_usage && event.is_usage_only
     }

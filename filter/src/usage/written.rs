@@ -62,7 +62,7 @@ impl std::iter::Sum for Written {
     }
 }
 
-/// Fewer tokens than these do not make so much text, in any language.
+/// Fewer tokens than these hardly make so much text.
 pub(super) fn least_tokens_of(bytes: u64) -> Tokens {
     Tokens(bytes.saturating_sub(CHANCE_BYTES) / BYTES_PER_PIECE_MAX)
 }

@@ -70,7 +70,7 @@ impl Pace {
         let gap_scaled = match (self.start_gap_ms_scaled, self.service_ms_scaled) {
             (Some(gap), None) => gap,
             // Calls that end together start others together, so a few gaps may say anything.
-            (Some(gap), Some(_)) if slots.all_taken => {
+            (Some(gap), Some(_)) if slots.all_taken && !self.was_short => {
                 gap.clamp(by(slots.most) / 2, by(slots.fewest).saturating_mul(2))
             }
             (Some(_) | None, _) => by(slots.most),

@@ -35,6 +35,8 @@ pub(super) struct Scan {
     usage: Vec<u8>,
     captures_usage: bool,
     text_bytes: u64,
+    /// It has a top-level field that only llama.cpp writes.
+    is_of_llama_cpp: bool,
     /// The outermost value has ended.
     is_complete: bool,
     /// Something was deeper or longer than what is followed.
@@ -63,6 +65,11 @@ impl Scan {
     pub(super) fn usage(&self) -> Option<&str> {
         let is_whole = self.is_complete && !self.is_beyond_bounds && !self.captures_usage && !self.usage.is_empty();
         std::str::from_utf8(&self.usage).ok().filter(|_| is_whole)
+    }
+
+    /// Whether llama.cpp wrote it, by its `timings`.
+    pub(super) fn is_of_llama_cpp(&self) -> bool {
+        self.is_of_llama_cpp
     }
 
     /// Bytes of what the model wrote, escapes counted as they are written.
@@ -170,6 +177,7 @@ impl Scan {
     fn begin_value(&mut self) {
         self.expects_name = false;
         self.is_text_field = TEXT_FIELDS.contains(&self.name.as_slice());
+        self.is_of_llama_cpp |= self.open.len() == 1 && self.name == b"timings";
         if self.open.len() == 1 && self.name == b"usage" {
             self.usage.clear();
             self.captures_usage = true;

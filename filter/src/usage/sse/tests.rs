@@ -259,6 +259,18 @@ fn choices_that_report_one_by_one_are_added_up_until_a_report_of_all_comes() {
     assert_eq!(of_sequences(Sequences::ONE, &odd), (5, 2, 0));
 }
 
+/// LiteLLM's own usage event has a bare choice; others put the sum beside the last choice's end.
+#[test]
+fn a_sum_that_comes_with_a_choice_covers_all_choices() {
+    for sum in [r#"{"index":0,"delta":{}}"#, r#"{"index":1,"text":"","finish_reason":"stop"}"#] {
+        let words = (0..10).flat_map(|_| [of_choice(0, "w", None), of_choice(1, "w", None)]);
+        let sum =
+            format!("data: {{\"choices\":[{sum}],\"usage\":{{\"prompt_tokens\":5,\"completion_tokens\":20}}}}\n\n");
+        let stream: Vec<String> = words.chain([sum]).collect();
+        assert_eq!(of_sequences(Sequences::of(1, 2), &stream), (5, 20, 0));
+    }
+}
+
 /// llama.cpp: each choice ends with an event that tells its own usage, and not whose it is.
 #[test]
 fn of_several_choices_no_fewer_tokens_are_charged_than_pieces_came() {

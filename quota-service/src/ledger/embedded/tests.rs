@@ -48,6 +48,12 @@ fn file(folder: &Folder) -> PathBuf {
     folder.path().join("ledger.redb")
 }
 
+/// The disk of a machine that tests has other things to do.
+fn open(file: &Path) -> EmbeddedLedger {
+    let ledger = EmbeddedLedger::open(file, 1, DAY).unwrap();
+    EmbeddedLedger { patience: Duration::from_secs(60), ..ledger }
+}
+
 /// A file as it is when its process is killed: whoever has it open goes on writing to another one.
 fn copy_of(file: &Path, name: &str) -> PathBuf {
     let copy = file.with_file_name(name);
@@ -58,7 +64,7 @@ fn copy_of(file: &Path, name: &str) -> PathBuf {
 #[tokio::test]
 async fn slots_are_told_of_when_the_file_knows_of_them() {
     let folder = Folder::create("ledger-raise").unwrap();
-    let ledger = EmbeddedLedger::open(&file(&folder), 1, DAY).unwrap();
+    let ledger = open(&file(&folder));
     let first = request(1, 1, 0, 5);
     assert_eq!(ledger.sync_at_once(&pool(), &first), None);
     assert_eq!(ledger.sync(&pool(), &first).await.unwrap().granted, 5);
@@ -71,9 +77,9 @@ async fn slots_are_told_of_when_the_file_knows_of_them() {
 #[tokio::test]
 async fn what_a_killed_process_had_in_use_is_zombies_to_the_next() {
     let folder = Folder::create("ledger-killed").unwrap();
-    let ledger = EmbeddedLedger::open(&file(&folder), 1, DAY).unwrap();
+    let ledger = open(&file(&folder));
     ledger.sync(&pool(), &request(1, 1, 0, 5)).await.unwrap();
-    let next = EmbeddedLedger::open(&copy_of(&file(&folder), "killed.redb"), 1, DAY).unwrap();
+    let next = open(&copy_of(&file(&folder), "killed.redb"));
     assert_eq!(next.incarnation(), Some(2), "a start is later than the one before, whatever the clock says");
     let reply = next.sync(&pool(), &request(2, 1, 0, CAPACITY)).await.unwrap();
     assert_eq!((reply.granted, reply.zombies), (CAPACITY - 5, 5));
@@ -82,13 +88,13 @@ async fn what_a_killed_process_had_in_use_is_zombies_to_the_next() {
 #[tokio::test]
 async fn a_process_that_ends_in_order_leaves_what_it_drew_and_nothing_else() {
     let folder = Folder::create("ledger-order").unwrap();
-    let ledger = EmbeddedLedger::open(&file(&folder), 1, DAY).unwrap();
+    let ledger = open(&file(&folder));
     ledger.sync(&pool(), &request(1, 1, 0, 5)).await.unwrap();
     let drawn = MeterReport { drawn: 20_000, ..MeterReport::default() };
     let meters = [(MeterName::TokensPerMinute, drawn)].into();
     ledger.sync(&pool(), &SyncRequest { meters, ..request(1, 2, 0, 0) }).await.unwrap();
     ledger.close().await.unwrap();
-    let next = EmbeddedLedger::open(&copy_of(&file(&folder), "ended.redb"), 1, DAY).unwrap();
+    let next = open(&copy_of(&file(&folder), "ended.redb"));
     let reply = next.sync(&pool(), &request(2, 1, 0, CAPACITY)).await.unwrap();
     assert_eq!((reply.granted, reply.zombies), (CAPACITY, 0));
     let level = reply.meters[&MeterName::TokensPerMinute].level;
@@ -99,10 +105,10 @@ async fn a_process_that_ends_in_order_leaves_what_it_drew_and_nothing_else() {
 #[tokio::test]
 async fn an_overlay_is_there_after_a_kill() {
     let folder = Folder::create("ledger-overlay").unwrap();
-    let ledger = EmbeddedLedger::open(&file(&folder), 1, DAY).unwrap();
+    let ledger = open(&file(&folder));
     let change = Change { weights: Some([9; 10]), ..Change::default() };
     let set = ledger.replace_overlay(4, Some(&change)).await.unwrap();
-    let next = EmbeddedLedger::open(&copy_of(&file(&folder), "killed.redb"), 1, DAY).unwrap();
+    let next = open(&copy_of(&file(&folder), "killed.redb"));
     assert_eq!(next.overlay().await.unwrap(), set);
     assert_eq!(set, Overlay { version: 5, change: Some(change) });
 }
@@ -110,26 +116,26 @@ async fn an_overlay_is_there_after_a_kill() {
 #[tokio::test]
 async fn a_file_that_cannot_be_trusted_is_refused_with_the_reason() {
     let folder = Folder::create("ledger-refused").unwrap();
-    let open =
+    let refused =
         |file: &Path| EmbeddedLedger::open(file, 1, DAY).err().map(|error| error.to_string()).unwrap_or_default();
-    let ledger = EmbeddedLedger::open(&file(&folder), 1, DAY).unwrap();
-    assert!(open(&file(&folder)).contains("another process has it open"));
+    let ledger = open(&file(&folder));
+    assert!(refused(&file(&folder)).contains("another process has it open"));
     ledger.close().await.unwrap();
     drop(ledger);
 
     let garbage = folder.path().join("garbage");
     std::fs::write(&garbage, "not a database, but long enough to be one".repeat(1_000)).unwrap();
-    assert!(open(&garbage).contains("is not a ledger"), "{}", open(&garbage));
+    assert!(refused(&garbage).contains("is not a ledger"), "{}", refused(&garbage));
     let torn = copy_of(&file(&folder), "torn");
     std::fs::OpenOptions::new().write(true).open(&torn).unwrap().set_len(5_000).unwrap();
-    assert!(!open(&torn).is_empty());
+    assert!(!refused(&torn).is_empty());
     let foreign = folder.path().join("foreign");
     write_meta(&foreign, "other", 1);
-    assert!(open(&foreign).contains("is not a ledger"), "{}", open(&foreign));
+    assert!(refused(&foreign).contains("is not a ledger"), "{}", refused(&foreign));
     let newer = folder.path().join("newer");
     write_meta(&newer, "format", 3);
-    assert!(open(&newer).contains("is of format 3"), "{}", open(&newer));
-    assert!(open(folder.path()).contains("cannot be used"), "{}", open(folder.path()));
+    assert!(refused(&newer).contains("is of format 3"), "{}", refused(&newer));
+    assert!(refused(folder.path()).contains("cannot be used"), "{}", refused(folder.path()));
 }
 
 fn write_meta(file: &Path, name: &str, value: u64) {
