@@ -57,17 +57,33 @@ fn end_to_end(headers: &HeaderMap) -> HeaderMap {
 
 type Chunks = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;
 
-/// A reply on its way. It ends with its last chunk, or when it is dropped because the client needs no more: some close
-/// the connection at `[DONE]`, when all that counts has been told.
+/// A reply on its way. It ends with its last chunk, or when it is dropped because the client has left.
 struct Passage {
     chunks: Chunks,
     ticket: Ticket,
     seen: Vec<u8>,
 }
 
+/// With this OpenAI's streams end for their clients: some close the connection at once, and do not wait for the end
+/// marker.
+const DONE: &[u8] = b"data: [DONE]\n\n";
+
+impl Passage {
+    fn pass(&mut self, bytes: &Bytes) {
+        self.seen.extend_from_slice(bytes);
+        if self.seen.ends_with(DONE) {
+            self.end();
+        }
+    }
+
+    fn end(&mut self) {
+        self.ticket.end(Usage::in_reply(&self.seen));
+    }
+}
+
 impl Drop for Passage {
     fn drop(&mut self) {
-        self.ticket.end(Usage::in_reply(&self.seen));
+        self.end();
     }
 }
 
@@ -77,7 +93,7 @@ fn counted(chunks: Chunks, ticket: Ticket) -> impl Stream<Item = io::Result<Byte
         // At the end the passage is dropped here, before hyper hears of the end.
         let chunk = passage.chunks.next().await?;
         if let Ok(bytes) = &chunk {
-            passage.seen.extend_from_slice(bytes);
+            passage.pass(bytes);
         }
         Some((chunk, passage))
     })
