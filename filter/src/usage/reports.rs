@@ -8,7 +8,6 @@
 use super::report::{Counts, Reported};
 use super::written::Written;
 use super::{Sequences, Shape};
-use sluice_policy::units::Tokens;
 use std::collections::BTreeMap;
 
 #[derive(Clone, Debug)]
@@ -73,12 +72,11 @@ impl Reports {
         }
         // Reports never shrink, whatever the order in which they come.
         let whole = self.whole.counts(shape).unwrap_or_default();
-        let larger = |one: Tokens, other: Tokens| one.max(other);
         Some(Counts {
-            input: larger(sum.input, whole.input),
-            output: larger(sum.output, whole.output),
-            cached: larger(sum.cached, whole.cached),
-            reasoning: larger(sum.reasoning, whole.reasoning),
+            input: sum.input.max(whole.input),
+            output: sum.output.max(whole.output),
+            cached: sum.cached.max(whole.cached),
+            reasoning: sum.reasoning.max(whole.reasoning),
         })
     }
 
