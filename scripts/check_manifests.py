@@ -4,6 +4,8 @@
 
   - Kubernetes' own kinds against its schemas, custom ones against their CRDs (without the CEL rules in them);
   - that what names something (selectors, volumes, sockets, pools, times) names something that is there;
+  - who may call what: gateways without the filter, model servers, what our own pods may reach (mesh_check.py);
+  - what `kubectl kustomize` makes of the folders: the routes' secret, image digests, Redis' TLS (kustomize_check.py);
   - every piece of Envoy configuration, those inside Istio's resources too, with `envoy --mode validate`, which also
     starts the filter with its configuration;
   - the quota service's configurations with `quota-service check-config`.
@@ -16,6 +18,7 @@ import argparse
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -26,7 +29,10 @@ import kubernetes_validate
 import yaml
 
 import istio_bootstrap as istio
+import kustomize_check
 import manifests
+import mesh_check
+import mesh_model
 from istio_bootstrap import ManifestError
 from manifests import ROOT, documents, one, resources, title
 
@@ -153,13 +159,56 @@ def check_references(report, everything):
     report.check(what, lambda: manifests.monitor_problems(everything))
 
 
+# --- Who may call what ---
+
+
+def check_mesh(report, everything):
+    every = [document for _, document in everything]
+    report.check("no gateway without the filter serves a route of ours", lambda: mesh_check.gateway_problems(every))
+    report.check("only our gateway may call the model servers", lambda: mesh_check.model_problems(every))
+    report.check("our pods reach what they need and no more", lambda: mesh_check.egress_problems(every))
+    report.check("the form that was shipped once is refused", mesh_check.old_form_is_accepted)
+    report.check("each damage to the policies is found", lambda: mesh_check.unnoticed_damages(every))
+
+
+# --- What `kubectl apply -k` sends ---
+
+
+def check_kustomize(report, everything):
+    every = [document for _, document in everything]
+    report.check("Redis' user has exactly the documented rights", lambda: kustomize_check.rights_problems(every))
+    if not kustomize_check.KUBECTL.exists():
+        report.skip("what kubectl builds of our folders", "there is no .tools/bin/kubectl (./justw setup)")
+        return
+    secret = mesh_check.SECRET
+    report.check("the routes' secret gets where it belongs", lambda: kustomize_check.secret_problems(secret))
+    report.check("every resource names its namespace", lambda: kustomize_check.namespace_problems(secret))
+    report.check("production/ refuses images without a digest", lambda: kustomize_check.production_problems(secret))
+    report.check("k8s/redis-tls leaves no plain port", lambda: kustomize_check.tls_problems(secret))
+
+
+def check_production(folder):
+    """Of an operator's own overlay, with a stand-in for the secret of its routes."""
+    report = Report()
+    build = lambda: kustomize_check.image_problems(kustomize_check.built(folder, mesh_check.SECRET))  # noqa: E731
+    report.check(f"{folder} names every image by its digest", build)
+    return 1 if report.failed else 0
+
+
 # --- Real Envoy, real quota-service ---
 
 
-def bootstraps(everything, listen=18080, upstream=("127.0.0.1", 8000), admin=0):
+def bootstraps(everything, secret, listen=18080, upstream=("127.0.0.1", 8000), admin=0):
     """Of our two Istio forms, by name: a function each, so that what is wrong in one does not hide the other."""
+    everything = [(path, istio.with_route_secret(document, secret)) for path, document in everything]
+
     def base():
-        return istio.gateway_bootstrap(one(everything, "VirtualService"), listen, upstream, admin)
+        gateway = mesh_check.our_gateway([document for _, document in everything])
+        policies = [d for _, d in everything if d["kind"] == "AuthorizationPolicy" and mesh_model.selects(d, gateway)]
+        bootstrap = istio.gateway_bootstrap(one(everything, "VirtualService"), policies, listen, upstream, admin)
+        # Istio's agent gives it to Envoy as `--config-yaml`. What is built here has none of its fields, so merging is adding.
+        [override] = documents(ROOT / "k8s/config/gateway-bootstrap.yaml")
+        return bootstrap | override
 
     def envoyfilter():
         return istio.apply_envoyfilter(base(), one(everything, "EnvoyFilter"))
@@ -175,7 +224,7 @@ def check_envoy(report, everything):
     envoy = find_envoy()
     # With each the sidecar's configuration and the folder that the sidecar sees it in.
     shipped = {"envoy/envoy.yaml": (own_bootstrap, "envoy/quota-service.yaml", pathlib.PurePosixPath("envoy"))}
-    for name, build in bootstraps(everything).items():
+    for name, build in bootstraps(everything, mesh_check.SECRET).items():
         shipped[name] = (build, "k8s/config/quota-service.yaml", pathlib.PurePosixPath("/etc/sluice"))
     for name, (build, service, folder) in shipped.items():
         [settings] = documents(ROOT / service)
@@ -239,14 +288,30 @@ def check_quota_service(report):
     binary = next((build for build in builds if build.exists()), None)
     if binary:
         report.check("quota-service check-config refuses a mistake", hollow_check_problems(binary))
+        what = "k8s/redis-tls names lines that quota-service accepts"
+        report.check(what, lambda: tls_config_problems(binary))
     for name in ("envoy/quota-service.yaml", "k8s/config/quota-service.yaml"):
         [settings] = documents(ROOT / name)
         keys = [tenant["id"] for tenant in settings["tenants"] if tenant.get("keys")]
         report.check(f"{name} holds no keys", [f"{tenant} has some: they are the operator's" for tenant in keys])
         if binary is None:
-            report.skip(f"{name} is accepted by quota-service", "it is not built (cargo build -p quota-service)")
+            report.skip(f"{name} is accepted by quota-service", "it is not built (./justw build)")
         else:
             report.check(f"{name} is accepted by quota-service", check_config_problems(binary, ROOT / name))
+
+
+def tls_config_problems(binary):
+    """That the sidecar takes the lines that k8s/redis-tls tells operators to write."""
+    text = (ROOT / "k8s/config/quota-service.yaml").read_text()
+    comment = (ROOT / "k8s/redis-tls/kustomization.yaml").read_text()
+    told = re.findall(r"^#   (redis:|  \S.*)$", comment, re.MULTILINE)
+    plain = re.compile(r"^  redis_url: .*\n  redis_password_file: .*\n", re.MULTILINE)
+    if len(told) != 4 or len(plain.findall(text)) != 1:
+        raise ManifestError("k8s/redis-tls does not name four lines, or k8s/config has no two to replace")
+    with tempfile.TemporaryDirectory() as folder:
+        file = pathlib.Path(folder) / "tls.yaml"
+        file.write_text(plain.sub("".join(f"  {line}\n" for line in told), text))
+        return check_config_problems(binary, file)
 
 
 def check_config_problems(binary, file):
@@ -271,10 +336,12 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--emit-envoyfilter-bootstrap", metavar="OUT", type=pathlib.Path)
+    which.add_argument("--production", metavar="FOLDER", help="check that an overlay names its images by digest only")
     which.add_argument("--emit-wasmplugin-bootstrap", metavar="OUT", type=pathlib.Path)
     parser.add_argument("--listen", metavar="PORT", type=int, default=8080, help="where the gateway takes calls")
     parser.add_argument("--admin", metavar="PORT", type=int, default=0, help="Envoy's admin; 0: any free port")
     parser.add_argument("--upstream", metavar="HOST:PORT", default="127.0.0.1:8000", help="an address, not a name")
+    parser.add_argument("--route-secret", metavar="SECRET", default=mesh_check.SECRET, help="what routes ask for")
     parser.add_argument("--sidecar-socket", metavar="PATH", type=pathlib.Path)
     parser.add_argument("--wasm", metavar="PATH", type=pathlib.Path, default=WASM)
     return parser.parse_args()
@@ -282,7 +349,7 @@ def arguments():
 
 def emit(chosen, name, out):
     upstream = chosen.upstream.rsplit(":", 1)
-    bootstrap = bootstraps(resources(), chosen.listen, upstream, chosen.admin)[name]()
+    bootstrap = bootstraps(resources(), chosen.route_secret, chosen.listen, upstream, chosen.admin)[name]()
     out.write_text(json.dumps(istio.rebind(bootstrap, chosen.sidecar_socket, chosen.wasm), indent=2) + "\n")
     return 0
 
@@ -292,6 +359,8 @@ def check_all():
     everything = resources()
     check_schemas(report, everything)
     check_references(report, everything)
+    check_mesh(report, everything)
+    check_kustomize(report, everything)
     check_envoy(report, everything)
     check_quota_service(report)
     skipped = f", {report.skipped} skipped" if report.skipped else ""
@@ -306,6 +375,8 @@ def main():
             return emit(chosen, "istio/envoyfilter.yaml", chosen.emit_envoyfilter_bootstrap)
         if chosen.emit_wasmplugin_bootstrap:
             return emit(chosen, "istio/wasmplugin.yaml", chosen.emit_wasmplugin_bootstrap)
+        if chosen.production:
+            return check_production(chosen.production)
         return check_all()
     except ManifestError as error:
         print(f"FAIL {error}", file=sys.stderr)

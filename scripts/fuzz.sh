@@ -17,6 +17,8 @@ fi
 # A target of its own, so that ordinary builds keep theirs.
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$PWD/target}/fuzz"
 cd filter
+# `cargo fuzz` cannot be given this itself.
+cargo metadata --locked --format-version 1 --manifest-path fuzz/Cargo.toml >/dev/null
 for target in "${targets[@]}"; do
     printf '\n=== %s, for %s s\n' "$target" "$2"
     mkdir -p "fuzz/corpus/$target"

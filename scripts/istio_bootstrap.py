@@ -1,8 +1,9 @@
 """Builds the Envoy bootstrap that istiod would make of our Istio resources.
 
 There is no istiod here to ask, so this does what its source says it does with exactly the resources that we ship:
-the operations our EnvoyFilter uses, a WasmPlugin, a ServiceEntry with one socket and its DestinationRule, and a
-VirtualService that matches headers. Anything else is refused with a `ManifestError` instead of being guessed.
+the operations our EnvoyFilter uses, a WasmPlugin, a ServiceEntry with one socket and its DestinationRule, a
+VirtualService that matches headers, and AuthorizationPolicies that deny by headers. Anything else is refused with a
+`ManifestError` instead of being guessed.
 It reads no files and starts nothing.
 """
 
@@ -16,6 +17,8 @@ EXTENSIONS = "type.googleapis.com/envoy.extensions"
 HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 # Istio gives every route this many retries unless its VirtualService says otherwise.
 ISTIO_DEFAULT_RETRIES = 2
+# What stands in the files where `kustomize` puts the deployment's secret. Shorter than any that the filter takes.
+UNSET_SECRET = "SET-ME"
 
 
 class ManifestError(Exception):
@@ -25,9 +28,9 @@ class ManifestError(Exception):
 # --- What istiod generates without us ---
 
 
-def gateway_bootstrap(virtual_service, listen_port, upstream, admin_port=0):
-    """A gateway with one HTTP listener, the VirtualService's routes, and one model server for all of them, which takes
-    gRPC on the same port."""
+def gateway_bootstrap(virtual_service, policies, listen_port, upstream, admin_port=0):
+    """A gateway with one HTTP listener, the VirtualService's routes, what AuthorizationPolicies refuse before all other
+    filters, and one model server for all of them, which takes gRPC on the same port."""
     hcm = {
         "@type": f"{EXTENSIONS}.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "outbound_0.0.0.0_8080",
@@ -35,11 +38,13 @@ def gateway_bootstrap(virtual_service, listen_port, upstream, admin_port=0):
         "use_remote_address": True,
         "normalize_path": True,
         "http_filters": [
+            *map(rbac_filter, policies),
             http_filter("envoy.filters.http.cors", "filters.http.cors.v3.Cors"),
             http_filter(ROUTER, "filters.http.router.v3.Router"),
         ],
         "route_config": {
             "name": "http.8080",
+            "validate_clusters": False,
             "virtual_hosts": [{"name": "*:8080", "domains": ["*"], "routes": routes(virtual_service)}],
         },
     }
@@ -80,7 +85,11 @@ def routes(virtual_service):
 
 
 def rule_routes(rule):
-    refuse_unknown(rule, {"name", "match", "route", "retries", "timeout"}, "VirtualService http")
+    refuse_unknown(rule, {"name", "match", "route", "retries", "timeout", "headers"}, "VirtualService http")
+    refuse_unknown(rule.get("headers", {}), {"request"}, "VirtualService http.headers")
+    removed = rule.get("headers", {}).get("request", {})
+    refuse_unknown(removed, {"remove"}, "VirtualService http.headers.request")
+    change = {"request_headers_to_remove": removed["remove"]} if removed else {}
     action = {"timeout": rule.get("timeout", "0s")}
     attempts = rule.get("retries", {}).get("attempts", ISTIO_DEFAULT_RETRIES)
     if attempts:
@@ -93,7 +102,39 @@ def rule_routes(rule):
         headers = [{"name": name, "string_match": condition} for name, condition in conditions.items()]
         is_grpc = conditions.get("content-type", {}).get("prefix") == "application/grpc"
         cluster = "model-grpc" if is_grpc else "model"
-        yield {"match": {"prefix": "/", "headers": headers}, "route": action | {"cluster": cluster}}
+        yield {"match": {"prefix": "/", "headers": headers}, "route": action | {"cluster": cluster}} | change
+
+
+# --- AuthorizationPolicy ---
+
+
+def rbac_filter(policy):
+    """As istiod builds it (pilot/pkg/security/authz): each rule a policy, each `when` an alternative of its values."""
+    spec, name = policy["spec"], f"{policy['metadata']['namespace']}]-policy[{policy['metadata']['name']}"
+    refuse_unknown(spec, {"selector", "action", "rules"}, "AuthorizationPolicy spec")
+    if spec.get("action") != "DENY":
+        raise ManifestError(f"action {spec.get('action', 'ALLOW')}: only DENY is known to this script on a gateway")
+    rules = {f"ns[{name}]-rule[{number}]": rbac_policy(rule) for number, rule in enumerate(spec["rules"])}
+    rbac = http_filter("envoy.filters.http.rbac", "filters.http.rbac.v3.RBAC")
+    rbac["typed_config"]["rules"] = {"action": "DENY", "policies": rules}
+    return rbac
+
+
+def rbac_policy(rule):
+    refuse_unknown(rule, {"when"}, "AuthorizationPolicy rule")
+    conditions = [{"or_ids": {"ids": header_principals(condition)}} for condition in rule["when"]]
+    return {
+        "permissions": [{"and_rules": {"rules": [{"any": True}]}}],
+        "principals": [{"and_ids": {"ids": conditions}}],
+    }
+
+
+def header_principals(condition):
+    refuse_unknown(condition, {"key", "values"}, "AuthorizationPolicy when")
+    header = re.fullmatch(r"request\.headers\[([a-z-]+)]", condition["key"])
+    if not header or set(condition["values"]) != {"*"}:
+        raise ManifestError(f"{condition}: only `*` of one request header is known to this script")
+    return [{"header": {"name": header[1], "present_match": True}}]
 
 
 # --- EnvoyFilter ---
@@ -122,6 +163,8 @@ def apply_patch(resources, patch):
         ("LISTENER", "MERGE"): lambda: [merge(listener, value) for listener in resources["listeners"]],
         ("NETWORK_FILTER", "MERGE"): lambda: merge(network_filter(resources, wanted), value),
         ("HTTP_FILTER", "INSERT_BEFORE"): lambda: insert_before(network_filter(resources, wanted), wanted, value),
+        ("VIRTUAL_HOST", "MERGE"): lambda: [merge(host, value) for host in virtual_hosts(resources)],
+        ("HTTP_ROUTE", "ADD"): lambda: [host["routes"].append(copy.deepcopy(value)) for host in virtual_hosts(resources)],
     }
     if (applies_to, operation) not in known:
         raise ManifestError(f"{operation} of a {applies_to} is not known to this script: teach it first")
@@ -134,6 +177,10 @@ def network_filter(resources, wanted):
             if candidate["name"] == wanted.get("name"):
                 return candidate
     raise ManifestError(f"no network filter is named {wanted.get('name')!r}, so the patch would do nothing")
+
+
+def virtual_hosts(resources):
+    return network_filter(resources, {"name": HCM})["typed_config"]["route_config"]["virtual_hosts"]
 
 
 def insert_before(connection_manager, wanted, value):
@@ -233,6 +280,15 @@ def http2_options(http_pool):
 
 
 # --- Small things ---
+
+
+def with_route_secret(document, secret):
+    """What kustomize makes of a resource: the deployment's secret where the files have a gap."""
+    if isinstance(document, dict):
+        return {key: with_route_secret(value, secret) for key, value in document.items()}
+    if isinstance(document, list):
+        return [with_route_secret(item, secret) for item in document]
+    return document.replace(UNSET_SECRET, secret) if isinstance(document, str) else document
 
 
 def rebind(bootstrap, sidecar_socket=None, wasm=None):

@@ -16,6 +16,14 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 ENVOY_STREAM_IDLE_MS = 300_000
 # Every call in the queue is a request that Envoy holds open towards the sidecar.
 LEAST_HELD_REQUESTS = 65_536
+# What the filter leaves with an admitted call, and the header in which it shows its secret.
+ADMITTED_STATE = "wasm.sluice.pool"
+ROUTE_HEADER = "x-sluice-route"
+# The cluster of calls that the filter has not admitted: there must be none of this name.
+NOWHERE = "nowhere"
+# A worker reads so much of one connection before others have their turn, and of a stream so much may be under way.
+MOST_READ_BYTES = 128 << 10
+MOST_UNDER_WAY_BYTES = 1 << 20
 
 
 # --- Reading ---
@@ -70,7 +78,8 @@ def title(path, document):
 def kustomization_problems(folder):
     [document] = documents(folder / "kustomization.yaml")
     listed = set(document["resources"])
-    generated = [file for entry in document.get("configMapGenerator", []) for file in entry["files"]]
+    generated = [file for entry in document.get("configMapGenerator", []) for file in entry.get("files", [])]
+    generated = [file.rpartition("=")[2] for file in generated]
     missing = [name for name in [*listed, *generated] if not (folder / name).exists()]
     forgotten = {path.name for path in folder.glob("*.yaml")} - listed - {"kustomization.yaml"}
     # Either of the two is listed, never both.
@@ -98,7 +107,7 @@ def wanted_labels(document):
     if document["kind"] in ("Service", "Gateway"):
         return spec.get("selector")
     field = {"EnvoyFilter": ("workloadSelector", "labels"), "WasmPlugin": ("selector", "matchLabels")}
-    field |= {"NetworkPolicy": ("podSelector", "matchLabels")}
+    field |= {"NetworkPolicy": ("podSelector", "matchLabels"), "AuthorizationPolicy": ("selector", "matchLabels")}
     outer, inner = field.get(document["kind"], ("", ""))
     return spec.get(outer, {}).get(inner)
 
@@ -133,6 +142,7 @@ def agreement_problems(bootstrap, service, folder):
     plugin = json.loads(plugin) if isinstance(plugin, str) else plugin
     problems = time_problems(hcm, plugin, service) + mode_problems(wasm, plugin, listener, hcm)
     problems += cluster_problems(bootstrap, plugin, service, folder) + pool_problems(hcm, plugin, service)
+    problems += guard_problems(hcm, plugin, bootstrap) + runtime_problems(bootstrap)
     if wasm.get("failure_policy") != "FAIL_RELOAD":
         problems.append("the filter's failure policy is not FAIL_RELOAD: one trap would stop or open it for good")
     return problems
@@ -140,21 +150,26 @@ def agreement_problems(bootstrap, service, folder):
 
 def time_problems(hcm, plugin, service):
     queue = service["queue"]["timeout_ms"]
-    longest = service["ledger"]["longest_request_ms"]
+    ledger = service["ledger"]
+    longest = ledger.get("longest_stream_ms", ledger["longest_request_ms"])
     idle = milliseconds(hcm.get("stream_idle_timeout", f"{ENVOY_STREAM_IDLE_MS}ms"))
-    problems = []
+    problems = [
+        f"the pool {pool['name']} does not say what its servers do when a client leaves (on_abort)"
+        for pool in service["pools"]
+        if "on_abort" not in pool
+    ]
     if idle <= queue:
         problems.append(f"stream_idle_timeout ({idle} ms) ends calls that wait up to {queue} ms in the queue")
     if plugin["service"]["timeout_ms"] <= queue:
         problems.append(f"service.timeout_ms must be over queue.timeout_ms ({queue}), or the filter gives up first")
     duration = hcm.get("common_http_protocol_options", {}).get("max_stream_duration")
     if duration and milliseconds(duration) != longest:
-        problems.append(f"max_stream_duration ({duration}) is not ledger.longest_request_ms ({longest})")
+        problems.append(f"max_stream_duration ({duration}) is not ledger.longest_stream_ms ({longest})")
     if not duration:
         problems += [
-            f"nothing ends a call after ledger.longest_request_ms ({longest}): route timeout {route['timeout']}"
+            f"nothing ends a call after ledger.longest_stream_ms ({longest}): route timeout {route['timeout']}"
             for route in routes_of(hcm)
-            if not 0 < milliseconds(route["timeout"]) <= longest - queue
+            if route["cluster"] != NOWHERE and not 0 < milliseconds(route["timeout"]) <= longest - queue
         ]
     if any("retry_policy" in route for route in routes_of(hcm)):
         problems.append("a route retries: that runs a second call on one slot")
@@ -165,23 +180,66 @@ def routes_of(hcm):
     return [route["route"] for host in hcm["route_config"]["virtual_hosts"] for route in host["routes"]]
 
 
+def guard_problems(hcm, plugin, bootstrap):
+    """Each route that leads to a server must ask for what only the filter can set: its state, or its secret, which must
+    not go on."""
+    problems = []
+    clusters = {cluster["name"] for cluster in bootstrap["static_resources"]["clusters"]}
+    if NOWHERE in clusters:
+        problems.append(f"a cluster is named {NOWHERE}: what the filter has not admitted would reach it")
+    for route in (route for host in hcm["route_config"]["virtual_hosts"] for route in host["routes"]):
+        if route["route"]["cluster"] == NOWHERE:
+            continue
+        if route["route"]["cluster"] not in clusters:
+            problems.append(f"a route leads to {route['route']['cluster']!r}, which is no cluster")
+        states = {state["key"] for state in route["match"].get("filter_state", [])}
+        headers = {each["name"]: each["string_match"].get("exact") for each in route["match"].get("headers", [])}
+        secret = headers.get(ROUTE_HEADER)
+        is_known = secret is not None and secret == plugin.get("route_secret")
+        if is_known and ROUTE_HEADER not in route.get("request_headers_to_remove", []):
+            problems.append(f"a route sends the filter's secret on: {route['match']}")
+        if not is_known and ADMITTED_STATE not in states:
+            problems.append(f"a route serves calls that the filter has not admitted: {route['match']}")
+    return problems
+
+
+def fairness_problems(listener, hcm):
+    """What one client may make a worker read, or hold, before others have their turn."""
+    http2 = hcm.get("http2_protocol_options", {})
+    limits = {
+        "per_connection_buffer_limit_bytes": (listener.get("per_connection_buffer_limit_bytes", 1 << 20), MOST_READ_BYTES),
+        "initial_stream_window_size": (http2.get("initial_stream_window_size", 1 << 24), MOST_UNDER_WAY_BYTES),
+    }
+    return [f"{name} is {value}, over {most}: a few clients could stall a worker"
+            for name, (value, most) in limits.items() if value > most]
+
+
+def runtime_problems(bootstrap):
+    """Of a hundred calls that one connection brings at once, the first must not make all other connections wait."""
+    layers = bootstrap.get("layered_runtime", {}).get("layers", [])
+    values = {name: value for layer in layers for name, value in layer.get("static_layer", {}).items()}
+    at_once = values.get("http.max_requests_per_io_cycle")
+    return [] if at_once == 1 else [f"http.max_requests_per_io_cycle is {at_once}, not 1: one connection could stall a worker"]
+
+
 def mode_problems(wasm, plugin, listener, hcm):
     stops = wasm.get("allow_on_headers_stop_iteration", False)
     if (plugin["mode"] == "body") != stops:
         return [f"mode {plugin['mode']} with allow_on_headers_stop_iteration {stops}: calls would hang"]
     if plugin["mode"] != "body":
         return []
-    http2 = hcm.get("http2_protocol_options", {})
-    limits = {
-        "per_connection_buffer_limit_bytes": listener.get("per_connection_buffer_limit_bytes", 1 << 20),
-        "initial_stream_window_size": http2.get("initial_stream_window_size", 1 << 24),
-    }
     most = plugin["body"]["max_bytes"]
-    too_small = [f"{name} ({limit})" for name, limit in limits.items() if limit <= most]
-    problems = [f"{limit} is not over body.max_bytes ({most})" for limit in too_small]
+    problems = []
+    for host in hcm["route_config"]["virtual_hosts"]:
+        limit, last = host.get("request_body_buffer_limit", 0), host["routes"][-1]
+        if limit <= most:
+            problems.append(f"request_body_buffer_limit ({limit}) of {host['name']} is not over body.max_bytes ({most})")
+        if last["match"] != {"prefix": "/"} or last["route"]["cluster"] != NOWHERE:
+            problems.append(f"the last route of {host['name']} does not match all calls and lead nowhere: without a route "
+                            "Envoy does not know the limit of their buffer yet")
     if "request_payload_too_large" not in json.dumps(hcm.get("local_reply_config", {})):
         problems.append("local_reply_config does not rewrite Envoy's own 413, which a fast HTTP/1.1 client can cause")
-    return problems
+    return problems + fairness_problems(listener, hcm)
 
 
 def cluster_problems(bootstrap, plugin, service, folder):

@@ -1,8 +1,12 @@
 //! The plugin's configuration: parsed once, into types that cannot hold nonsense.
 
-use crate::dialect::{Dialect, Reads};
+mod limits;
+
+use crate::dialect::{Dialect, Reads, Rules};
 use crate::headers;
-use crate::route::{OnUnavailable, Pattern, Route};
+use crate::holdings::Limits;
+use crate::route::{OnUnavailable, Pattern, Query, Route};
+use crate::secret::Secret;
 use crate::usage::Shape;
 use sluice_policy::config::reader::{ConfigError, ConfigErrors, Section, read_document};
 use sluice_policy::units::{Millis, PoolName, Tokens};
@@ -24,12 +28,17 @@ const BODY_TIMEOUT_DEFAULT_MS: u64 = 30_000;
 const BODY_TIMEOUT_MAX_MS: u64 = 600_000;
 /// Envoy holds a body for as long as its call is queued; beyond this a queue of thousands is no longer sane.
 const BODY_MAX_BYTES: u64 = 64 << 20;
+/// Between two messages of a gRPC stream, which holds no slot then but an HTTP/2 stream of client, gateway and server.
+const GRPC_IDLE_DEFAULT_MS: u64 = 10_000;
+const GRPC_IDLE_MAX_MS: u64 = 3_600_000;
 const SEQUENCES_DEFAULT: u64 = 16;
 const SEQUENCES_MAX: u64 = 1024;
 const VERIFIED_TTL_DEFAULT_MS: u64 = 300_000;
 const VERIFIED_TTL_MAX_MS: u64 = 86_400_000;
 /// Tokens that one request may cost where tokens are not counted.
 const CHARGE_MAX: u64 = 1_000_000;
+/// 32 characters are 128 bits even in hexadecimal. What the shipped files have in its place is shorter, and so refused.
+const ROUTE_SECRET_LENGTHS: std::ops::RangeInclusive<usize> = 32..=256;
 const KEY_HEADERS_DEFAULT: [&str; 3] = ["authorization", "x-api-key", "api-key"];
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,10 +47,14 @@ pub(crate) struct Config {
     pub(crate) service: Service,
     /// Larger bodies are refused. Envoy's own buffer limit must be larger than this.
     pub(crate) body_max_bytes: u64,
-    /// What all bodies that this worker holds may have together; a call over it is refused.
-    pub(crate) paused_max_bytes: u64,
+    /// What this worker may hold for calls that have not gone on; a call over it is refused.
+    pub(crate) holdings: Limits,
+    /// How long a stranger may take to send the first byte of a body.
+    pub(crate) stranger_idle: Millis,
     /// How long a body may take to come in full, in mode body. Time in the queue comes after it and does not count.
     pub(crate) body_timeout: Millis,
+    /// How long a gRPC stream may have no message under way, from its first one on.
+    pub(crate) grpc_idle: Millis,
     /// The most sequences that one call may generate.
     pub(crate) sequences_max: u32,
     /// Lower-case names, each at most once.
@@ -49,6 +62,9 @@ pub(crate) struct Config {
     /// How long a key that the service admitted may pass an open route while the service is away.
     pub(crate) verified_ttl: Millis,
     pub(crate) routes: Vec<Rc<Route>>,
+    /// Shown to the mesh's routes with every call that goes on. Only this filter has it, so a gateway without the filter
+    /// serves none of these routes.
+    pub(crate) route_secret: Option<Secret>,
 }
 
 /// The route of a path.
@@ -69,23 +85,13 @@ pub(crate) enum Mode {
     Headers,
 }
 
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Service {
     /// The name of Envoy's cluster for the quota service.
     pub(crate) cluster: String,
     /// How long one call may be held in the queue before the service counts as away.
     pub(crate) timeout: Duration,
-    pub(crate) secret: Option<String>,
-}
-
-impl std::fmt::Debug for Service {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Service")
-            .field("cluster", &self.cluster)
-            .field("timeout", &self.timeout)
-            .field("secret", &self.secret.as_ref().map(|_| "[redacted]"))
-            .finish()
-    }
+    pub(crate) secret: Option<Secret>,
 }
 
 impl Config {
@@ -102,6 +108,11 @@ impl Config {
             ConfigErrors(vec![ConfigError { path: ".".to_owned(), problem }])
         })?;
         read_document(&document, read)
+    }
+
+    /// What bodies must be on a route.
+    pub(crate) fn rules(&self, route: &Route) -> Rules {
+        Rules { sequences_max: self.sequences_max, strict_fields: route.strict_fields }
     }
 
     /// The route of a path, and the model in it. A route that names the very path comes before all patterns.
@@ -134,33 +145,47 @@ fn read(root: &Section<'_>) -> Option<Config> {
         body.error("paused_max_bytes", "must not be less than max_bytes, or no body of that length could pass");
     }
     body.finish();
+    let (holdings, stranger_idle) = limits::read(root, body_max_bytes, paused_max_bytes);
     let verified_ttl = root.integer("verified_ttl_ms", 0..=VERIFIED_TTL_MAX_MS).unwrap_or(VERIFIED_TTL_DEFAULT_MS);
+    let route_secret = read_route_secret(root);
+    let grpc_idle = root.integer("grpc_idle_ms", 1..=GRPC_IDLE_MAX_MS).unwrap_or(GRPC_IDLE_DEFAULT_MS);
     Some(Config {
         mode: mode?,
         key_headers,
         routes,
         service: service?,
         body_max_bytes,
-        paused_max_bytes,
+        holdings,
+        stranger_idle,
         body_timeout: Millis(body_timeout),
+        grpc_idle: Millis(grpc_idle),
         sequences_max: u32::try_from(sequences).unwrap_or(1),
         verified_ttl: Millis(verified_ttl),
+        route_secret,
     })
 }
 
 fn read_service(section: &Section<'_>) -> Option<Service> {
     let cluster = section.required("cluster", section.text("cluster"));
     let timeout_ms = section.integer("timeout_ms", 1..=SERVICE_TIMEOUT_MAX_MS).unwrap_or(SERVICE_TIMEOUT_DEFAULT_MS);
-    let secret = section.text("secret");
-    if secret.is_some_and(|secret| !secret.bytes().all(|byte| byte.is_ascii_graphic())) {
+    let text = section.text("secret");
+    let secret = text.and_then(Secret::parse);
+    if text.is_some() && secret.is_none() {
         section.error("secret", "must be visible ASCII characters only, as it travels in a header");
     }
     section.finish();
-    Some(Service {
-        cluster: cluster?.to_owned(),
-        timeout: Duration::from_millis(timeout_ms),
-        secret: secret.map(str::to_owned),
-    })
+    Some(Service { cluster: cluster?.to_owned(), timeout: Duration::from_millis(timeout_ms), secret })
+}
+
+fn read_route_secret(root: &Section<'_>) -> Option<Secret> {
+    let text = root.text("route_secret")?;
+    let secret = Secret::parse(text).filter(|_| ROUTE_SECRET_LENGTHS.contains(&text.len()));
+    if secret.is_none() {
+        let problem = "must be 32 to 256 visible ASCII characters, and the routes must ask for the same; make one with \
+            `openssl rand -hex 32`";
+        root.error("route_secret", problem);
+    }
+    secret
 }
 
 fn read_key_headers(root: &Section<'_>) -> Vec<String> {
@@ -216,12 +241,18 @@ fn read_route(section: &Section<'_>, mode: Mode) -> Option<Route> {
     if method.is_some_and(|method| !method.bytes().all(|letter| letter.is_ascii_uppercase())) {
         section.error("method", "must be upper-case letters, as GET");
     }
+    let strict_fields = section.boolean("strict_fields").unwrap_or(false);
+    let query = read_query(section);
     let (dialect, patterns) = (dialect?, patterns?);
     if method.is_some() && dialect.method().is_some() {
         section.error("method", "is the dialect's own here; only `request` leaves it to the route");
     }
     if charge.is_some() && dialect.reply() != Shape::Fixed {
         section.error("charge", "is for dialects that are charged by the request; here tokens are counted");
+    }
+    let reads_json = matches!(dialect.reads(), Reads::Json(_)) && mode == Mode::Body;
+    if strict_fields && !reads_json {
+        section.error("strict_fields", "is for dialects whose bodies are read as JSON, in mode body");
     }
     let knows_model = patterns.iter().all(Pattern::names_model);
     match dialect.reads() {
@@ -242,7 +273,26 @@ fn read_route(section: &Section<'_>, mode: Mode) -> Option<Route> {
         on_unavailable,
         pool: pool.map(PoolName::from),
         charge: Tokens(charge.unwrap_or(1)),
+        query,
+        strict_fields,
     })
+}
+
+/// Names of parameters that pass; `*` by itself is all of them.
+fn read_query(section: &Section<'_>) -> Query {
+    let names = section.texts("query");
+    if names == ["*"] {
+        return Query::Any;
+    }
+    for name in &names {
+        let is_plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.[]".contains(&byte));
+        if name.is_empty() || !is_plain {
+            let problem =
+                format!("{name:?} is no name of a parameter: letters, digits and any of -_.[] or \"*\" alone");
+            section.error("query", problem);
+        }
+    }
+    Query::Of(names.into_iter().map(str::to_owned).collect())
 }
 
 /// The route's own path, or all that servers of its dialect listen on.

@@ -10,13 +10,16 @@ mod kserve;
 mod openai;
 mod raw;
 mod request;
+mod servers;
 mod weigh;
 
 use crate::refusal::Style;
 use crate::usage::Shape;
 pub(crate) use edit::{BodyEdit, Limits, apply, length_after};
 pub(crate) use openai::models::body as models_body;
+pub(crate) use servers::steers;
 use sluice_policy::units::Tokens;
+use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
 
@@ -51,6 +54,8 @@ pub(crate) struct Spec {
     paths: &'static [&'static str],
     /// `None`: any.
     method: Option<&'static str>,
+    /// What its servers take from the query: versions and switches, nothing that a call is admitted for.
+    query: &'static [&'static str],
     reads: Reads,
     style: Style,
     reply: Shape,
@@ -73,7 +78,20 @@ pub(crate) enum Reads {
 ///
 /// # Errors
 /// The first thing wrong with it.
-pub(crate) type Parse = fn(body: &[u8], sequences_max: u32) -> Result<Call, Fault>;
+pub(crate) type Parse = fn(body: &[u8], rules: Rules) -> Result<Call, Fault>;
+
+/// What the configuration demands of every body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Rules {
+    pub(crate) sequences_max: u32,
+    /// Only fields of the dialect's API may be there.
+    pub(crate) strict_fields: bool,
+}
+
+impl Rules {
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) const TEST: Rules = Rules { sequences_max: 16, strict_fields: false };
+}
 
 /// What a request's body says about the call.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -110,7 +128,7 @@ pub(crate) struct UsageRequest {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Fault {
     pub(crate) message: String,
-    pub(crate) param: Option<&'static str>,
+    pub(crate) param: Option<Cow<'static, str>>,
 }
 
 impl Fault {
@@ -118,7 +136,8 @@ impl Fault {
         Self { message: format!("The request body {problem}."), param: None }
     }
 
-    fn field(name: &'static str, problem: impl fmt::Display) -> Self {
+    fn field(name: impl Into<Cow<'static, str>>, problem: impl fmt::Display) -> Self {
+        let name = name.into();
         Self { message: format!("'{name}' {problem}."), param: Some(name) }
     }
 }
@@ -136,6 +155,11 @@ impl Dialect {
     /// The method of its calls; `None`: any.
     pub(crate) fn method(self) -> Option<&'static str> {
         self.0.method
+    }
+
+    /// The parameters of a query that go on to its servers.
+    pub(crate) fn query(self) -> &'static [&'static str] {
+        self.0.query
     }
 
     pub(crate) fn reads(self) -> Reads {

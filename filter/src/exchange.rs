@@ -4,23 +4,28 @@
 //! The stages of a call that goes well: its headers are accepted ([`Stage::Reading`]), its body is read and the
 //! service is asked ([`Stage::Asking`]), it goes upstream and its reply is metered ([`Stage::Passed`]), it is
 //! settled ([`Stage::Over`]). A list of models is asked for and answered ([`Stage::Listing`]), and nothing goes upstream.
+//! A stream of messages goes from asking to its end once a message, and is [`Stage::Idle`] in between (`exchange/pipe.rs`).
 //!
 //! **Invariant**: from the moment an admission was asked for until the service rejects it, exactly one settlement
 //! is owed for its id, and every way out of [`Stage::Asking`] and [`Stage::Passed`] but a rejection goes through
 //! [`Exchange::settle`], which leaves the stage.
 //!
-//! **Invariant**: `held_bytes` are counted in the worker exactly while Envoy holds them for this call.
+//! **Invariant**: the worker counts what Envoy or a [`Pipe`] holds for this call exactly while it does, as the call's `holding`.
 
 mod accept;
 mod answer;
 mod ask;
 mod body;
+mod ending;
+mod enter;
 mod passed;
+mod pipe;
 
 use crate::caller::CallerKey;
 use crate::config::{Config, Mode};
 use crate::dialect::{BodyEdit, Limits, Reads, UsageRequest, grpc};
 use crate::headers::{HeaderEdit, Headers};
+use crate::holdings::HoldingId;
 use crate::refusal::{self, LocalReply, Style};
 use crate::route::{Pattern, Route};
 use crate::verified::Tags;
@@ -28,8 +33,11 @@ use crate::worker::Worker;
 use accept::Refused;
 pub(crate) use answer::Answer;
 pub(crate) use body::Wants;
-pub(crate) use passed::Ended;
+pub(crate) use ending::Ended;
 use passed::Passed;
+pub(crate) use passed::is_failure;
+use pipe::Pipe;
+pub(crate) use pipe::idle_too_long;
 use sluice_policy::units::{AdmissionId, Millis, Priority, Tokens};
 use sluice_policy::wire::{AdmissionRequest, ModelsRequest, Outcome, Refusal, Settlement, Timing, Usage};
 use std::ops::Range;
@@ -72,10 +80,12 @@ pub(crate) struct Exchange {
     stage: Stage,
     /// The messages of a gRPC call, which go on coming after it was admitted.
     frames: Option<grpc::Frames>,
-    /// Their model has another name upstream.
-    rename: Option<grpc::Rename>,
-    /// Bytes of the body that Envoy holds for this call.
-    held_bytes: u64,
+    /// The field by which they name their model's other name upstream.
+    rename: Option<Vec<u8>>,
+    /// Where they are a stream.
+    pipe: Option<Pipe>,
+    /// What is held for this call until it goes on, and for a stream as long as it lives.
+    holding: Option<HoldingId>,
 }
 
 #[derive(Debug)]
@@ -85,6 +95,8 @@ enum Stage {
     Listing(Caller),
     Asking(Asked),
     Passed(Passed),
+    /// A stream of messages between two of them.
+    Idle(Caller),
     /// Refused, or settled: nothing is owed any more.
     Over,
 }
@@ -96,12 +108,16 @@ struct Caller {
     /// How its errors and rate headers are written.
     style: Style,
     path_model: Option<PathModel>,
+    /// What goes upstream instead of the path and query that came.
+    path: Option<String>,
     key: CallerKey,
     priority: Option<Priority>,
     /// How long the client is willing to wait in the queue.
     deadline: Option<Millis>,
     /// The request tells its body's length in a header.
     has_length: bool,
+    /// The content type goes upstream as it is.
+    says_json: bool,
     /// The client's headers that must not go upstream.
     removals: Vec<HeaderEdit>,
 }
@@ -110,7 +126,7 @@ struct Caller {
 #[derive(Debug)]
 struct PathModel {
     pattern: Pattern,
-    /// With its query.
+    /// With what goes upstream of its query.
     path: String,
     model: String,
 }
@@ -127,6 +143,8 @@ struct Asked {
     n: u32,
     /// In dialects that do not count tokens: what each message costs.
     fixed: Option<Tokens>,
+    /// The client asked for a stream of events.
+    streams: bool,
     body_bytes: usize,
     usage_request: Option<UsageRequest>,
     model_place: Option<Range<usize>>,
@@ -135,7 +153,7 @@ struct Asked {
 
 impl Exchange {
     pub(crate) fn new(config: Rc<Config>) -> Self {
-        Self { config, stage: Stage::New, frames: None, rename: None, held_bytes: 0 }
+        Self { config, stage: Stage::New, frames: None, rename: None, pipe: None, holding: None }
     }
 
     /// The request's headers, all of them.
@@ -157,6 +175,9 @@ impl Exchange {
                 return step;
             }
         };
+        if let Err(full) = self.enter(&caller, headers, is_end, worker, now) {
+            return self.refuse_full(full, caller.style, worker, now);
+        }
         match (caller.route.dialect.reads(), self.config.mode) {
             (Reads::Models, _) => self.list(caller),
             (_, Mode::Headers) => {
@@ -165,8 +186,9 @@ impl Exchange {
             }
             (_, Mode::Body) if is_end => self.ask(caller, None, 0, worker),
             (reads, Mode::Body) => {
-                if let Reads::Messages { .. } = reads {
+                if let Reads::Messages { is_stream } = reads {
                     self.frames = Some(grpc::Frames::new(self.config.body_max_bytes));
+                    self.pipe = is_stream.then(Pipe::default);
                 }
                 self.stage = Stage::Reading(caller);
                 Step::Hold
@@ -183,7 +205,7 @@ impl Exchange {
     pub(crate) fn style_while_reading(&self) -> Option<Style> {
         match &self.stage {
             Stage::Reading(caller) => Some(caller.style),
-            Stage::New | Stage::Listing(_) | Stage::Asking(_) | Stage::Passed(_) | Stage::Over => None,
+            Stage::New | Stage::Listing(_) | Stage::Asking(_) | Stage::Passed(_) | Stage::Idle(_) | Stage::Over => None,
         }
     }
 
@@ -195,20 +217,18 @@ impl Exchange {
     /// The client left, or the stream ended in some other way than by the end of its reply.
     pub(crate) fn abandoned(&mut self, ended: Ended, worker: &mut Worker, now: Millis) {
         self.release(worker);
-        match &self.stage {
-            Stage::New | Stage::Reading(_) | Stage::Listing(_) | Stage::Over => {}
+        match &mut self.stage {
+            Stage::New | Stage::Reading(_) | Stage::Listing(_) | Stage::Idle(_) | Stage::Over => {}
             Stage::Asking(_) => self.settle(Outcome::Cancelled, Usage::default(), None, worker),
+            // OpenAI's own client closes its connection at `[DONE]`, before the server can end its reply.
+            Stage::Passed(passed) if passed.is_whole() => drop(self.reply_ended(worker, now)),
             Stage::Passed(passed) => {
-                let (outcome, usage) = passed.account_broken(ended, self.messages());
+                passed.is_abandoned = ended.may_run_on();
+                let (outcome, usage) = passed.account_broken(ended);
                 let timing = passed.timing(now);
                 self.settle(outcome, usage, timing, worker);
             }
         }
-    }
-
-    /// How many messages the call had, for charges by the message.
-    fn messages(&self) -> u64 {
-        self.frames.as_ref().map_or(1, |frames| frames.complete().max(1))
     }
 
     /// Leaves [`Stage::Reading`]; any other stage stays, whatever arrives out of turn.
@@ -246,12 +266,12 @@ impl Exchange {
 
     /// Reports the end of an admission, once: it leaves the stage that owes the settlement.
     fn settle(&mut self, outcome: Outcome, usage: Usage, timing: Option<Timing>, worker: &mut Worker) {
-        let (id, charge_to) = match std::mem::replace(&mut self.stage, Stage::Over) {
-            Stage::Asking(asked) => (asked.id, None),
-            Stage::Passed(passed) => (passed.id, Some(passed.charge_to)),
-            Stage::New | Stage::Reading(_) | Stage::Listing(_) | Stage::Over => return,
+        let (id, charge_to, abandoned) = match std::mem::replace(&mut self.stage, Stage::Over) {
+            Stage::Asking(asked) => (asked.id, None, false),
+            Stage::Passed(passed) => (passed.id, Some(passed.charge_to), passed.is_abandoned),
+            Stage::New | Stage::Reading(_) | Stage::Listing(_) | Stage::Idle(_) | Stage::Over => return,
         };
-        worker.settle(Settlement { id, outcome, usage, charge_to, timing });
+        worker.settle(Settlement { id, outcome, usage, charge_to, timing, abandoned });
     }
 
     fn refuse(
@@ -267,14 +287,15 @@ impl Exchange {
         Step::Reply { reply: refusal::reply(refusal, style, id, now), tags: tags_of_refusal(refusal) }
     }
 
-    /// Envoy holds nothing for this call any more.
+    /// Nothing is held for this call any more.
     fn release(&mut self, worker: &mut Worker) {
-        worker.paused_bytes = worker.paused_bytes.saturating_sub(std::mem::take(&mut self.held_bytes));
+        if let Some(holding) = self.holding.take() {
+            worker.holdings.end(holding);
+        }
     }
 }
 
-/// The reply and the tags of a call that is refused from outside of its exchange, while its body is read: nothing is
-/// owed for it.
+/// The reply and the tags of a call that is refused from outside of its exchange while nothing is owed for it.
 pub(crate) fn refused_while_reading(refusal: &Refusal, style: Style, now: Millis) -> (LocalReply, LogTags) {
     (refusal::reply(refusal, style, None, now), tags_of_refusal(refusal))
 }

@@ -3,7 +3,7 @@
 
 use crate::caller;
 use crate::config::Config;
-use crate::dialect::{Dialect, Reads, apply, grpc::Frames};
+use crate::dialect::{Dialect, Reads, Rules, apply, grpc::Frames};
 use crate::headers::Headers;
 use crate::usage::{Meter, Passage, Reading, Sequences, Shape};
 use sluice_policy::units::Tokens;
@@ -14,12 +14,12 @@ const SHAPES: [Shape; 5] = [Shape::OpenAi, Shape::Embeddings, Shape::Responses, 
 pub fn body(body: &[u8]) {
     for (_, dialect) in Dialect::all() {
         let Reads::Json(parse) = dialect.reads() else { continue };
-        let Ok(call) = parse(body, 16) else { continue };
+        let Ok(call) = parse(body, Rules::TEST) else { continue };
         let mut edits: Vec<_> =
             call.usage_request.map(|request| request.edit).into_iter().chain(call.limits.clamp(Tokens(5))).collect();
         edits.extend(call.model_place.map(|place| crate::dialect::BodyEdit::rename(place, "other \"name\"")));
         let edited = apply(body, edits).expect("edits fit the body that they were made for");
-        assert!(parse(&edited, 16).is_ok(), "{}", String::from_utf8_lossy(&edited));
+        assert!(parse(&edited, Rules::TEST).is_ok(), "{}", String::from_utf8_lossy(&edited));
     }
 }
 

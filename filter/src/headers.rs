@@ -1,11 +1,15 @@
 //! Header lists, and which headers are Sluice's own and so never a client's or an upstream's to set.
 
+use crate::secret::Secret;
+
 /// Set on the request that goes upstream; the mesh routes on them.
 pub(crate) const TENANT: &str = "x-tenant-id";
 pub(crate) const NAMESPACE: &str = "x-tenant-namespace";
 pub(crate) const TIER: &str = "x-tenant-tier";
 pub(crate) const PRIORITY: &str = "x-priority";
 pub(crate) const POOL: &str = "x-pool";
+/// What shows the mesh's routes that the call comes from the filter; they take it off again.
+pub(crate) const ROUTE: &str = "x-sluice-route";
 /// Set on the request and on the reply.
 pub(crate) const ADMISSION: &str = "x-admission-id";
 /// Set on the reply.
@@ -27,13 +31,14 @@ const ENVOY_PREFIX: &str = "x-envoy-";
 pub(crate) enum HeaderEdit {
     Remove(String),
     Set(&'static str, String),
+    SetSecret(&'static str, Secret),
 }
 
 impl HeaderEdit {
     pub(crate) fn name(&self) -> &str {
         match self {
             HeaderEdit::Remove(name) => name,
-            HeaderEdit::Set(name, _) => name,
+            HeaderEdit::Set(name, _) | HeaderEdit::SetSecret(name, _) => name,
         }
     }
 }
@@ -47,15 +52,23 @@ pub(crate) struct Headers(Vec<Header>);
 #[derive(Clone)]
 struct Header {
     name: String,
-    /// Lower case, `-` for `_`: CGI-like servers fold both, so a spelling must not smuggle a header past us.
-    folded: String,
+    /// The name in lower case with `-` for `_`, where that is another one: CGI-like servers fold both, so a spelling must
+    /// not smuggle a header past us.
+    folded: Option<String>,
     value: Vec<u8>,
+}
+
+impl Header {
+    fn folded(&self) -> &str {
+        self.folded.as_deref().unwrap_or(&self.name)
+    }
 }
 
 impl Headers {
     pub(crate) fn new(pairs: Vec<(String, Vec<u8>)>) -> Self {
         let header = |(name, value): (String, Vec<u8>)| {
-            let folded = name.to_ascii_lowercase().replace('_', "-");
+            let differs = name.bytes().any(|byte| byte == b'_' || byte.is_ascii_uppercase());
+            let folded = differs.then(|| name.to_ascii_lowercase().replace('_', "-"));
             Header { name, folded, value }
         };
         Self(pairs.into_iter().map(header).collect())
@@ -73,13 +86,18 @@ impl Headers {
 
     /// Every value of a header in any spelling of its name.
     pub(crate) fn spelled<'a>(&'a self, folded: &'a str) -> impl Iterator<Item = &'a [u8]> {
-        self.0.iter().filter(move |header| header.folded == folded).map(|header| header.value.as_slice())
+        self.0.iter().filter(move |header| header.folded() == folded).map(|header| header.value.as_slice())
+    }
+
+    /// The length of all names and values.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.0.iter().map(|header| (header.name.len() + header.value.len()) as u64).sum()
     }
 
     /// Removes, in every spelling, whatever `unwanted` says of the folded name.
     pub(crate) fn removals(&self, unwanted: impl Fn(&str) -> bool) -> Vec<HeaderEdit> {
         let mut names: Vec<&str> =
-            self.0.iter().filter(|header| unwanted(&header.folded)).map(|header| header.name.as_str()).collect();
+            self.0.iter().filter(|header| unwanted(header.folded())).map(|header| header.name.as_str()).collect();
         names.sort_unstable();
         names.dedup();
         names.into_iter().map(|name| HeaderEdit::Remove(name.to_owned())).collect()

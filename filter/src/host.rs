@@ -9,6 +9,7 @@ mod pairs;
 use crate::exchange::LogTags;
 use crate::headers::{HeaderEdit, Headers};
 use crate::refusal::LocalReply;
+use crate::source::Source;
 use abi::HostError;
 use log::debug;
 use sluice_policy::units::Millis;
@@ -19,6 +20,7 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Map {
     Request = 0,
+    RequestTrailers = 1,
     Response = 2,
     ResponseTrailers = 3,
     CalloutReply = 6,
@@ -31,6 +33,13 @@ pub(crate) enum Buffer {
     Response = 1,
     CalloutReply = 4,
     PluginConfiguration = 7,
+}
+
+/// Kinds of metrics, by their number in the ABI.
+#[derive(Clone, Copy, Debug)]
+enum Metric {
+    Counter = 0,
+    Gauge = 1,
 }
 
 /// Milliseconds of Envoy's clock; zero when it cannot be read, which only stretches a deadline.
@@ -66,6 +75,7 @@ pub(crate) fn edit_headers(map: Map, edits: &[HeaderEdit]) {
         let done = match edit {
             HeaderEdit::Remove(name) => abi::remove_header(map as u32, name),
             HeaderEdit::Set(name, value) => abi::replace_header(map as u32, name, value),
+            HeaderEdit::SetSecret(name, secret) => abi::replace_header(map as u32, name, secret.expose()),
         };
         noted(edit.name(), done);
     }
@@ -117,14 +127,37 @@ pub(crate) fn response_flags() -> u64 {
     <[u8; 8]>::try_from(bytes.as_slice()).map_or(0, u64::from_le_bytes)
 }
 
+/// Envoy's details of a response: a word for what sent it, or for what ended the stream.
+pub(crate) fn response_details() -> String {
+    let bytes = noted("response.code_details", abi::property("response\0code_details")).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// Where the request at hand comes from, behind the proxies that Envoy trusts.
+pub(crate) fn source() -> Source {
+    noted("source.address", abi::property("source\0address")).map_or(Source::UNKNOWN, |text| Source::parse(&text))
+}
+
 /// Defines a counter; `None` when the host refuses, and then nothing is counted.
 pub(crate) fn counter(name: &str) -> Option<u32> {
-    noted(name, abi::define_counter(name))
+    noted(name, abi::define_metric(Metric::Counter as u32, name))
+}
+
+/// Defines a gauge, which all workers share.
+pub(crate) fn gauge(name: &str) -> Option<u32> {
+    noted(name, abi::define_metric(Metric::Gauge as u32, name))
 }
 
 pub(crate) fn count(counter: Option<u32>, by: u64) {
-    if let (Some(counter), Ok(by @ 1..)) = (counter, i64::try_from(by)) {
-        noted("a counter", abi::increment(counter, by));
+    if let Ok(by) = i64::try_from(by) {
+        change(counter, by);
+    }
+}
+
+/// Moves a gauge up or down.
+pub(crate) fn change(gauge: Option<u32>, by: i64) {
+    if let Some(gauge) = gauge.filter(|_| by != 0) {
+        noted("a metric", abi::increment(gauge, by));
     }
 }
 

@@ -17,7 +17,8 @@
 //! | `sluice.reason` | when the call is refused, or fails open | as in `x-sluice-reason` |
 //!
 //! Envoy's counters: `sluice_filter_failed_open`, `sluice_filter_failed_closed`,
-//! `sluice_filter_settlements_dropped`, `sluice_filter_usage_estimated`.
+//! `sluice_filter_settlements_dropped`, `sluice_filter_usage_estimated`, `sluice_filter_strangers_refused`. Its gauges, over
+//! all workers: `sluice_filter_stranger_streams`, `sluice_filter_stranger_bytes`, `sluice_filter_paused_bytes`.
 
 // An index out of bounds is a panic too. Stated here and not for the workspace: only this crate must not panic.
 #![deny(clippy::indexing_slicing, clippy::string_slice)]
@@ -31,9 +32,12 @@ mod caller;
 mod config;
 mod dialect;
 mod headers;
+mod holdings;
 mod ids;
 mod path;
 mod route;
+mod secret;
+mod source;
 
 // From the service's answer to the end of the reply.
 mod rates;
@@ -51,6 +55,15 @@ mod host;
 #[cfg(feature = "fuzzing")]
 #[allow(clippy::expect_used, clippy::panic, reason = "a broken promise must stop the fuzzer")]
 pub mod fuzzing;
+
+#[cfg(any(test, feature = "fuzzing"))]
+#[allow(
+    clippy::expect_used,
+    clippy::panic,
+    unreachable_pub,
+    reason = "a call that does not go through must stop the count"
+)]
+pub mod bench;
 
 proxy_wasm::main! {{
     proxy_wasm::set_log_level(proxy_wasm::types::LogLevel::Info);

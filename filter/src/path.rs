@@ -1,5 +1,10 @@
 //! Paths: compared byte for byte with the routes, so anything that another server might read as a different path
-//! is refused first.
+//! is refused first; and of the query only what is known to be harmless goes on.
+
+use std::borrow::Cow;
+
+/// Versions and switches are shorter.
+const VALUE_BYTES_MAX: usize = 256;
 
 /// Cuts the query off and checks that the path has one reading only.
 ///
@@ -20,15 +25,8 @@ pub(crate) fn normal(path_and_query: &str) -> Result<&str, &'static str> {
     if path.bytes().any(|byte| !byte.is_ascii_graphic()) {
         return Err("holds a byte that must be percent-encoded");
     }
-    let lower = path.to_ascii_lowercase();
-    if ["%2f", "%5c"].iter().any(|escape| lower.contains(escape)) {
-        return Err("holds an escaped slash");
-    }
-    if lower.contains("%00") {
-        return Err("holds an escaped zero byte");
-    }
-    let dotted = lower.replace("%2e", ".");
-    let mut segments = dotted.split('/').skip(1).peekable();
+    let unescaped = if path.contains('%') { Cow::Owned(without_escapes(path)?) } else { Cow::Borrowed(path) };
+    let mut segments = unescaped.split('/').skip(1).peekable();
     while let Some(segment) = segments.next() {
         match segment {
             "" if segments.peek().is_some() => return Err("holds an empty segment"),
@@ -41,6 +39,42 @@ pub(crate) fn normal(path_and_query: &str) -> Result<&str, &'static str> {
         }
     }
     Ok(path)
+}
+
+/// The path with its escaped dots as dots, in lower case.
+fn without_escapes(path: &str) -> Result<String, &'static str> {
+    let lower = once_escaped(&path.to_ascii_lowercase());
+    if ["%2f", "%5c"].iter().any(|escape| lower.contains(escape)) {
+        return Err("holds an escaped slash");
+    }
+    if lower.contains("%00") {
+        return Err("holds an escaped zero byte");
+    }
+    Ok(lower.replace("%2e", "."))
+}
+
+/// The path as it reads when percent signs that were escaped themselves, however often, no longer are: behind Envoy a
+/// server may unescape twice.
+fn once_escaped(path: &str) -> String {
+    let mut pieces = path.split('%');
+    let mut plain = pieces.next().unwrap_or_default().to_owned();
+    for piece in pieces {
+        plain.push('%');
+        plain.push_str(piece.trim_start_matches("25"));
+    }
+    plain
+}
+
+/// The path with those parameters of its query only that are named like this, byte for byte, and have a short and plain
+/// value. Servers split parameters at `;` too, and some read more from them than from the body.
+pub(crate) fn with_query_of(path_and_query: &str, is_allowed: impl Fn(&str) -> bool) -> String {
+    let Some((path, query)) = path_and_query.split_once('?') else { return path_and_query.to_owned() };
+    let passes = |parameter: &&str| {
+        let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+        is_allowed(name) && value.len() <= VALUE_BYTES_MAX && !value.contains(';')
+    };
+    let kept: Vec<&str> = query.split('&').filter(passes).collect();
+    if kept.is_empty() { path.to_owned() } else { format!("{path}?{}", kept.join("&")) }
 }
 
 #[cfg(test)]
@@ -74,12 +108,42 @@ mod tests {
             "/v1\\chat",
             "/v1/..;x/admin",
             "/v1/chat%00",
+            "/v1/..%252f..",
+            "/v1/x%25252F..%255cy",
+            "/v1/%252e%252E/admin",
+            "/v1/chat%2500",
             "/v1/chat#x",
             "/v1/chat?x#/../admin",
             "/v1/ch at",
             "/v1/ch\u{e9}t",
         ] {
             assert!(normal(path).is_err(), "{path}");
+        }
+    }
+
+    #[test]
+    fn an_escaped_percent_sign_is_no_fault_by_itself_and_costs_no_more_than_its_length() {
+        assert_eq!(normal("/v1/100%25"), Ok("/v1/100%25"));
+        let long = format!("/v1/%{}2f", "25".repeat(30_000));
+        assert!(normal(&long).is_err());
+    }
+
+    #[test]
+    fn of_a_query_only_what_is_named_goes_on() {
+        let allowed = |name: &str| ["api-version", "beta"].contains(&name);
+        let long = format!("/v1?beta={}", "x".repeat(257));
+        for (given, kept) in [
+            ("/v1", "/v1"),
+            ("/v1?", "/v1"),
+            ("/v1?model=secret", "/v1"),
+            ("/v1?api-version=2024-10-21&model=secret&beta", "/v1?api-version=2024-10-21&beta"),
+            ("/v1?api-version=1?model=secret", "/v1?api-version=1?model=secret"),
+            ("/v1?model=secret;beta=true", "/v1"),
+            ("/v1?beta=true;model=secret", "/v1"),
+            ("/v1?BETA=true&b%65ta=true&+beta=true&beta[]=true&=beta", "/v1"),
+            (&long, "/v1"),
+        ] {
+            assert_eq!(with_query_of(given, allowed), kept, "{given}");
         }
     }
 }

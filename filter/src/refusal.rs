@@ -3,6 +3,7 @@
 pub(crate) mod style;
 
 use crate::headers;
+use crate::holdings::Full;
 use crate::rates;
 use sluice_policy::units::{AdmissionId, Millis};
 use sluice_policy::wire::{Reason, Refusal};
@@ -10,8 +11,8 @@ pub(crate) use style::Style;
 
 /// When to come back while the quota service is away: it is restarted in about this time.
 const UNAVAILABLE_RETRY: Millis = Millis(1000);
-/// Other calls' bodies go on within about this time.
-const WORKER_FULL_RETRY: Millis = Millis(1000);
+/// Other calls go on within about this time.
+const FULL_RETRY: Millis = Millis(1000);
 
 /// A reply that the filter gives itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,10 +37,25 @@ pub(crate) fn unavailable() -> Refusal {
     own(Reason::ServiceUnavailable, message).retry_after(UNAVAILABLE_RETRY)
 }
 
-/// The refusal of a body for which this worker has no room.
-pub(crate) fn worker_full() -> Refusal {
-    let message = "This gateway holds as many request bodies as it can. Try again shortly.";
-    own(Reason::WorkerFull, message).retry_after(WORKER_FULL_RETRY)
+/// The refusal of a call for which this worker has no room, and whose budget it is that has none.
+pub(crate) fn full(what: Full) -> Refusal {
+    let (reason, message) = match what {
+        Full::Strangers => {
+            let message =
+                "This gateway holds as many calls as it can whose keys it does not know yet. Try again shortly.";
+            (Reason::StrangerLimit, message)
+        }
+        Full::TenantBytes => {
+            let message = "This gateway holds as many request bodies of this tenant as it may. Try again shortly.";
+            (Reason::TenantHeldBytes, message)
+        }
+        Full::TenantIdleStreams => {
+            let message = "This tenant has as many idle streams open as it may. Close some, or send messages on them.";
+            (Reason::TenantIdleStreams, message)
+        }
+        Full::Worker => (Reason::WorkerFull, "This gateway holds as many request bodies as it can. Try again shortly."),
+    };
+    own(reason, message).retry_after(FULL_RETRY)
 }
 
 /// The reply for a refusal. `now` is the wall clock, which Anthropic's rate headers tell.

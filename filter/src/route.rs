@@ -16,6 +16,18 @@ pub(crate) struct Route {
     pub(crate) pool: Option<PoolName>,
     /// What a request costs in dialects that do not count tokens.
     pub(crate) charge: Tokens,
+    pub(crate) query: Query,
+    /// Only fields of the dialect's API pass.
+    pub(crate) strict_fields: bool,
+}
+
+/// What of a query goes upstream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Query {
+    /// These parameters, beside the dialect's own.
+    Of(Vec<String>),
+    /// All of it.
+    Any,
 }
 
 /// What happens to a call while the quota service is away.
@@ -31,6 +43,16 @@ impl Route {
     /// What operators call it: its first path.
     pub(crate) fn name(&self) -> &str {
         self.patterns.first().map_or("", |pattern| pattern.text.as_str())
+    }
+
+    /// The path with what may go upstream of its query.
+    pub(crate) fn outgoing(&self, path_and_query: &str) -> String {
+        match &self.query {
+            Query::Any => path_and_query.to_owned(),
+            Query::Of(names) => path::with_query_of(path_and_query, |name| {
+                self.dialect.query().contains(&name) || names.iter().any(|known| known == name)
+            }),
+        }
     }
 }
 

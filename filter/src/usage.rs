@@ -142,11 +142,24 @@ impl Meter {
         matches!(self, Meter::Sse(_))
     }
 
+    /// Whether what it reports of several prompts is of the first one alone, as in llama.cpp's documents.
+    pub(crate) fn reports_first_alone(&self) -> bool {
+        matches!(self, Meter::Json(json) if json.is_of_llama_cpp())
+    }
+
     /// Whether anything that the model wrote has come.
     pub(crate) fn has_output(&self) -> bool {
         match self {
             Meter::Sse(sse) => sse.has_output(),
             Meter::Fixed | Meter::Json(_) | Meter::Opaque { .. } => true,
+        }
+    }
+
+    /// Whether everything has come that its client waits for. Whatever ends the reply now does not break it off.
+    pub(crate) fn is_whole(&self) -> bool {
+        match self {
+            Meter::Sse(sse) => sse.is_whole(),
+            Meter::Fixed | Meter::Json(_) | Meter::Opaque { .. } => false,
         }
     }
 

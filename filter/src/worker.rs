@@ -2,12 +2,15 @@
 
 mod health;
 
+use crate::caller::Digest;
+use crate::holdings::{Holdings, Limits};
 use crate::ids::IdMint;
 use crate::outbox::{BatchNumber, Fate, Outbox};
+use crate::source::Source;
 use crate::verified::Verified;
 use health::Health;
 use log::warn;
-use sluice_policy::units::Millis;
+use sluice_policy::units::{Millis, TenantId};
 use sluice_policy::wire::{Settlement, SettlementBatch, WIRE_VERSION};
 
 #[derive(Debug)]
@@ -15,8 +18,10 @@ pub(crate) struct Worker {
     pub(crate) ids: IdMint,
     pub(crate) verified: Verified,
     pub(crate) counters: Counters,
-    /// Bytes of bodies that Envoy holds for this worker's calls. Every call takes its own off again.
-    pub(crate) paused_bytes: u64,
+    /// What Envoy holds for this worker's calls. Every call takes its own off again.
+    pub(crate) holdings: Holdings,
+    /// Where the request at hand comes from. Asked for only if its caller is not known, as it costs a microsecond.
+    pub(crate) locate: fn() -> Source,
     /// Admissions and settlements fail apart from each other (one may time out while the other is answered), so
     /// each has its own word in the log.
     pub(crate) admissions: Health,
@@ -41,15 +46,18 @@ pub(crate) struct Counters {
     pub(crate) settlements_dropped: u64,
     /// Replies whose usage was missing or could not be true.
     pub(crate) usage_estimated: u64,
+    /// Calls of strangers that were refused for want of room.
+    pub(crate) strangers_refused: u64,
 }
 
 impl Worker {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(limits: Limits, locate: fn() -> Source) -> Self {
         Self {
             ids: IdMint::new(),
             verified: Verified::default(),
             counters: Counters::default(),
-            paused_bytes: 0,
+            holdings: Holdings::new(limits),
+            locate,
             admissions: Health::new(
                 "the quota service does not admit: closed routes refuse, open ones pass keys verified lately",
                 "the quota service admits again",
@@ -62,6 +70,12 @@ impl Worker {
             has_dropped: false,
             reported: (Millis::ZERO, 0),
         }
+    }
+
+    /// The service has said whose key this is.
+    pub(crate) fn belongs(&mut self, key: Digest, tenant: &TenantId, now: Millis) {
+        self.verified.belongs(key, tenant, now);
+        self.holdings.verified(key, tenant);
     }
 
     /// A settlement that must reach the service.

@@ -27,8 +27,12 @@ pub enum Action {
     CatchUp,
     /// It takes over.
     FailOver,
+    /// The server of before answers again.
+    FailBack,
     /// The ledger loses everything.
     Flush,
+    /// A gate hears of the new server by another account.
+    Hear(usize),
     /// The server's clock jumps ahead.
     JumpAhead,
     /// The server's clock jumps back.
@@ -67,6 +71,9 @@ fn of_server(world: &World, scene: &Scene, actions: &mut Vec<Action>) {
             actions.push(Action::FailOver);
         }
     }
+    if world.left.failbacks > 0 && world.all_heard_since_failover() {
+        actions.push(Action::FailBack);
+    }
     // Who died within the longest call before the ledger lost everything is forgotten: so much is said in the docs.
     if world.left.flushes > 0 && world.orphans.is_empty() && world.ledger.zombies() == 0 {
         actions.push(Action::Flush);
@@ -102,5 +109,9 @@ fn of_gate(index: usize, gate: &Gate, world: &World, scene: &Scene, actions: &mu
     }
     if world.left.crashes > 0 {
         actions.push(Action::Crash(index));
+    }
+    let run = world.server.run.to_string();
+    if scene.hears && world.server.run > 0 && gate.servers.known(world.now).iter().all(|seen| seen.run != run) {
+        actions.push(Action::Hear(index));
     }
 }

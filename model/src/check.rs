@@ -11,6 +11,9 @@ pub(crate) struct Invariant {
     pub holds: fn(&Scene, &World) -> bool,
 }
 
+/// What is not of a moment, but of what follows.
+pub(crate) const PROGRESS: &str = "I8: within a few steps every free slot is in use while anybody waits";
+
 pub(crate) const INVARIANTS: [Invariant; 7] = [
     Invariant { name: "I1: what runs, orphans included, fits the capacity", holds: running_fits },
     Invariant { name: "I1: what is granted, zombies included, fits the capacity", holds: granted_fits },

@@ -31,10 +31,17 @@ pub enum Mutant {
     PicksKept,
     ContendedIgnored,
     ClockTrusted,
+    RetryGivesBack,
+    FreezeAlwaysLong,
+    LeaverAwaited,
+    SilentNotAwaited,
+    IncarnationHeard,
+    MissingTrusted,
+    ComebackTrusted,
 }
 
 impl Mutant {
-    pub const ALL: [Mutant; 19] = [
+    pub const ALL: [Mutant; 26] = [
         Mutant::ExpiredLeaseReclaimed,
         Mutant::StaleAnswerAccepted,
         Mutant::NumbersIgnored,
@@ -54,6 +61,13 @@ impl Mutant {
         Mutant::PicksKept,
         Mutant::ContendedIgnored,
         Mutant::ClockTrusted,
+        Mutant::RetryGivesBack,
+        Mutant::FreezeAlwaysLong,
+        Mutant::LeaverAwaited,
+        Mutant::SilentNotAwaited,
+        Mutant::IncarnationHeard,
+        Mutant::MissingTrusted,
+        Mutant::ComebackTrusted,
     ];
 
     /// What it does otherwise.
@@ -78,6 +92,13 @@ impl Mutant {
             Mutant::PicksKept => "turns outlive the call they answered",
             Mutant::ContendedIgnored => "a holder does not care who waits elsewhere",
             Mutant::ClockTrusted => "the server's clock is believed whatever it says",
+            Mutant::RetryGivesBack => "a holder gives back while its last call is unanswered",
+            Mutant::FreezeAlwaysLong => "a freeze lasts until the longest call has ended whoever has asserted",
+            Mutant::LeaverAwaited => "a holder that left in order is waited for",
+            Mutant::SilentNotAwaited => "a freeze ends after a lease whoever is silent",
+            Mutant::IncarnationHeard => "a new incarnation speaks for the one before",
+            Mutant::MissingTrusted => "an account that is missing is taken for a new one",
+            Mutant::ComebackTrusted => "a server that answers again after another is believed",
         }
     }
 
@@ -87,6 +108,7 @@ impl Mutant {
             Mutant::ChargedAgain => "I6",
             Mutant::DrawnAgain | Mutant::LentNotDebited | Mutant::InheritedTwice => "I2",
             Mutant::PicksKept | Mutant::ContendedIgnored => "whoever was told",
+            Mutant::RetryGivesBack | Mutant::FreezeAlwaysLong | Mutant::LeaverAwaited => "I8",
             _ => "I1",
         }
     }

@@ -35,6 +35,12 @@ pub struct Scene {
     pub on_demand: Option<u8>,
     /// Whether answers to superseded calls stay under way. A holder that ignores them is as if they were lost.
     pub stale_answers: bool,
+    /// How long a gate waits for an answer, as far as the ledger is told; `None`: no call is ever late.
+    pub patience: Option<Millis>,
+    /// Whether gates hear of another server by other accounts, too.
+    pub hears: bool,
+    /// In how many steps, from any world, all slots are in use if nothing more goes wrong (I8); `None`: that is not asked.
+    pub progress: Option<u8>,
     pub mutant: Option<Mutant>,
 }
 
@@ -62,6 +68,8 @@ pub struct Most {
     pub failovers: u8,
     /// Times that this replica catches up with the ledger; at the start it has.
     pub catch_ups: u8,
+    /// Failovers that are taken back: the server of before answers again, as it was then.
+    pub failbacks: u8,
     /// Failovers to a replica that knows nothing.
     pub flushes: u8,
     /// Jumps of the server's clock, forth or back.
@@ -99,6 +107,9 @@ impl Scene {
             shared: true,
             on_demand: None,
             stale_answers: false,
+            patience: None,
+            hears: false,
+            progress: None,
             mutant: None,
         }
     }
@@ -132,7 +143,7 @@ impl Scene {
         let (gates, capacities) = (self.gates.len(), capacities.join(" → "));
         let plural = if gates == 1 { "" } else { "s" };
         let mut text = format!("{gates} gate{plural}, C = {capacities}, L = {lease}, D = {longest}");
-        let Most { passes, arrivals, leaves, copies, crashes, failovers, flushes, jumps, .. } = self.most;
+        let Most { passes, arrivals, leaves, copies, crashes, failovers, failbacks, flushes, jumps, .. } = self.most;
         let named = [
             (passes, "step", "steps"),
             (arrivals, "caller", "callers"),
@@ -140,6 +151,7 @@ impl Scene {
             (copies, "copy", "copies"),
             (crashes, "crash", "crashes"),
             (failovers, "failover", "failovers"),
+            (failbacks, "failback", "failbacks"),
             (flushes, "loss", "losses"),
             (jumps, "jump", "jumps"),
         ];

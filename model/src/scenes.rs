@@ -34,12 +34,32 @@ pub fn all() -> Vec<Scene> {
         budget("budget", 6).within(2, 4),
         budget("budget crash", 6).within(1, 4).with(|most| most.crashes = 1),
         rate("rate").within(2, 4),
+        alone("alone").with_calls_of(600).within(3, 3).with(|most| most.flushes = 1),
+        one("recovery", &[P1, P1]).with_calls_of(400).within(1, 2).failing_over().progressing(3),
+        one("left", &[P1, P1]).on_demand().with_calls_of(200).within(1, 2).failing_over().hearing(),
+        one("failover", &[P1, P1]).on_demand().with_calls_of(200).within(3, 2).failing_over().hearing().with(|most| {
+            most.crashes = 1;
+        }),
+        one("failback", &[P1, P1])
+            .on_demand()
+            .with_calls_of(400)
+            .within(1, 2)
+            .failing_over()
+            .with(|most| most.failbacks = 1),
+        one("late", &[P1, P1]).impatient().within(3, 2),
+        one("late clock", &[P1, P1]).impatient().within(2, 1).with(|most| (most.jumps, most.crashes) = (1, 1)),
+        one("loss heard", &[P1, P1]).with_calls_of(200).within(3, 2).hearing().with(|most| most.flushes = 1),
     ]
 }
 
 /// Gates with one slot among them.
 fn one(name: &'static str, gates: &[Waiting]) -> Scene {
     Scene::calm(name, 1).with_gates(gates)
+}
+
+/// One gate, which nobody can hold up.
+fn alone(name: &'static str) -> Scene {
+    one(name, &[P1]).progressing(3)
 }
 
 fn three(name: &'static str) -> Scene {
@@ -93,6 +113,16 @@ pub fn habitat(mutant: Mutant) -> Scene {
         Mutant::LentNotDebited => budget(name, 2).within(1, 4),
         Mutant::InheritedTwice => budget(name, 6).within(1, 4).with(|most| most.crashes = 1),
         Mutant::ClockTrusted => two().with(|most| most.jumps = 1),
+        Mutant::RetryGivesBack => alone(name).with_calls_of(600).within(3, 3).with(|most| most.flushes = 1),
+        Mutant::FreezeAlwaysLong => two().with_calls_of(600).failing_over().progressing(3),
+        Mutant::LeaverAwaited => two().on_demand().with_calls_of(600).failing_over().progressing(3),
+        Mutant::SilentNotAwaited | Mutant::IncarnationHeard => {
+            two().with_calls_of(200).within(1, 2).with(|most| (most.crashes, most.failovers) = (1, 1))
+        }
+        Mutant::ComebackTrusted => {
+            two().with_calls_of(400).within(1, 2).with(|most| (most.failovers, most.failbacks) = (1, 1))
+        }
+        Mutant::MissingTrusted => two().with_calls_of(400).within(3, 2).with(|most| most.flushes = 1),
     };
     Scene { mutant: Some(mutant), ..scene }
 }
@@ -110,6 +140,26 @@ impl Scene {
 
     fn within(self, passes: u8, arrivals: u8) -> Self {
         Self { most: Most { passes, arrivals, ..self.most }, ..self }
+    }
+
+    /// A replica takes over that may lag behind, or not.
+    fn failing_over(self) -> Self {
+        self.with(|most| (most.failovers, most.catch_ups) = (1, FOR_EVER))
+    }
+
+    /// A call that arrives two steps after it was sent is late.
+    fn impatient(self) -> Self {
+        Self { patience: Some(Millis(50)), ..self }
+    }
+
+    /// Gates hear of another server by their other accounts, too.
+    fn hearing(self) -> Self {
+        Self { hears: true, ..self }
+    }
+
+    /// All slots are in use in so many steps once nothing more goes wrong.
+    fn progressing(self, steps: u8) -> Self {
+        Self { progress: Some(steps), ..self }
     }
 
     fn starting_cold(self) -> Self {

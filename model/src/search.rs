@@ -1,7 +1,7 @@
 //! The search itself: all worlds that a scene's bounds allow, the nearest first.
 
 use crate::action::Action;
-use crate::check::INVARIANTS;
+use crate::check::{INVARIANTS, PROGRESS};
 use crate::pool::Pool;
 use crate::scene::Scene;
 use crate::seen::{Event, Seen};
@@ -63,8 +63,18 @@ impl Model for Searched {
         let conditions: [fn(&Self, &World) -> bool; INVARIANTS.len()] =
             [keeps::<0>, keeps::<1>, keeps::<2>, keeps::<3>, keeps::<4>, keeps::<5>, keeps::<6>];
         let named = INVARIANTS.iter().zip(conditions);
-        named.map(|(invariant, condition)| Property::always(invariant.name, condition)).collect()
+        let named = named.map(|(invariant, condition)| Property::always(invariant.name, condition));
+        named.chain([Property::always(PROGRESS, progresses)]).collect()
     }
+}
+
+fn progresses(model: &Searched, world: &World) -> bool {
+    let seen = Seen::default();
+    let step = Step { scene: &model.scene, seen: &seen };
+    // What was under way when an account was lost is free only when no call can run any more. One gate has it all back.
+    let is_missing = world.server.run > 0 && (world.ledger.capacity() == 0 || world.ledger.has_lost_everything());
+    let is_excused = world.server.is_excused || is_missing && world.gates.len() > 1;
+    model.scene.progress.is_none_or(|steps| is_excused || step.progresses(world, steps))
 }
 
 fn keeps<const PLACE: usize>(model: &Searched, world: &World) -> bool {

@@ -11,12 +11,13 @@ pub enum Event {
     TookUpZombies,
     ZombiesCameFree,
     FailedOver,
+    FailedBack,
     Frozen,
     MovedWhileFrozen,
 }
 
 impl Event {
-    pub const ALL: [Event; 9] = [
+    pub const ALL: [Event; 10] = [
         Event::StartedP0,
         Event::StartedInTurn,
         Event::RaisedByNotice,
@@ -24,6 +25,7 @@ impl Event {
         Event::TookUpZombies,
         Event::ZombiesCameFree,
         Event::FailedOver,
+        Event::FailedBack,
         Event::Frozen,
         Event::MovedWhileFrozen,
     ];
@@ -37,6 +39,7 @@ impl Event {
             Event::TookUpZombies => "a holder took its zombies up again",
             Event::ZombiesCameFree => "zombies came free",
             Event::FailedOver => "a replica took over",
+            Event::FailedBack => "a server came back after another",
             Event::Frozen => "the ledger was frozen",
             Event::MovedWhileFrozen => "a slot moved while it was frozen",
         }

@@ -1,6 +1,7 @@
 //! What an action makes of a world. Every decision is made by the product's own state machines.
 
 mod letters;
+mod progress;
 mod truth;
 mod upsets;
 
@@ -28,6 +29,10 @@ impl Step<'_> {
     pub(crate) fn first(&self) -> World {
         let mut world = World::new(self.scene);
         self.ask_all(&mut world);
+        if self.scene.progress.is_some() && self.scene.on_demand.is_some() {
+            // They have used the account before, and left it in order.
+            (0..world.gates.len()).for_each(|index| self.ask(&mut world, index));
+        }
         if self.scene.settled {
             self.settle(&mut world);
         }
@@ -102,7 +107,9 @@ impl Step<'_> {
                 next.server.replica = Some(next.ledger.clone());
             }
             Action::FailOver => self.fail_over(next),
+            Action::FailBack => self.fail_back(next),
             Action::Flush => self.flush(next),
+            Action::Hear(gate) => self.hear_of_server(next, gate),
             Action::JumpAhead => {
                 let clock = next.server.clock.plus(Millis(JUMP_MS));
                 jump(next, clock);
@@ -126,7 +133,7 @@ impl Step<'_> {
                 Arc::make_mut(gate).running.retain(|ends| *ends > now);
             }
         }
-        world.orphans.retain(|ends| *ends > now);
+        world.orphans.retain(|(ends, _)| *ends > now);
     }
 
     /// Whoever may start does so at once, P0 first, as in the service; a later start is a later arrival.
@@ -203,13 +210,13 @@ impl Step<'_> {
         let (now, head) = (world.now, self.charge(world));
         let Some(gate) = world.gates.get_mut(index) else { return };
         let request = with(gate, |gate| {
-            let mut request = gate.ask(head, now)?;
+            let mut request = gate.ask(self.scene, head, now)?;
             mutant::sending(self.scene.mutant, gate, &mut request);
             Some(request)
         });
         if let Some(request) = request {
             self.lose_oldest(world, index);
-            world.send(Letter::Request(index, request));
+            world.send(Letter::Request(index, Box::new(request)));
         }
     }
 }

@@ -37,7 +37,9 @@ fn what(world: &World, action: Action) -> String {
         Action::Restart(gate) => format!("{} starts again", gate_name(gate)),
         Action::CatchUp => "the replica catches up".to_owned(),
         Action::FailOver => "the replica takes over".to_owned(),
+        Action::FailBack => "the server of before answers again".to_owned(),
         Action::Flush => "the ledger loses everything".to_owned(),
+        Action::Hear(gate) => format!("{} hears of the new server by another account", gate_name(gate)),
         Action::JumpAhead => "the server's clock jumps ahead".to_owned(),
         Action::JumpBack => "the server's clock jumps back".to_owned(),
     }

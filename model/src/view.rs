@@ -5,7 +5,7 @@
 
 use crate::scene::{BEGIN, EPOCH, gate_of, holder_id};
 use crate::world::{Gate, Letter, Told, World};
-use sluice_policy::ledger::{AccountLedger, Server, SyncReply, SyncRequest};
+use sluice_policy::ledger::{AccountLedger, Server, Sighting, SyncReply, SyncRequest};
 use sluice_policy::units::Millis;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -27,10 +27,13 @@ impl World {
             Letter::Reply(to, reply) | Letter::Notice(to, reply) if *to == gate => Some((reply.incarnation, reply.seq)),
             _ => None,
         });
-        let ledgers = [Some(&self.ledger), self.server.replica.as_ref()].into_iter().flatten();
+        let before = self.server.before.as_ref().map(|(_, before)| before);
+        let ledgers = [Some(&self.ledger), self.server.replica.as_ref(), before].into_iter().flatten();
         let of_ledgers = ledgers.filter_map(|ledger| ledger.latest_number(&id));
-        let latest = self.gates.get(gate).map(|gate| (gate.incarnation, gate.told.seq));
-        let mut numbers: Vec<Number> = of_letters.chain(of_ledgers).chain(latest).collect();
+        let gate = self.gates.get(gate);
+        let latest = gate.map(|gate| (gate.incarnation, gate.told.seq));
+        let answered = gate.filter(|_| self.server.may_come_back).map(|gate| (gate.incarnation, gate.told.answered));
+        let mut numbers: Vec<Number> = of_letters.chain(of_ledgers).chain(latest).chain(answered).collect();
         numbers.sort_unstable();
         numbers.dedup();
         numbers
@@ -56,13 +59,17 @@ impl View<'_> {
         if let Some(replica) = &world.server.replica {
             self.hash_ledger(replica, state);
         }
-        (&world.server.unheard, world.server.is_excused).hash(state);
+        world.server.before.is_some().hash(state);
+        if let Some((_, before)) = &world.server.before {
+            self.hash_ledger(before, state);
+        }
+        (&world.server.unheard, world.server.is_empty, world.server.is_excused).hash(state);
         world.server.clock.0.abs_diff(world.ledger_now().0).hash(state);
         for (index, gate) in world.gates.iter().enumerate() {
             self.hash_gate(index, gate, state);
         }
         world.orphans.len().hash(state);
-        world.orphans.iter().for_each(|ends| ends.since(world.now).hash(state));
+        world.orphans.iter().for_each(|(ends, gate)| (ends.since(world.now), gate).hash(state));
         let mut letters: Vec<u64> = world.letters.iter().map(|letter| self.of_letter(letter)).collect();
         letters.sort_unstable();
         letters.hash(state);
@@ -81,7 +88,7 @@ impl View<'_> {
         let rank = |holder: &_, number| gate_of(holder).map_or(0, |gate| self.rank(gate, number));
         let has_jumped = server.now != self.world.ledger_now();
         let oldest = (!has_jumped).then_some(self.world.forgotten_after);
-        ledger.hash_view(server, oldest, rank, state);
+        ledger.hash_view(server, oldest, self.world.server.is_lossy, rank, state);
     }
 
     fn hash_gate(&self, index: usize, gate: &Gate, state: &mut impl Hasher) {
@@ -93,6 +100,12 @@ impl View<'_> {
             if world.server.is_unsteady {
                 holder.hash_heard(world.now, world.ledger.latest_call(), state);
             }
+        }
+        if world.server.is_lossy {
+            gate.servers.hash_view(&world.server.run.to_string(), world.now, world.forgotten_after, state);
+        }
+        if world.server.may_come_back {
+            self.rank(index, (gate.incarnation, gate.told.answered)).hash(state);
         }
         (gate.waiting, gate.reloads, gate.running.len()).hash(state);
         gate.running.iter().for_each(|ends| ends.since(world.now).hash(state));
@@ -147,6 +160,16 @@ impl View<'_> {
         (request.keep, request.want, request.terms.version, &request.meters).hash(state);
         if self.world.server.is_unsteady {
             request.last_heard.map(|(heard, elapsed)| self.beside_ledger(heard.plus(elapsed))).hash(state);
+            request.jump.hash(state);
+        }
+        if self.world.server.is_lossy {
+            for seen in &request.servers {
+                self.hash_sighting(seen, state);
+            }
+            request.last_heard.map(|(_, ago)| ago.min(self.world.forgotten_after)).hash(state);
+        }
+        if self.world.server.may_come_back {
+            request.answered.map(|seq| self.rank(gate, (request.incarnation, seq))).hash(state);
         }
         request.rows.iter().for_each(|row| (&row.flow, row.waiting, row.head).hash(state));
         for spent in &request.spent {
@@ -156,11 +179,19 @@ impl View<'_> {
 
     fn hash_reply(&self, kind: u8, gate: usize, reply: &SyncReply, state: &mut impl Hasher) {
         (kind, gate, self.rank(gate, (reply.incarnation, reply.seq))).hash(state);
-        (reply.granted, &reply.picks, reply.contended, &reply.meters, reply.wait).hash(state);
+        (reply.late, reply.granted, &reply.picks, reply.contended, &reply.meters, reply.wait).hash(state);
+        if let Some(seen) = reply.server.as_ref().filter(|_| self.world.server.is_lossy) {
+            self.hash_sighting(seen, state);
+        }
         self.hash_moment(gate, reply.now, state);
         if self.world.server.is_unsteady {
             self.beside_ledger(reply.now).hash(state);
         }
+    }
+
+    fn hash_sighting(&self, seen: &Sighting, state: &mut impl Hasher) {
+        let is_this = seen.run == self.world.server.run.to_string();
+        (is_this, seen.ago.min(self.world.forgotten_after), seen.lost).hash(state);
     }
 
     /// Only where the clock may jump does the ledger compare moments that holders tell with its own.

@@ -1,7 +1,7 @@
 //! The state of a search: gates, the ledger, letters between them, and what really runs.
 
-use crate::scene::{BEGIN, EPOCH, LINES, Most, Names, Scene, Waiting, flow_name};
-use sluice_policy::holder::{Demand, Holder};
+use crate::scene::{BEGIN, EPOCH, LINES, Most, Names, Scene, Waiting, flow_name, holder_id};
+use sluice_policy::holder::{Demand, Holder, Servers};
 use sluice_policy::ledger::{AccountLedger, Row, SyncReply, SyncRequest};
 use sluice_policy::units::{HolderId, Millis, Tokens};
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,8 +15,9 @@ pub struct World {
     pub server: Server,
     pub ledger: Arc<AccountLedger>,
     pub gates: Vec<Arc<Gate>>,
-    /// When calls of crashed gates end at the latest. They always run so long: nothing depends on it, so it is the worst.
-    pub orphans: Vec<Millis>,
+    /// When calls of crashed gates end at the latest, and whose they were. They always run so long: nothing depends on it,
+    /// so it is the worst.
+    pub orphans: Vec<(Millis, usize)>,
     /// Under way; they arrive in any order, or never.
     pub letters: Vec<Arc<Letter>>,
     pub left: Most,
@@ -36,11 +37,19 @@ pub struct Server {
     pub clock: Millis,
     /// Whether it has jumped, or may.
     pub is_unsteady: bool,
+    /// Whether it has lost something, or may.
+    pub is_lossy: bool,
     /// What the replica knows that would take over.
     pub replica: Option<Arc<AccountLedger>>,
-    /// Gates that run calls and that the ledger has not heard of since it lost everything.
+    /// What the server of before knew when another took over, and its run.
+    pub before: Option<(u8, Arc<AccountLedger>)>,
+    /// Whether that one may answer again.
+    pub may_come_back: bool,
+    /// Gates that the ledger knew nothing of when it took over, and has not heard of since.
     pub unheard: BTreeSet<usize>,
-    /// The ledger stopped waiting for one of them: beyond what is promised.
+    /// Whether it knew nothing at all.
+    pub is_empty: bool,
+    /// It stopped waiting for a gate that is beyond what is promised.
     pub is_excused: bool,
 }
 
@@ -49,6 +58,8 @@ pub struct Server {
 pub struct Gate {
     /// `None` while it is down.
     pub holder: Option<Holder>,
+    /// What its process knows of the ledger's servers, from other accounts too.
+    pub servers: Servers,
     pub incarnation: u64,
     /// When its calls end at the latest, in order.
     pub running: Vec<Millis>,
@@ -106,7 +117,7 @@ pub struct Truth {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Letter {
-    Request(usize, SyncRequest),
+    Request(usize, Box<SyncRequest>),
     Reply(usize, SyncReply),
     Notice(usize, SyncReply),
     /// Only a mutant needs it: slots that the ledger still has to book.
@@ -136,6 +147,15 @@ impl World {
         self.gates.iter().map(|gate| gate.running.len()).sum::<usize>() + self.orphans.len()
     }
 
+    /// Whether a failover may be taken back, as far as is promised: every gate has been answered since.
+    pub fn all_heard_since_failover(&self) -> bool {
+        let Some((_, before)) = &self.server.before else { return false };
+        self.gates.iter().enumerate().all(|(index, gate)| {
+            let known = before.latest_number(&holder_id(index));
+            gate.holder.is_none() || gate.told.answered > 0 && known < Some((gate.incarnation, gate.told.answered))
+        })
+    }
+
     pub fn send(&mut self, letter: Letter) {
         self.letters.push(Arc::new(letter));
     }
@@ -146,8 +166,12 @@ impl Server {
         Self {
             run: 0,
             clock: EPOCH,
-            is_unsteady: scene.most.jumps > 0,
+            is_unsteady: scene.most.jumps > 0 || scene.patience.is_some(),
+            is_lossy: scene.can_forget(),
+            is_empty: false,
             replica: None,
+            before: None,
+            may_come_back: scene.most.failbacks > 0,
             unheard: BTreeSet::new(),
             is_excused: false,
         }
@@ -158,6 +182,7 @@ impl Gate {
     fn new(scene: &Scene, index: usize) -> Self {
         let mut gate = Self {
             holder: None,
+            servers: Servers::default(),
             incarnation: 0,
             running: Vec::new(),
             waiting: [0; LINES],
@@ -176,6 +201,7 @@ impl Gate {
             Some(idle_calls) => holder.on_demand(idle_calls),
             None => holder,
         });
+        self.servers = Servers::default();
         self.told = Told::default();
     }
 
@@ -200,9 +226,11 @@ impl Gate {
     }
 
     /// The next call to the ledger.
-    pub fn ask(&mut self, head: Tokens, now: Millis) -> Option<SyncRequest> {
+    pub fn ask(&mut self, scene: &Scene, head: Tokens, now: Millis) -> Option<SyncRequest> {
         let (demand, rows) = (self.demand(), self.rows(head));
-        let request = self.holder.as_mut()?.ask(demand, rows, &Names, now);
+        let mut request = self.holder.as_mut()?.ask(demand, rows, &Names, now);
+        request.servers = self.servers.known(now);
+        request.patience = scene.patience;
         let mut left_over = self.told.turns;
         left_over.iter_mut().zip(self.told.started).for_each(|(turns, started)| *turns -= started);
         self.told = Told {

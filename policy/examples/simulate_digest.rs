@@ -1,6 +1,6 @@
 //! Simulates a scene and prints its whole report: run natively and as wasm32, both must print the same.
 //!
-//!     cargo run -p sluice-policy --example simulate_digest -- 42,hours=2
+//!     cargo run --locked -p sluice-policy --example simulate_digest -- 42,hours=2
 
 use sluice_policy::simulate::{DAY_NIGHT, Scene, Setup, simulate};
 use std::error::Error;

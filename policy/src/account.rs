@@ -22,7 +22,7 @@ const IDLE_CALLS: u8 = 2;
 /// The limits of one tenant; an absent one does not limit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
-    /// Calls queued and running at once.
+    /// Calls queued and running at once, and abandoned ones that keep their slot.
     pub concurrent: Option<u32>,
     pub requests_per_s: Option<Rate>,
     pub requests_per_min: Option<Rate>,
@@ -49,7 +49,7 @@ impl Limits {
     fn terms(&self, version: Version, today: Today) -> Terms {
         let meters = self.rates().chain(self.budgets.limits(today)).collect();
         let Shares { policy, levels, .. } = Shares::default();
-        let capacity = self.concurrent.unwrap_or(u32::MAX);
+        let capacity = self.concurrent.unwrap_or(Terms::UNCOUNTED);
         Terms { version, capacity, policy, levels, groups: BTreeMap::new(), meters }
     }
 }
@@ -91,7 +91,8 @@ struct InForce {
     ends: [Millis; 2],
 }
 
-/// Invariant: `in_flight` is the number of this tenant's live admissions that were charged, queued or running.
+/// Invariant: `in_flight` is the number of this tenant's live admissions that were charged, queued or running, and of its
+/// abandoned calls that keep their slot.
 #[derive(Clone, Debug)]
 pub struct TenantAccount {
     in_force: Box<InForce>,
@@ -232,11 +233,16 @@ impl TenantAccount {
 
     /// Gives everything back that was charged then: the call never reached a model.
     pub fn release(&mut self, draw: Draw, charged_at: Millis) {
+        self.take_back(draw, charged_at);
+        self.leave();
+    }
+
+    /// As [`TenantAccount::release`], of a call that counts until [`TenantAccount::leave`].
+    pub fn take_back(&mut self, draw: Draw, charged_at: Millis) {
         self.refused = None;
         if let Some(holder) = &mut self.holder {
             holder.take_back(FLOW, WEIGHT, draw, charged_at);
         }
-        self.leave();
     }
 
     /// Replaces what was reserved then by what was really used.
@@ -314,6 +320,13 @@ impl TenantAccount {
         taken
     }
 
+    /// As [`Holder::back_off`].
+    pub fn back_off(&mut self, chance: u16, now: Millis) {
+        if let Some(holder) = &mut self.holder {
+            holder.back_off(chance, now);
+        }
+    }
+
     /// Takes what another replica's call has changed. Tells whether it was about the latest call.
     pub fn ledger_noticed(&mut self, id: &TenantId, notice: &SyncReply) -> bool {
         self.holder.as_mut().is_some_and(|holder| holder.noticed(notice, &OneFlow(id)))
@@ -327,9 +340,11 @@ impl TenantAccount {
     fn limited(&self, draw: Draw, now: Millis) -> Option<Limited> {
         let holder = self.holder.as_ref().filter(|holder| holder.is_leased(now))?;
         let most = u64::from(holder.capacity());
-        let concurrency = Limited { reason: Reason::TenantConcurrency, most, wait: None };
+        // Nobody is refused for want of a slot where nobody counts them.
+        let concurrency =
+            holder.terms().has_slots().then_some(Limited { reason: Reason::TenantConcurrency, most, wait: None });
         if self.in_flight >= holder.capacity() {
-            return Some(concurrency);
+            return concurrency;
         }
         let drawn_out = holder.terms().meters.iter().find_map(|(name, limit)| {
             let wait = missing_for(*limit, holder.left(*name, now)?, name.amount(draw))?;
@@ -342,7 +357,7 @@ impl TenantAccount {
         });
         // Other replicas may have the rest of the slots; where everything was granted that was wanted, nobody has tried.
         let has_no_more = self.in_flight >= holder.usable(now) && !holder.had_all();
-        drawn_out.or_else(|| has_no_more.then_some(concurrency))
+        drawn_out.or(concurrency.filter(|_| has_no_more))
     }
 
     fn end_of_period(&self, budget: MeterName) -> Millis {
@@ -350,14 +365,17 @@ impl TenantAccount {
         if budget.is_of_a_day() { day } else { month }
     }
 
-    fn correct(&mut self, reserved: Draw, actual: Draw, charged_at: Millis) {
+    /// As [`TenantAccount::settle`], of a call that counts until [`TenantAccount::leave`].
+    pub fn correct(&mut self, reserved: Draw, actual: Draw, charged_at: Millis) {
         self.refused = None;
         if let Some(holder) = &mut self.holder {
             holder.correct(FLOW, WEIGHT, reserved, actual, charged_at);
         }
     }
 
-    fn leave(&mut self) {
+    /// A call is in flight no more.
+    pub fn leave(&mut self) {
+        self.refused = None;
         debug_assert!(self.in_flight > 0, "a call left that never came");
         self.in_flight = self.in_flight.saturating_sub(1);
     }

@@ -4,11 +4,13 @@
 //! `quota-service` with the same [`reader`].
 
 pub mod reader;
+mod aborts;
 mod pools;
 mod models;
 mod tenants;
 pub(crate) mod weights;
 
+pub use aborts::{AfterAbort, OnAbort};
 pub use models::{Price, Rewrite};
 pub use pools::{ChargeWeights, Model, Pool};
 pub use tenants::{KeyRecord, KeyRule, Pattern, Tenant, parse_digest};

@@ -9,16 +9,19 @@
 //! starts. It lowers its hold before it says so, and raises it after the ledger has.
 
 mod allowance;
+mod calls;
 mod charges;
 mod picks;
+mod servers;
 mod view;
 
-use crate::ledger::{Draw, FlowName, Limit, MeterName, MeterReport, Row, SyncReply, SyncRequest, Terms};
+use crate::ledger::{Draw, FlowName, Limit, MeterName, Terms};
 use crate::queue::Flow;
 use crate::units::{HolderId, Millis, Priority};
 use allowance::Allowance;
 use charges::Charges;
 use picks::Picks;
+pub use servers::Servers;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What a holder needs to know to talk to the ledger.
@@ -91,6 +94,8 @@ pub struct Holder {
     /// The call that has no answer yet, and when it went out. At most one.
     outstanding: Option<Millis>,
     last_sent: Option<Millis>,
+    /// The number of the last call that was answered.
+    answered: Option<u64>,
     /// The ledger's time in the last reply, and when that came in: what has passed since is no more than what has passed
     /// at the ledger.
     last_heard: Option<(Millis, Millis)>,
@@ -109,6 +114,12 @@ pub struct Holder {
     is_changed: bool,
     /// The latest call was not answered.
     is_failing: bool,
+    /// Calls in a row that were not.
+    failures: u8,
+    /// No call is made before, while they are not.
+    retry_at: Millis,
+    /// What the ledger's clock has run ahead by since the last reply, as a late one showed.
+    jump: Option<Millis>,
     /// When a rate is expected to have refilled for the first row.
     refilled_at: Option<Millis>,
     charges: Charges,
@@ -116,14 +127,9 @@ pub struct Holder {
 
 /// Of a lease, this fraction is not used: clocks of two machines drift apart.
 const DRIFT_DIVISOR: u64 = 50;
-/// Slots held beyond the demand, as a fraction of the capacity: enough to start calls without asking, few enough
-/// that a crash does not cost the whole pool.
-const HEADROOM_DIVISOR: u32 = 4;
-/// More is not worth a crash, however large the account.
-const MOST_HEADROOM: u32 = 64;
 /// No call is due by time alone.
 const NEVER: Millis = Millis(u64::MAX);
-/// Between two calls while somebody waits, or while the ledger does not answer.
+/// Between two calls while somebody waits.
 const TICK: Millis = Millis(100);
 
 impl Holder {
@@ -146,6 +152,7 @@ impl Holder {
             lease_ends: Millis::ZERO,
             outstanding: None,
             last_sent: None,
+            answered: None,
             last_heard: None,
             told: BTreeSet::new(),
             told_want: 0,
@@ -155,6 +162,9 @@ impl Holder {
             is_alone: false,
             is_changed: false,
             is_failing: false,
+            failures: 0,
+            retry_at: Millis::ZERO,
+            jump: None,
             refilled_at: None,
             charges: Charges::default(),
         }
@@ -228,16 +238,24 @@ impl Holder {
         }
     }
 
-    /// Whether calls may be started, or taken in to wait for it.
+    /// Whether calls may be started, or taken in to wait for it. A ledger does not answer when a call has failed, and also
+    /// when the call that was to renew the lease is still out as it ends.
     #[must_use]
     pub fn is_open(&self, now: Millis) -> bool {
-        self.is_leased(now) || (self.is_failing && self.outage == Outage::Open)
+        let is_unanswered = self.is_failing || self.outstanding.is_some_and(|sent| sent < self.lease_ends);
+        self.is_leased(now) || (is_unanswered && self.outage == Outage::Open)
     }
 
     /// Whether the ledger has answered lately enough to start anything.
     #[must_use]
     pub fn is_leased(&self, now: Millis) -> bool {
         now < self.lease_ends
+    }
+
+    /// When the lease ends, where calls may start without one.
+    #[must_use]
+    pub fn opens_at(&self, now: Millis) -> Option<Millis> {
+        (self.outage == Outage::Open && self.is_leased(now)).then_some(self.lease_ends)
     }
 
     /// Whether the lease ended so long ago that the ledger may have given its slots to others. A ledger that has lost what
@@ -300,6 +318,11 @@ impl Holder {
     /// A call waits no more: it starts, or has left.
     pub fn stopped_waiting(&mut self) {
         self.told_waiting = self.told_waiting.saturating_sub(1);
+        self.is_changed = true;
+    }
+
+    /// A call has a slot no more.
+    pub fn stopped_running(&mut self) {
         self.is_changed = true;
     }
 
@@ -411,131 +434,20 @@ impl Holder {
             return if self.stays_warm() || !self.is_resting(demand) { now } else { NEVER };
         };
         if self.is_answered && (self.owes(demand) || self.is_news(demand) || self.is_inexact()) {
-            return now;
+            return now.max(self.retry_at);
         }
         if self.is_answered && self.told_want == 0 && self.is_resting(demand) {
             return NEVER;
         }
         let renewal = sent.plus(Millis(self.replica.lease.lease.0 / 3));
-        if demand.waiting == 0 && self.is_answered {
-            return renewal;
-        }
         let tick = sent.plus(TICK).min(renewal);
+        if demand.waiting == 0 && self.is_answered {
+            return if self.charges.has_more() { tick } else { renewal };
+        }
+        if !self.is_answered {
+            return sent.plus(TICK).max(self.retry_at);
+        }
         self.refilled_at.map_or(tick, |refilled| tick.min(refilled))
-    }
-
-    /// Makes the next call. Lowers the hold *before* the call goes out. `rows` are the first flows that wait, at most
-    /// [`crate::ledger::MOST_ROWS`], in the order in which they would be served here.
-    pub fn ask(&mut self, demand: Demand, rows: Vec<Row>, names: &impl FlowNames, now: Millis) -> SyncRequest {
-        let headroom = (self.terms.capacity / HEADROOM_DIVISOR).clamp(1, MOST_HEADROOM);
-        let want = demand.running.saturating_add(demand.waiting).saturating_add(headroom).min(self.terms.capacity);
-        let is_resting = self.is_resting(demand);
-        let idle_calls = self.idle_calls.unwrap_or_default();
-        let want = if is_resting && self.idled >= idle_calls { 0 } else { want };
-        self.idled = if is_resting { idle_calls.min(self.idled.saturating_add(1)) } else { 0 };
-        // Whoever waits beside an idle slot waits for a rate, and gets both from the ledger, all or nothing.
-        let keeps_idle = !self.contended && demand.waiting == 0 && !self.is_forgotten(now);
-        let keep = if keeps_idle { want.max(demand.running) } else { demand.running };
-        self.told_waiting = demand.waiting;
-        self.call(keep, want, rows, names, now)
-    }
-
-    /// Makes the last call of an incarnation that ends in order: it keeps what still runs and wants nothing.
-    pub fn give_back(&mut self, running: u32, names: &impl FlowNames, now: Millis) -> SyncRequest {
-        self.call(running, 0, Vec::new(), names, now)
-    }
-
-    /// Takes the answer to the latest call; anything else is ignored. Tells whether it was taken.
-    pub fn answered(&mut self, reply: &SyncReply, names: &impl FlowNames, now: Millis) -> bool {
-        let Some(sent) = self.outstanding.filter(|_| self.is_latest(reply)) else { return false };
-        self.lease_ends = sent.plus(less_drift(self.replica.lease.lease));
-        self.outstanding = None;
-        self.last_heard = Some((reply.now, now));
-        self.refilled_at = reply.wait.map(|wait| now.plus(wait));
-        self.charges.answered();
-        self.is_failing = false;
-        self.is_alone = reply.alone;
-        self.take(reply, names);
-        true
-    }
-
-    /// Takes what somebody else's call has changed. It does not renew the lease. Tells whether it was taken.
-    pub fn noticed(&mut self, notice: &SyncReply, names: &impl FlowNames) -> bool {
-        let is_latest = self.is_latest(notice);
-        if is_latest {
-            self.take(notice, names);
-        }
-        is_latest
-    }
-
-    /// The latest call got no answer; it may or may not have been applied, which the next one repairs.
-    pub fn failed(&mut self) {
-        self.outstanding = None;
-        self.is_failing = true;
-        self.is_alone = false;
-    }
-
-    fn is_latest(&self, reply: &SyncReply) -> bool {
-        (reply.incarnation, reply.seq) == (self.replica.incarnation, self.seq)
-    }
-
-    /// The first word on a call sets the hold; what comes after it can only have added to it.
-    fn take(&mut self, reply: &SyncReply, names: &impl FlowNames) {
-        let is_first = !std::mem::replace(&mut self.is_answered, true);
-        self.hold = if is_first { reply.granted } else { self.hold.max(reply.granted) };
-        self.picks.take(&reply.picks, names);
-        for (name, grant) in &reply.meters {
-            self.allowances.entry(*name).or_default().take(grant, is_first);
-        }
-        // The first word on a call was said after all words on earlier ones, whatever the ledger's clock has done since.
-        if is_first || reply.now >= self.heard_at {
-            self.heard_at = reply.now;
-            self.contended = reply.contended;
-        }
-    }
-
-    fn call(&mut self, keep: u32, want: u32, rows: Vec<Row>, names: &impl FlowNames, now: Millis) -> SyncRequest {
-        self.hold = self.hold.min(keep);
-        self.seq += 1;
-        self.is_answered = false;
-        self.outstanding = Some(now);
-        self.last_sent = Some(now);
-        self.refilled_at = None;
-        // Picks that nobody has used by now were for callers who have left: their slots go back.
-        self.picks = Picks::default();
-        self.told = rows.iter().map(|row| row.flow.clone()).collect();
-        self.told_want = want;
-        self.told_meters = !self.terms.meters.is_empty();
-        self.is_urgent = false;
-        self.is_changed = false;
-        let spent = self.charges.tell(self.seq, names).to_vec();
-        // One's own ledger is asked whenever something is drawn, so nothing need be kept.
-        let keeps_allowance = self.replica.lease.shared && want > 0 && !self.contended;
-        SyncRequest {
-            holder: self.replica.id.clone(),
-            incarnation: self.replica.incarnation,
-            seq: self.seq,
-            keep: self.hold,
-            want,
-            terms: self.terms.clone(),
-            lease: self.replica.lease.lease,
-            longest_request: self.replica.lease.longest_request,
-            last_heard: self.last_heard.map(|(ledger, sent)| (ledger, now.since(sent))),
-            guarded: self.stays_warm() && self.replica.lease.shared,
-            ahead: self.replica.lease.shared,
-            spent,
-            rows,
-            meters: self.report(keeps_allowance),
-        }
-    }
-
-    fn report(&mut self, keeps_allowance: bool) -> BTreeMap<MeterName, MeterReport> {
-        let allowances = &mut self.allowances;
-        self.terms
-            .meters
-            .keys()
-            .map(|name| (*name, allowances.entry(*name).or_default().report(keeps_allowance)))
-            .collect()
     }
 
     /// Whether it has something that somebody elsewhere waits for.

@@ -9,19 +9,23 @@
 //! because it may have lost what it knew, slots only move: it hands out no more than holders give up.
 //!
 //! Reading order: `message` (what is said), `share` (what a holder has), `meter` (rates and budgets), `order` (whose
-//! turn it is), `time` (what has ended), and here what a call does with them. `quota-service/src/ledger/sync.lua` is the
+//! turn it is) and `rivals` (among whom), `terms` (whose configuration counts), `time` (what has ended), `watch` (what may
+//! be lost), and here what a call does with them. `quota-service/src/ledger/sync.lua` is the
 //! translation of [`AccountLedger::sync`]; both answer the same.
 
 mod message;
 mod meter;
 mod order;
+mod rivals;
 mod share;
+mod terms;
 mod time;
 mod view;
+mod watch;
 
 pub use message::{
-    Account, FlowName, MOST_ROWS, MeterGrant, MeterReport, NotAFlow, NotAnAccount, Row, Spent, SyncReply, SyncRequest,
-    Synced, Terms, Version,
+    Account, FlowName, Loss, MOST_ROWS, MOST_SERVERS, MOST_SPENT, MeterGrant, MeterReport, NotAFlow, NotAnAccount, Row,
+    Sighting, Spent, SyncReply, SyncRequest, Synced, Terms, Version,
 };
 pub use meter::{Draw, Limit, MeterName};
 
@@ -31,6 +35,8 @@ use order::{Candidate, Order};
 use serde::{Deserialize, Serialize};
 use share::{Pick, Share};
 use std::collections::{BTreeMap, BTreeSet};
+use time::agrees;
+use watch::Watch;
 
 /// The server that keeps an account: which run of it, and what its clock says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +63,8 @@ pub struct AccountLedger {
     /// What the server's clock lacks, so that time runs on when it jumps.
     clock_offset: i64,
     frozen_until: Millis,
+    #[serde(default)]
+    watch: Watch,
     /// Slots that holders have given up since the ledger froze, and that may be handed out again.
     movable: u32,
     swept_at: Millis,
@@ -64,6 +72,8 @@ pub struct AccountLedger {
 
 /// How often counters that say nothing any more are forgotten.
 const SWEEP_EVERY: Millis = Millis(60_000);
+/// Two months: a budget of the month in which it was last used is over by then.
+const FORGOTTEN_AFTER: Millis = Millis(62 * 86_400_000);
 
 impl AccountLedger {
     /// Answers one call.
@@ -72,13 +82,17 @@ impl AccountLedger {
             let reply = self.reply(&request.holder, None, self.latest_call_at());
             return Synced { reply, notices: BTreeMap::new() };
         }
+        if let Some(told) = self.late(request, server.now) {
+            return Synced { reply: SyncReply::late(request, told), notices: BTreeMap::new() };
+        }
         let now = self.tell_time(request, server.now);
         self.watch_for_loss(request, server.run, now);
         self.expire(&request.holder, now);
-        self.take_terms(&request.terms, now);
-        self.take_share(request, now);
+        self.take_terms(&request.holder, &request.terms, server.now, now);
+        let picks = self.take_share(request, now);
+        self.thaw(now);
         self.take_draws(request, now);
-        self.take_charges(request, now);
+        self.take_charges(request, &picks, now);
         self.take_rows(request, now);
         let mut served = BTreeSet::new();
         let wait = self.walk(&request.holder, now, &mut served);
@@ -114,63 +128,39 @@ impl AccountLedger {
         self.spent
     }
 
+    /// Whether nobody has called for so long that no budget, debt or call of before counts any more.
+    #[must_use]
+    pub fn is_forgotten(&self, server: Millis) -> bool {
+        self.at(server).since(self.swept_at) > FORGOTTEN_AFTER
+    }
+
     fn is_stale(&self, request: &SyncRequest) -> bool {
         let known = self.shares.get(&request.holder);
         known.is_some_and(|share| (request.incarnation, request.seq) <= (share.incarnation, share.seq))
     }
 
-    /// The latest configuration counts; of two equal ones the one that was told last.
-    fn take_terms(&mut self, terms: &Terms, now: Millis) {
-        if self.terms.as_ref().is_some_and(|known| known.version > terms.version) {
-            return;
-        }
-        let is_over = |name: &MeterName| !terms.meters.contains_key(name);
-        let mut over: Vec<MeterName> = self.meters.keys().copied().filter(is_over).collect();
-        self.meters.retain(|name, _| !is_over(name));
-        for (name, limit) in &terms.meters {
-            let meter = self.meters.entry(*name).or_insert_with(|| Meter::new(*limit, now));
-            meter.refill(now);
-            if meter.limit() != *limit && meter.set_limit(*limit) {
-                over.push(*name);
-            }
-        }
-        // What was lent of a limit that is no more, or of the last period, is worth nothing.
-        for lent in self.shares.values_mut().flat_map(|share| &mut share.lent) {
-            if over.contains(lent.0) {
-                lent.1.held = 0;
-            }
-        }
-        if self.terms.as_ref() != Some(terms) {
-            self.terms = Some(terms.clone());
-        }
-    }
-
     /// Takes in what the holder keeps. It cannot keep more than it was granted, or, after its lease ended, than what
     /// became a zombie: a `keep` that was sent before must not create slots. Only while the ledger is frozen a holder's
-    /// first word counts more than the ledger's.
-    fn take_share(&mut self, request: &SyncRequest, now: Millis) {
-        let is_frozen = now < self.frozen_until;
+    /// first word counts more than the ledger's, and where there are no slots to count. Returns its picks until now, which
+    /// the holder has told of since, if they have started.
+    fn take_share(&mut self, request: &SyncRequest, now: Millis) -> BTreeMap<FlowName, Pick> {
+        let is_frozen = self.is_frozen_at(now);
         let known = self.shares.remove(&request.holder);
         let (old, gone) = match known {
             Some(share) if share.incarnation == request.incarnation => (share, None),
             gone => (Share { contended: false, ..Share::default() }, gone),
         };
         if let Some(gone) = gone {
+            self.await_no_more(&request.holder, &gone);
             self.bury(&gone, now);
         }
         let held = old.granted.max(old.zombies);
-        let asserts = is_frozen && !old.asserted;
+        let asserts = is_frozen && !old.asserted || !self.has_slots();
         let kept = if asserts { request.keep } else { request.keep.min(held) };
         if is_frozen && !asserts {
             self.movable = self.movable.saturating_add(held - kept);
         }
-        for (flow, pick) in &old.picks {
-            if let Some(terms) = &self.terms {
-                for _ in 0..pick.slots {
-                    self.order.uncharge(flow, pick.weight, pick.head.tokens.0, terms);
-                }
-            }
-        }
+        let picks = old.picks;
         let share = Share {
             incarnation: request.incarnation,
             granted: kept,
@@ -179,11 +169,15 @@ impl AccountLedger {
             renewed_at: now,
             lease: request.lease,
             longest_request: request.longest_request,
+            version: Some(request.terms.version),
+            agreed: agrees(request, now),
             asserted: true,
+            has_left: request.keep == 0 && request.want == 0 && request.rows.is_empty(),
             picks: BTreeMap::new(),
             ..old
         };
         self.shares.insert(request.holder.clone(), share);
+        picks
     }
 
     /// Ends an old incarnation: whatever it was granted may still be running, and whatever it was lent it draws no more.
@@ -210,54 +204,63 @@ impl AccountLedger {
         }
     }
 
-    /// Counts what was charged under numbers that this ledger has not seen yet.
-    fn take_charges(&mut self, request: &SyncRequest, now: Millis) {
+    /// Takes back what picks were charged, and counts what was charged under numbers that this ledger has not seen yet.
+    fn take_charges(&mut self, request: &SyncRequest, picks: &BTreeMap<FlowName, Pick>, now: Millis) {
         let (Some(terms), Some(share)) = (self.terms.clone(), self.shares.get_mut(&request.holder)) else { return };
         let seen = std::mem::replace(&mut share.seq, request.seq);
+        let is_idle = request.spent.is_empty() && picks.is_empty();
+        let rivals = if is_idle { BTreeSet::new() } else { self.rivals(now) };
+        for (flow, pick) in picks {
+            for _ in 0..pick.slots {
+                self.order.uncharge(flow, pick.weight, pick.head.tokens.0, &terms, rivals.iter());
+            }
+        }
         for spent in request.spent.iter().filter(|spent| spent.seq > seen) {
             self.spent = self.spent.saturating_add(spent.charge);
             let amount = spent.charge.unsigned_abs();
             if spent.charge < 0 {
-                self.order.uncharge(&spent.flow, spent.weight, amount, &terms);
+                self.order.uncharge(&spent.flow, spent.weight, amount, &terms, rivals.iter());
             } else {
-                let waiting = waiting(&self.shares, now);
-                self.order.wake(&spent.flow, waiting.clone());
-                self.order.charge(&spent.flow, spent.weight, amount, &terms, waiting);
+                self.order.wake(&spent.flow, rivals.iter());
+                self.order.charge(&spent.flow, spent.weight, amount, &terms, rivals.iter());
             }
         }
     }
 
+    /// What the caller's rows tell takes the place of what they told before. What has its turn from now on, here or at
+    /// another holder, claims nothing of the past; what only stands behind others of its tenant is kept from it too.
     fn take_rows(&mut self, request: &SyncRequest, now: Millis) {
-        for row in &request.rows {
-            self.order.wake(&row.flow, waiting(&self.shares, now));
-            // Each wakes beside those before it.
-            if let Some(share) = self.shares.get_mut(&request.holder) {
-                share.rows.entry(row.flow.clone()).or_insert(share::WaitingRow {
-                    weight: row.weight,
-                    head: Draw { tokens: row.head, money: row.money },
-                    waiting: row.waiting,
-                    since: now,
-                });
-            }
-        }
+        let before = self.rivals(now);
         if let Some(share) = self.shares.get_mut(&request.holder) {
             share.first = request.rows.first().map(|row| row.flow.clone());
             share.take_rows(&request.rows, now);
         }
+        let after = self.rivals(now);
+        self.wake_all(request.rows.iter().map(|row| &row.flow).chain(&after), &before);
     }
 
     /// Hands out what is free, one slot with its tokens at a time, to the row whose turn it is. Tells how long the
     /// first row waits for its tokens, if that is what it waits for.
     fn walk(&mut self, caller: &HolderId, now: Millis, served: &mut BTreeSet<HolderId>) -> Option<Millis> {
         let terms = self.terms.clone()?;
+        if self.free(now) == 0 {
+            return None;
+        }
+        let (rivals, mut open) = (self.rivals(now), self.open_rivals(now));
         // Whoever waits alone is served in its own order, which is then the global one. It knows that order beyond its
         // first row, so of an account with rates it gets one turn at a time, and the slots it may use ahead.
         let mut alone = self.waits_alone(now);
         let one_turn = !self.meters.is_empty() && alone.as_ref().is_some_and(|(holder, _)| holder == caller);
         while self.free(now) > 0 {
-            let (holder, flow) = alone.take().or_else(|| self.first_row(&terms, now))?;
-            if let Err(wait) = self.pick(&holder, &flow, &terms, now) {
+            let (holder, flow) = alone.take().or_else(|| self.first_row(&open, &terms, now))?;
+            if let Err(wait) = self.pick(&holder, &flow, &rivals, &terms, now) {
                 return wait;
+            }
+            // Where that was the last of its flow, another one of its tenant may have its turn.
+            if !self.is_open(&flow, now) {
+                let after = self.open_rivals(now);
+                self.wake_all(after.difference(&open), &rivals);
+                open = after;
             }
             served.insert(holder);
             if one_turn {
@@ -276,15 +279,23 @@ impl AccountLedger {
         is_open.then(|| (holder.clone(), first.clone()))
     }
 
-    fn first_row(&self, terms: &Terms, now: Millis) -> Option<(HolderId, FlowName)> {
+    fn first_row(&self, open: &BTreeSet<FlowName>, terms: &Terms, now: Millis) -> Option<(HolderId, FlowName)> {
         let rows = self.shares.iter().filter(|(_, share)| share.has_fresh_rows(now)).flat_map(|(holder, share)| {
-            share.open_rows().map(move |(flow, row)| Candidate { flow, holder, since: row.since })
+            let rivals = share.open_rows().filter(|(flow, _)| open.contains(*flow));
+            rivals.map(move |(flow, row)| Candidate { flow, holder, since: row.since })
         });
         self.order.first(rows, terms.policy).map(|row| (row.holder.clone(), row.flow.clone()))
     }
 
     /// Gives a row a slot with all that its first call draws, or nothing and the time until that may change.
-    fn pick(&mut self, holder: &HolderId, flow: &FlowName, terms: &Terms, now: Millis) -> Result<(), Option<Millis>> {
+    fn pick(
+        &mut self,
+        holder: &HolderId,
+        flow: &FlowName,
+        rivals: &BTreeSet<FlowName>,
+        terms: &Terms,
+        now: Millis,
+    ) -> Result<(), Option<Millis>> {
         let Some(share) = self.shares.get_mut(holder) else { return Err(None) };
         let Some(row) = share.rows.get(flow).copied() else { return Err(None) };
         // A row's picks are charged alike: their calls' own charges are told when they start.
@@ -307,11 +318,10 @@ impl AccountLedger {
             // Of two holders with calls of one flow, the next turn is the other's.
             row.since = now;
         }
-        if now < self.frozen_until {
+        if self.is_frozen_at(now) {
             self.movable = self.movable.saturating_sub(1);
         }
-        let waiting = waiting(&self.shares, now);
-        self.order.charge(flow, row.weight, head.tokens.0, terms, waiting);
+        self.order.charge(flow, row.weight, head.tokens.0, terms, rivals.iter());
         Ok(())
     }
 
@@ -319,7 +329,7 @@ impl AccountLedger {
     fn free(&self, now: Millis) -> u32 {
         let capacity = self.terms.as_ref().map_or(0, |terms| terms.capacity);
         let free = capacity.saturating_sub(self.granted().saturating_add(self.zombies()));
-        if now < self.frozen_until { free.min(self.movable) } else { free }
+        if self.is_frozen_at(now) { free.min(self.movable) } else { free }
     }
 
     /// While nobody waits elsewhere, the caller gets slots and tokens to start calls without asking.
@@ -337,7 +347,7 @@ impl AccountLedger {
             let lent = share.lent.entry(*name).or_default();
             meter.lend_ahead(lent, promised, u64::try_from(holders).unwrap_or(u64::MAX));
         }
-        if now < self.frozen_until {
+        if self.is_frozen_at(now) {
             self.movable = self.movable.saturating_sub(more);
         }
     }
@@ -391,10 +401,12 @@ impl AccountLedger {
             contended: share.contended,
             meters: self.meters.iter().map(grant).collect(),
             now,
+            late: false,
             wait,
             alone: self.shares.iter().all(|(other, share)| other == holder || share.holds_nothing()),
             zombies: self.zombies(),
-            frozen_until: (now < self.frozen_until).then_some(self.frozen_until),
+            frozen_until: self.is_frozen_at(now).then_some(self.frozen_until),
+            server: Some(self.sighting(now)),
         }
     }
 }

@@ -14,6 +14,7 @@
 )]
 
 pub mod units;
+pub mod seal;
 pub mod config;
 pub mod schedule;
 pub mod bucket;

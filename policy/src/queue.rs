@@ -18,6 +18,7 @@ mod settings;
 mod tree;
 
 pub use settings::{GroupIndex, QueueSettings, SharePolicy, Shares, TenantIndex};
+pub(crate) use tree::MOST_BEHIND;
 pub use tree::{Ahead, Branch, ChargedBy, Standing};
 
 use crate::units::{Millis, Priority, Tokens};

@@ -7,6 +7,10 @@ use short_text::ShortText;
 use std::fmt;
 use std::sync::Arc;
 
+/// The longest name of anything, in bytes: of a model, pool, tenant or key. What a client chooses may be kept in some
+/// ten thousand places (I7).
+pub const NAME_BYTES_MAX: usize = 256;
+
 /// Milliseconds: a duration, or a moment on the caller's monotonic clock. The origin is the caller's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -177,7 +181,7 @@ name_type!(
     HolderId
 );
 
-/// One call: `<worker incarnation>-<counter>`, minted by the filter, never reused.
+/// One call, as the filter has minted it by [`crate::seal`]; never reused.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct AdmissionId(ShortText);

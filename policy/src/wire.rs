@@ -2,13 +2,21 @@
 //!
 //! `POST /v1/admissions` carries an [`AdmissionRequest`] and is *held* while the call is queued; the answer is an
 //! [`AdmissionReply`]. `POST /v1/models` asks what a key may use: a [`ModelsRequest`], answered by a [`ModelsReply`] at
-//! once and free of charge. `POST /v1/settlements` carries a [`SettlementBatch`]; it takes effect at once, and is
+//! once and free of charge. `POST /v1/callers` asks whose a key is, before the rest of its call has come: a
+//! [`CallerRequest`], answered by a [`CallerReply`] at once and free of charge. `POST /v1/settlements` carries a [`SettlementBatch`]; it takes effect at once, and is
 //! answered when that effect would survive the service, or with 503 when that takes too long. Every entry is idempotent, so
 //! the filter repeats it until it is acknowledged.
 //!
 //! Every reply of the service bears [`DECIDED_HEADER`], which nothing else on the way sets: that is how the filter
 //! tells an answer from a dead sidecar's 503.
 
+pub(crate) mod bounded;
+mod decision;
+mod reason;
+
+pub use reason::Reason;
+
+use crate::seal::{IdReader, SealKey};
 use crate::units::{AdmissionId, Millis, ModelName, PoolName, Priority, TenantId, Tokens};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -20,6 +28,7 @@ pub const WIRE_VERSION: u32 = 1;
 
 pub const ADMISSIONS_PATH: &str = "/v1/admissions";
 pub const MODELS_PATH: &str = "/v1/models";
+pub const CALLERS_PATH: &str = "/v1/callers";
 pub const SETTLEMENTS_PATH: &str = "/v1/settlements";
 /// Present on every reply of the service.
 pub const DECIDED_HEADER: &str = "x-sluice-decided";
@@ -30,9 +39,10 @@ pub const SECRET_HEADER: &str = "x-sluice-secret";
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyProof {
     /// The public id inside a key of our own format; absent for a key of another format.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "bounded::optional_name", skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
     /// SHA-256 of the whole key, 64 lower-case hex digits. A credential: never logged.
+    #[serde(deserialize_with = "bounded::name")]
     pub digest: String,
 }
 
@@ -48,10 +58,10 @@ pub struct AdmissionRequest {
     pub id: AdmissionId,
     pub key: KeyProof,
     /// The model that the body names. Absent only in headers mode, where `pool` must be given.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "bounded::optional_name", skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
     /// The pool that the route names, when it does.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "bounded::optional_name", skip_serializing_if = "Option::is_none")]
     pub pool: Option<PoolName>,
     /// Estimated from the prompt's length.
     pub input_tokens: Tokens,
@@ -76,7 +86,8 @@ pub struct AdmissionRequest {
     pub deadline_ms: Option<Millis>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// On the wire the decision comes first: see `wire/decision.rs`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "decision", rename_all = "snake_case")]
 pub enum AdmissionReply {
     Admitted(Grant),
@@ -118,6 +129,23 @@ pub enum ModelsReply {
     Listed {
         models: Vec<ModelName>,
     },
+    Rejected(Refusal),
+}
+
+/// Whose key is this?
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CallerRequest {
+    pub version: u32,
+    pub key: KeyProof,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "decision", rename_all = "snake_case")]
+pub enum CallerReply {
+    Known {
+        tenant: TenantId,
+    },
+    /// No call of this key can be admitted.
     Rejected(Refusal),
 }
 
@@ -163,210 +191,25 @@ impl Refusal {
         }
     }
 
+    /// As the client may see it. Whether a model exists is nothing that a key can find out which may not use it, so both
+    /// refusals are one; operators see which it was in the metrics and explanations.
+    #[must_use]
+    pub fn for_client(self) -> Self {
+        match self.reason {
+            Reason::ModelNotFound | Reason::ModelNotAllowed => {
+                let one = Self::new(
+                    Reason::ModelNotFound,
+                    "this model does not exist here, or this API key may not use it; GET /v1/models lists what it may use",
+                );
+                Self { param: Some("model".to_owned()), rates: self.rates, ..one }
+            }
+            _ => self,
+        }
+    }
+
     #[must_use]
     pub fn retry_after(self, wait: Millis) -> Self {
         Self { retry_after_ms: Some(wait), ..self }
-    }
-}
-
-/// The machine-readable cause of every refusal, in `x-sluice-reason`. The filter's own causes are here too, so that
-/// the list is in one place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Reason {
-    // Decided by the service.
-    UnknownKey,
-    TenantDisabled,
-    ModelNotAllowed,
-    ModelNotFound,
-    ContextLengthExceeded,
-    TenantConcurrency,
-    TenantRequestsPerSecond,
-    TenantRequestsPerMinute,
-    TenantTokensPerMinute,
-    TenantTokensPerDay,
-    TenantTokensPerMonth,
-    TenantMoneyPerDay,
-    TenantMoneyPerMonth,
-    QueueFull,
-    QueueTimeout,
-    DeadlineUnreachable,
-    LedgerUnavailable,
-    ShuttingDown,
-    DuplicateAdmission,
-    // Decided by the filter.
-    MissingKey,
-    ConflictingKeys,
-    MalformedKey,
-    InvalidPriority,
-    InvalidDeadline,
-    PathNotListed,
-    PathNotNormalized,
-    MethodNotAllowed,
-    UpgradeNotAllowed,
-    InvalidBody,
-    UnsupportedEncoding,
-    BodyTooLarge,
-    RequestTimeout,
-    WorkerFull,
-    ServiceUnavailable,
-}
-
-impl Reason {
-    /// Every reason, for documentation and metrics.
-    pub const ALL: [Reason; 34] = [
-        Reason::UnknownKey,
-        Reason::TenantDisabled,
-        Reason::ModelNotAllowed,
-        Reason::ModelNotFound,
-        Reason::ContextLengthExceeded,
-        Reason::TenantConcurrency,
-        Reason::TenantRequestsPerSecond,
-        Reason::TenantRequestsPerMinute,
-        Reason::TenantTokensPerMinute,
-        Reason::TenantTokensPerDay,
-        Reason::TenantTokensPerMonth,
-        Reason::TenantMoneyPerDay,
-        Reason::TenantMoneyPerMonth,
-        Reason::QueueFull,
-        Reason::QueueTimeout,
-        Reason::DeadlineUnreachable,
-        Reason::LedgerUnavailable,
-        Reason::ShuttingDown,
-        Reason::DuplicateAdmission,
-        Reason::MissingKey,
-        Reason::ConflictingKeys,
-        Reason::MalformedKey,
-        Reason::InvalidPriority,
-        Reason::InvalidDeadline,
-        Reason::PathNotListed,
-        Reason::PathNotNormalized,
-        Reason::MethodNotAllowed,
-        Reason::UpgradeNotAllowed,
-        Reason::InvalidBody,
-        Reason::UnsupportedEncoding,
-        Reason::BodyTooLarge,
-        Reason::RequestTimeout,
-        Reason::WorkerFull,
-        Reason::ServiceUnavailable,
-    ];
-
-    /// Whether the same call, sent again a little later, may do better. Clients obey it as `x-should-retry`.
-    #[must_use]
-    pub fn is_worth_a_retry(self) -> bool {
-        match self {
-            Reason::TenantConcurrency
-            | Reason::TenantRequestsPerSecond
-            | Reason::TenantRequestsPerMinute
-            | Reason::TenantTokensPerMinute
-            | Reason::QueueFull
-            | Reason::QueueTimeout
-            | Reason::LedgerUnavailable
-            | Reason::ShuttingDown
-            | Reason::DuplicateAdmission
-            | Reason::RequestTimeout
-            | Reason::WorkerFull
-            | Reason::ServiceUnavailable => true,
-            // The client's own deadline is the same next time, and a day or a month is too long to wait for.
-            Reason::DeadlineUnreachable
-            | Reason::TenantTokensPerDay
-            | Reason::TenantTokensPerMonth
-            | Reason::TenantMoneyPerDay
-            | Reason::TenantMoneyPerMonth
-            | Reason::UnknownKey
-            | Reason::TenantDisabled
-            | Reason::ModelNotAllowed
-            | Reason::ModelNotFound
-            | Reason::ContextLengthExceeded
-            | Reason::MissingKey
-            | Reason::ConflictingKeys
-            | Reason::MalformedKey
-            | Reason::InvalidPriority
-            | Reason::InvalidDeadline
-            | Reason::PathNotListed
-            | Reason::PathNotNormalized
-            | Reason::MethodNotAllowed
-            | Reason::UpgradeNotAllowed
-            | Reason::InvalidBody
-            | Reason::UnsupportedEncoding
-            | Reason::BodyTooLarge => false,
-        }
-    }
-
-    /// The HTTP status that goes with it.
-    #[must_use]
-    pub fn status(self) -> u16 {
-        match self {
-            Reason::InvalidPriority
-            | Reason::InvalidDeadline
-            | Reason::PathNotNormalized
-            | Reason::InvalidBody
-            | Reason::ContextLengthExceeded => 400,
-            Reason::UnknownKey | Reason::MissingKey | Reason::ConflictingKeys | Reason::MalformedKey => 401,
-            Reason::TenantDisabled | Reason::ModelNotAllowed | Reason::UpgradeNotAllowed => 403,
-            Reason::ModelNotFound | Reason::PathNotListed => 404,
-            Reason::MethodNotAllowed => 405,
-            Reason::RequestTimeout => 408,
-            Reason::BodyTooLarge => 413,
-            Reason::UnsupportedEncoding => 415,
-            Reason::TenantConcurrency
-            | Reason::TenantRequestsPerSecond
-            | Reason::TenantRequestsPerMinute
-            | Reason::TenantTokensPerMinute
-            | Reason::TenantTokensPerDay
-            | Reason::TenantTokensPerMonth
-            | Reason::TenantMoneyPerDay
-            | Reason::TenantMoneyPerMonth => 429,
-            Reason::QueueFull
-            | Reason::QueueTimeout
-            | Reason::DeadlineUnreachable
-            | Reason::LedgerUnavailable
-            | Reason::ShuttingDown
-            | Reason::DuplicateAdmission
-            | Reason::WorkerFull
-            | Reason::ServiceUnavailable => 503,
-        }
-    }
-
-    /// The snake_case text of the reason, as in JSON and in `x-sluice-reason`.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Reason::UnknownKey => "unknown_key",
-            Reason::TenantDisabled => "tenant_disabled",
-            Reason::ModelNotAllowed => "model_not_allowed",
-            Reason::ModelNotFound => "model_not_found",
-            Reason::ContextLengthExceeded => "context_length_exceeded",
-            Reason::TenantConcurrency => "tenant_concurrency",
-            Reason::TenantRequestsPerSecond => "tenant_requests_per_second",
-            Reason::TenantRequestsPerMinute => "tenant_requests_per_minute",
-            Reason::TenantTokensPerMinute => "tenant_tokens_per_minute",
-            Reason::TenantTokensPerDay => "tenant_tokens_per_day",
-            Reason::TenantTokensPerMonth => "tenant_tokens_per_month",
-            Reason::TenantMoneyPerDay => "tenant_money_per_day",
-            Reason::TenantMoneyPerMonth => "tenant_money_per_month",
-            Reason::QueueFull => "queue_full",
-            Reason::QueueTimeout => "queue_timeout",
-            Reason::DeadlineUnreachable => "deadline_unreachable",
-            Reason::LedgerUnavailable => "ledger_unavailable",
-            Reason::ShuttingDown => "shutting_down",
-            Reason::DuplicateAdmission => "duplicate_admission",
-            Reason::MissingKey => "missing_key",
-            Reason::ConflictingKeys => "conflicting_keys",
-            Reason::MalformedKey => "malformed_key",
-            Reason::InvalidPriority => "invalid_priority",
-            Reason::InvalidDeadline => "invalid_deadline",
-            Reason::PathNotListed => "path_not_listed",
-            Reason::PathNotNormalized => "path_not_normalized",
-            Reason::MethodNotAllowed => "method_not_allowed",
-            Reason::UpgradeNotAllowed => "upgrade_not_allowed",
-            Reason::InvalidBody => "invalid_body",
-            Reason::UnsupportedEncoding => "unsupported_encoding",
-            Reason::BodyTooLarge => "body_too_large",
-            Reason::RequestTimeout => "request_timeout",
-            Reason::WorkerFull => "worker_full",
-            Reason::ServiceUnavailable => "service_unavailable",
-        }
     }
 }
 
@@ -393,6 +236,7 @@ pub enum RateKind {
 pub struct SettlementBatch {
     pub version: u32,
     /// The incarnation of the Envoy worker that reports.
+    #[serde(deserialize_with = "bounded::name")]
     pub worker: String,
     pub settlements: Vec<Settlement>,
     /// Told every few seconds, and by filters of this release.
@@ -406,16 +250,39 @@ pub struct SettlementBatch {
 pub struct LiveIds {
     /// The number of the latest id.
     pub minted: u64,
-    /// The numbers of those that live.
+    /// The numbers of those that live, and first of them the lowest that is not yet acknowledged.
     pub numbers: BTreeSet<u64>,
+    /// Opens the worker's ids. Absent from filters of the release before, whose ids are `<worker>-<number>`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seal: Option<SealKey>,
 }
 
 impl LiveIds {
+    /// The report as one about this worker's ids.
+    #[must_use]
+    pub fn of(&self, worker: &str) -> LiveIdsOf<'_> {
+        LiveIdsOf { live: self, ids: self.reader(worker) }
+    }
+
+    /// How to read this worker's ids.
+    #[must_use]
+    pub fn reader(&self, worker: &str) -> IdReader {
+        IdReader::new(worker, self.seal.as_ref())
+    }
+}
+
+/// What a worker has reported, with how to read its ids.
+pub struct LiveIdsOf<'a> {
+    live: &'a LiveIds,
+    ids: IdReader,
+}
+
+impl LiveIdsOf<'_> {
     /// Whether a call of this worker has ended, as far as the report tells.
     #[must_use]
-    pub fn is_over(&self, worker: &str, id: &AdmissionId) -> bool {
-        let number = id.as_str().strip_prefix(worker).and_then(|rest| rest.strip_prefix('-')?.parse::<u64>().ok());
-        number.is_some_and(|number| number <= self.minted && !self.numbers.contains(&number))
+    pub fn is_over(&self, id: &AdmissionId) -> bool {
+        let number = self.ids.number(id);
+        number.is_some_and(|number| number <= self.live.minted && !self.live.numbers.contains(&number))
     }
 }
 
@@ -432,6 +299,22 @@ pub struct Settlement {
     /// How long the upstream took. Absent when it never answered, and from filters of the release before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timing: Option<Timing>,
+    /// The model server may work on: the client left, or Envoy gave the call up. A filter of the release before says so by
+    /// [`Outcome::Aborted`] alone; see [`Settlement::may_run_on`].
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub abandoned: bool,
+}
+
+impl Settlement {
+    /// Whether the model server may work on the call: nothing has told that it ended there.
+    #[must_use]
+    pub fn may_run_on(&self) -> bool {
+        self.abandoned || self.outcome == Outcome::Aborted
+    }
+}
+
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 /// Time as the filter measured it, from the moment at which the call left for the upstream.
@@ -447,9 +330,11 @@ pub struct Timing {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChargeTo {
+    #[serde(deserialize_with = "bounded::name")]
     pub tenant: TenantId,
+    #[serde(deserialize_with = "bounded::name")]
     pub pool: PoolName,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "bounded::optional_name", skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
     /// As the request told: no more usage is believed than so many prompts may have.
     #[serde(default = "one")]
@@ -471,11 +356,11 @@ fn most_sequences() -> u32 {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    /// The upstream answered with a success status and ended its reply.
+    /// The upstream answered with a success status, and its reply or the last event of its stream has come.
     Completed,
     /// The upstream answered with an error status, or its reply broke off.
     Failed,
-    /// The client left while the upstream was answering.
+    /// The client left, or broke the protocol, after the call had gone to the upstream.
     Aborted,
     /// The client left, or the call was refused by the filter, before anything reached the upstream.
     Cancelled,
@@ -519,6 +404,7 @@ pub struct SettlementReply {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::seal::Seal;
 
     #[test]
     fn the_header_text_of_a_reason_is_its_json_text() {
@@ -529,12 +415,61 @@ mod tests {
 
     #[test]
     fn a_report_speaks_of_what_its_worker_had_minted_and_of_nothing_else() {
-        let report = LiveIds { minted: 7, numbers: [3, 7].into() };
-        let over = |id: &str| report.is_over("ab", &id.into());
-        assert!(over("ab-1") && over("ab-6"));
-        assert!(!over("ab-3") && !over("ab-7"), "they live");
-        assert!(!over("ab-8"), "minted after the report was made");
-        assert!(!over("abc-1") && !over("cd-1") && !over("ab1") && !over("ab-"), "not this worker's");
+        let keys = [1, 2].map(SealKey::new);
+        let plain = LiveIds { minted: 7, numbers: [3, 7].into(), seal: None };
+        let sealed = LiveIds { seal: Some(keys[0].clone()), ..plain.clone() };
+        let [own, other] = keys.map(|key| Seal::new(&key));
+        let ids = |number: u64| [(&plain, format!("ab-{number}").into()), (&sealed, own.seal(number))];
+        let over = |number| ids(number).map(|(report, id)| report.of("ab").is_over(&id));
+        assert_eq!([1, 6].map(over), [[true; 2]; 2]);
+        assert_eq!([3, 7].map(over), [[false; 2]; 2], "they live");
+        assert_eq!(over(8), [false; 2], "minted after the report was made");
+        for foreign in ["abc-1", "cd-1", "ab1", "ab-", other.seal(1).as_str(), own.seal(1).as_str()] {
+            assert!(!plain.of("ab").is_over(&foreign.into()), "{foreign} is not this worker's");
+        }
+        for foreign in ["ab-1", other.seal(1).as_str()] {
+            assert!(!sealed.of("ab").is_over(&foreign.into()), "{foreign} is not this worker's");
+        }
+    }
+
+    #[test]
+    fn a_text_that_a_client_chose_is_read_up_to_its_bound_and_no_further() {
+        let read = |field: &str, length: usize| {
+            let mut request = serde_json::json!({
+                "version": 1, "id": "w-1", "key": {"id": "k", "digest": "d"}, "model": "m", "pool": "p",
+                "input_tokens": 1, "sequences": 1, "stream": false, "body_bytes": 1,
+            });
+            *request.pointer_mut(field).unwrap() = "x".repeat(length).into();
+            serde_json::from_str::<AdmissionRequest>(&request.to_string()).map_err(|error| error.to_string())
+        };
+        for (field, most) in [("/id", 64), ("/key/id", 256), ("/key/digest", 256), ("/model", 256), ("/pool", 256)] {
+            assert!(read(field, most).is_ok(), "{field}");
+            let refused = read(field, most + 1).unwrap_err();
+            assert!(refused.contains(&format!("a text of at most {most} bytes")), "{refused}");
+        }
+        let batch = |field: &str, length: usize| {
+            let charge = serde_json::json!({"tenant": "t", "pool": "p", "model": "m"});
+            let usage = serde_json::json!({"source": "none"});
+            let settlement = serde_json::json!({"id": "w-1", "outcome": "failed", "usage": usage, "charge_to": charge});
+            let mut batch = serde_json::json!({"version": 1, "worker": "w", "settlements": [settlement]});
+            *batch.pointer_mut(field).unwrap() = "x".repeat(length).into();
+            serde_json::from_str::<SettlementBatch>(&batch.to_string()).is_ok()
+        };
+        let charge_to = ["tenant", "pool", "model"].map(|field| format!("/settlements/0/charge_to/{field}"));
+        for field in ["/worker".to_owned()].iter().chain(&charge_to) {
+            assert!(batch(field, 256) && !batch(field, 257), "{field}");
+        }
+        assert!(batch("/settlements/0/id", 64) && !batch("/settlements/0/id", 65));
+    }
+
+    #[test]
+    fn a_client_cannot_tell_a_model_that_it_may_not_use_from_one_that_does_not_exist() {
+        let [unknown, forbidden] = [(Reason::ModelNotFound, "x"), (Reason::ModelNotAllowed, "y")]
+            .map(|(reason, why)| Refusal::new(reason, why).for_client());
+        assert_eq!(unknown, forbidden);
+        assert_eq!((unknown.status, unknown.reason), (404, Reason::ModelNotFound));
+        let other = Refusal::new(Reason::TenantDisabled, "the tenant t is disabled");
+        assert_eq!(other.clone().for_client(), other);
     }
 
     #[test]

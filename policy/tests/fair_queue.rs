@@ -53,6 +53,9 @@ mod setup;
 #[path = "support/shares.rs"]
 mod shares;
 #[cfg(test)]
+#[path = "support/spread.rs"]
+mod spread;
+#[cfg(test)]
 #[path = "support/steps.rs"]
 mod steps;
 #[cfg(test)]

@@ -1,15 +1,17 @@
 //! The operators' routes: health and metrics are open, everything that shows or changes tenants' data needs the token.
+//! All but health is for those who call this listener by a name of its own.
 
+mod callers;
 mod explain;
 mod stats;
 mod usage;
 
+pub use callers::OwnNames;
 pub use usage::UsageReports;
 
 use crate::api_error::ApiError;
 use crate::control::{Control, OverlayStatus, TimeRulesStatus};
 use crate::engine::Engine;
-use crate::metrics::Metrics;
 use crate::secret::Secret;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query, Request, State};
@@ -27,20 +29,20 @@ use std::sync::Arc;
 struct Desk {
     engine: Arc<Engine>,
     control: Arc<Control>,
-    metrics: Arc<Metrics>,
     reports: UsageReports,
     token: Arc<Secret>,
+    names: Arc<OwnNames>,
 }
 
 /// The operators' listener as a router.
 pub fn router(
     engine: Arc<Engine>,
     control: Arc<Control>,
-    metrics: Arc<Metrics>,
     reports: UsageReports,
     token: Secret,
+    names: OwnNames,
 ) -> Router {
-    let desk = Desk { engine, control, metrics, reports, token: Arc::new(token) };
+    let desk = Desk { engine, control, reports, token: Arc::new(token), names: Arc::new(names) };
     let guarded = Router::new()
         .route("/admin/scheduler/stats", get(stats))
         .route("/admin/scheduler/queues", get(queues))
@@ -51,14 +53,20 @@ pub fn router(
         .route("/admin/config/reload", post(reload))
         .route("/admin/explain/{id}", get(explain_one))
         .route("/admin/usage", get(show_usage))
-        .layer(middleware::from_fn_with_state(desk.clone(), demand_token));
+        .layer(middleware::from_fn_with_state(desk.clone(), demand_token))
+        .route("/metrics", get(metrics_page))
+        .layer(middleware::from_fn_with_state(desk.clone(), demand_own_name));
     Router::new()
         .route("/livez", get(async || "ok\n"))
         .route("/readyz", get(ready))
-        .route("/metrics", get(metrics_page))
         .merge(guarded)
         .fallback(async || ApiError::NotFound)
         .with_state(desk)
+}
+
+async fn demand_own_name(State(desk): State<Desk>, request: Request, next: Next) -> Result<Response, ApiError> {
+    desk.names.check(&request)?;
+    Ok(next.run(request).await)
 }
 
 async fn demand_token(State(desk): State<Desk>, request: Request, next: Next) -> Result<Response, ApiError> {
@@ -81,7 +89,9 @@ async fn ready(State(desk): State<Desk>) -> (StatusCode, &'static str) {
 }
 
 async fn metrics_page(State(desk): State<Desk>) -> Result<Response, ApiError> {
-    let text = desk.metrics.render()?;
+    // On a thread of its own: those that serve calls have other things to do than to write megabytes.
+    let page = tokio::task::spawn_blocking(move || desk.engine.metrics_page()).await;
+    let text = page.map_err(|error| prometheus::Error::Msg(error.to_string()))??;
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response())
 }
 

@@ -2,19 +2,20 @@
 
 use crate::api_error::ApiError;
 use crate::engine::Engine;
-use crate::identity::SharedIdentity;
+use crate::identity::{Identity, SharedIdentity};
 use crate::secret::Secret;
 use axum::extract::rejection::JsonRejection;
-use axum::extract::{Request, State};
+use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderName, HeaderValue};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Json, Router};
-use sluice_policy::units::Millis;
+use sluice_policy::units::{Millis, TenantId};
 use sluice_policy::wire::{
-    ADMISSIONS_PATH, AdmissionReply, AdmissionRequest, DECIDED_HEADER, MODELS_PATH, ModelsReply, ModelsRequest, Reason,
-    Refusal, SECRET_HEADER, SETTLEMENTS_PATH, SettlementBatch, SettlementReply, WIRE_VERSION,
+    ADMISSIONS_PATH, AdmissionReply, AdmissionRequest, CALLERS_PATH, CallerReply, CallerRequest, DECIDED_HEADER,
+    KeyProof, MODELS_PATH, ModelsReply, ModelsRequest, Reason, Refusal, SECRET_HEADER, SETTLEMENTS_PATH,
+    SettlementBatch, SettlementReply, WIRE_VERSION,
 };
 use std::sync::Arc;
 use tokio::time::{Duration, timeout};
@@ -25,6 +26,11 @@ const SAFE_WITHIN: Duration = Duration::from_secs(3);
 /// A ledger that is away for longer no longer keeps the filter's outbox full: it may forget what this process remembers.
 /// Half as long as ended ids are known, so that what is sent again is never taken for another call's.
 const POSTPONED_FOR: Duration = Duration::from_secs(60);
+
+/// The largest question about a call or a key: a few names at most, with all of their bytes escaped.
+const QUESTION_BYTES_MAX: usize = 16 << 10;
+/// The largest batch: 256 settlements, and as many live ids as a worker's outbox holds.
+const BATCH_BYTES_MAX: usize = 4 << 20;
 
 #[derive(Clone)]
 struct Gate {
@@ -39,8 +45,10 @@ pub fn router(engine: Arc<Engine>, identity: SharedIdentity, secret: Option<Secr
     Router::new()
         .route(ADMISSIONS_PATH, post(admit))
         .route(MODELS_PATH, post(models))
-        .route(SETTLEMENTS_PATH, post(settle))
+        .route(CALLERS_PATH, post(caller))
+        .route(SETTLEMENTS_PATH, post(settle).layer(DefaultBodyLimit::max(BATCH_BYTES_MAX)))
         .fallback(async || ApiError::NotFound)
+        .layer(DefaultBodyLimit::max(QUESTION_BYTES_MAX))
         .layer(middleware::from_fn_with_state(gate.clone(), demand_secret))
         .with_state(gate)
 }
@@ -81,7 +89,15 @@ async fn admit(
             tracing::debug!(id = %request.id, %tenant, key = key.name, reason = refusal.reason.as_str(), "rejected");
         }
     }
-    Ok(decided(spread(reply)))
+    Ok(decided(for_client(spread(reply))))
+}
+
+/// After metrics and logs have had the reason as it is.
+fn for_client(reply: AdmissionReply) -> AdmissionReply {
+    match reply {
+        AdmissionReply::Rejected(refusal) => AdmissionReply::Rejected(refusal.for_client()),
+        admitted @ AdmissionReply::Admitted(_) => admitted,
+    }
 }
 
 /// What a key may use. Costs its tenant nothing, and is answered at once.
@@ -92,18 +108,41 @@ async fn models(
     let request = body(request)?;
     check_version(request.version)?;
     let identity = gate.identity.current();
-    let Some((tenant, _)) = identity.verify(&request.key) else {
-        return Ok(decided(ModelsReply::Rejected(unknown_key())));
+    let reply = match known(&gate, &identity, &request.key) {
+        Ok(tenant) => ModelsReply::Listed { models: gate.engine.read(|core| core.config().models_of(tenant)) },
+        Err(refusal) => ModelsReply::Rejected(refusal),
     };
-    let reply = gate.engine.read(|core| match core.config().tenants.get(tenant) {
-        Some(settings) if settings.disabled => {
-            let message = format!("the tenant {tenant} is disabled");
-            ModelsReply::Rejected(Refusal::new(Reason::TenantDisabled, message))
-        }
-        Some(_) => ModelsReply::Listed { models: core.config().models_of(tenant) },
-        None => ModelsReply::Rejected(unknown_key()),
-    });
     Ok(decided(reply))
+}
+
+/// Whose a key is, for a gateway that already holds a part of its call. Costs its tenant nothing, and is answered at once.
+async fn caller(
+    State(gate): State<Gate>,
+    request: Result<Json<CallerRequest>, JsonRejection>,
+) -> Result<Response, ApiError> {
+    let request = body(request)?;
+    check_version(request.version)?;
+    let identity = gate.identity.current();
+    let reply = match known(&gate, &identity, &request.key) {
+        Ok(tenant) => CallerReply::Known { tenant: tenant.clone() },
+        Err(refusal) => {
+            gate.engine.refused_caller(refusal.reason);
+            CallerReply::Rejected(refusal)
+        }
+    };
+    Ok(decided(reply))
+}
+
+/// The tenant of a key that may be used at all.
+fn known<'a>(gate: &Gate, identity: &'a Identity, key: &KeyProof) -> Result<&'a TenantId, Refusal> {
+    let (tenant, _) = identity.verify(key).ok_or_else(unknown_key)?;
+    gate.engine.read(|core| match core.config().tenants.get(tenant) {
+        Some(settings) if settings.disabled => {
+            Err(Refusal::new(Reason::TenantDisabled, format!("the tenant {tenant} is disabled")))
+        }
+        Some(_) => Ok(tenant),
+        None => Err(unknown_key()),
+    })
 }
 
 async fn settle(

@@ -11,6 +11,12 @@ use sluice_policy::config::reader::ConfigErrors;
 pub enum ApiError {
     #[error("this needs `authorization: Bearer <token>` with the token of listeners.operators.token_file")]
     NoToken,
+    #[error(
+        "this listener answers to IP addresses, to localhost and to the names in listeners.operators.hosts, and not to the Host of this request"
+    )]
+    ForeignHost,
+    #[error("a page of another origin may not use this listener")]
+    ForeignOrigin,
     #[error("this listener needs the shared secret of listeners.filter.secret_file in x-sluice-secret")]
     NoSecret,
     #[error("the ledger does not answer, so these settlements are not safe yet: send them again")]
@@ -42,6 +48,8 @@ impl IntoResponse for ApiError {
         let status = match self {
             ApiError::NoToken | ApiError::NoSecret => StatusCode::UNAUTHORIZED,
             ApiError::BadRequest(_) | ApiError::Version { .. } => StatusCode::BAD_REQUEST,
+            ApiError::ForeignHost => StatusCode::MISDIRECTED_REQUEST,
+            ApiError::ForeignOrigin => StatusCode::FORBIDDEN,
             // Nobody reads it: the filter has forgotten the call.
             ApiError::Cancelled => StatusCode::GONE,
             ApiError::Refused(_) => StatusCode::UNPROCESSABLE_ENTITY,

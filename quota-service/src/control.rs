@@ -196,7 +196,11 @@ impl Control {
     /// # Errors
     /// All that is wrong with the file; the old configuration goes on then.
     pub fn reload(&self) -> Result<Reloads, ConfigErrors> {
-        let read = Settings::load(&self.config_file).and_then(|settings| Ok((Secrets::open(&settings)?, settings)));
+        let in_force = self.engine.read(|core| core.replica().lease);
+        let read = Settings::load(&self.config_file).and_then(|settings| {
+            settings.check_against(&in_force)?;
+            Ok((Secrets::open(&settings)?, settings))
+        });
         let (secrets, settings) = match read {
             Ok(read) => read,
             Err(errors) => {

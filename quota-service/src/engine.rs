@@ -1,13 +1,14 @@
 //! Drives the admission core: gives it the clock and the ledger, and wakes the callers it has decided about.
 //!
-//! The core is locked for microseconds and never across an await. Whoever changes it calls [`Engine::pump`] before
-//! unlocking, so that in the same breath a freed slot is given away, and the ledger is told of what it must know.
+//! The core is locked for microseconds and never across an await. A method that changes it calls [`Engine::pump`] before
+//! unlocking, so that a freed slot is given away and the ledger learns of it at once. What that costs depends on what has
+//! changed, not on how many pools and tenants there are: metrics are read when their page is made.
 
 mod calls;
 pub mod keeping;
 mod totals;
 
-pub use totals::{PoolStats, Totals};
+pub use totals::Totals;
 
 use crate::ledger::{Account, Ledger};
 use crate::metrics::Metrics;
@@ -19,7 +20,7 @@ use sluice_policy::config::Config;
 use sluice_policy::schedule::UnixMillis;
 use sluice_policy::units::{AdmissionId, HolderId, Millis, ModelName, Priority, TenantId};
 use sluice_policy::wire::{
-    AdmissionReply, AdmissionRequest, LiveIds, Outcome, Refusal, Settlement, Usage, UsageSource,
+    AdmissionReply, AdmissionRequest, LiveIds, Outcome, Reason, Refusal, Settlement, Usage, UsageSource,
 };
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -37,7 +38,7 @@ pub struct Engine {
     ledger: Option<Arc<dyn Ledger>>,
     /// Where calls to a ledger go that is not in this process.
     calls: mpsc::UnboundedSender<Call>,
-    /// A call has ended; [`Engine::all_settled`] waits for it.
+    /// A call has ended, or an orphan's time; [`Engine::all_settled`] waits for it.
     settled: Notify,
     metrics: Arc<Metrics>,
     usage: Arc<UsageRecords>,
@@ -73,6 +74,7 @@ impl Engine {
     ) -> Arc<Self> {
         let (calls, sent) = mpsc::unbounded_channel();
         let holder = core.replica().id.clone();
+        metrics.set_tenants(core.config().tenants.len());
         let state = State {
             core,
             waiters: HashMap::new(),
@@ -130,6 +132,7 @@ impl Engine {
     /// Takes over a configuration; see [`Admission::configure`]. Nobody who waits or runs is lost. `then` puts in force
     /// what lies over it, before anybody starts.
     pub fn configure(&self, config: Config, since: UnixMillis, then: impl FnOnce(&mut Admission, Millis)) {
+        self.metrics.set_tenants(config.tenants.len());
         self.change(|core, now| {
             core.configure(config, since, now);
             then(core, now);
@@ -156,10 +159,16 @@ impl Engine {
 
     /// Counts a call whose key nobody knows, and keeps why it was refused; there is no tenant to decide for.
     pub fn refused_stranger(&self, request: &AdmissionRequest, refusal: &Refusal) {
+        self.metrics.rejected(None, None, refusal.reason);
         let mut state = self.lock();
         state.totals.rejected += 1;
         state.core.refused_stranger(request, refusal, self.now());
-        self.metrics.rejected(None, None, refusal.reason);
+    }
+
+    /// A key was refused before its call was complete.
+    pub fn refused_caller(&self, reason: Reason) {
+        self.lock().totals.rejected += 1;
+        self.metrics.rejected(None, None, reason);
     }
 
     /// Ends calls. Each entry is idempotent. Gives the batch's number, to wait for by [`Engine::safe`].
@@ -177,12 +186,14 @@ impl Engine {
 
     /// A worker has told which of its calls live; the others have ended.
     pub fn hear_of_live(&self, worker: &str, live: &LiveIds) {
-        let lost = self.read(|core| core.settlements_of(|id| live.is_over(worker, id)));
+        let report = live.of(worker);
+        let lost = self.read(|core| core.settlements_of(|id| report.is_over(id)));
         self.metrics.reported(lost.len());
         if !lost.is_empty() {
             tracing::warn!(worker, count = lost.len(), "calls ended and their settlements were lost");
             self.settle(&lost);
         }
+        self.lock().core.reported(worker, live, self.now());
     }
 
     /// Refuses everything from now on and answers everyone who waits.
@@ -192,7 +203,7 @@ impl Engine {
         self.deliver(&mut state, events);
     }
 
-    /// Returns when no call is live any more.
+    /// Returns when no call is live any more and none keeps a slot.
     pub async fn all_settled(&self) {
         while !self.lock().core.is_idle() {
             self.settled.notified().await;
@@ -209,6 +220,18 @@ impl Engine {
     pub fn totals(&self) -> Totals {
         let state = self.lock();
         state.totals.with_pools(&state.core, self.now())
+    }
+
+    /// The page that Prometheus reads. It counts each call whose slot it shows as free, and the other way round.
+    ///
+    /// # Errors
+    /// As [`Metrics::render`].
+    pub fn metrics_page(&self) -> Result<String, prometheus::Error> {
+        let moment = {
+            let state = self.lock();
+            self.metrics.moment(state.core.pool_views(self.now()).collect())
+        };
+        self.metrics.render(moment)
     }
 
     /// Starts and times out calls when time alone allows it. Runs until shutdown.
@@ -288,10 +311,12 @@ impl Engine {
         if self.next_moment(&state.core, now).is_some_and(|next| state.timer_at.is_none_or(|set| next < set)) {
             self.timer.notify_one();
         }
-        self.gauge(state, now);
+        if state.core.is_idle() {
+            self.settled.notify_one();
+        }
     }
 
-    /// When time alone changes something: a waiter's deadline, or a call to the ledger.
+    /// When time alone changes something: a waiter's deadline, an orphan's end, or a call to the ledger.
     fn next_moment(&self, core: &Admission, now: Millis) -> Option<Millis> {
         let next_call = self.ledger.as_ref().and_then(|_| core.next_ledger_call(now));
         core.next_wake().into_iter().chain(next_call).min()
@@ -330,33 +355,23 @@ impl Engine {
     }
 
     fn count(&self, tenant: &TenantId, request: &AdmissionRequest, reply: &AdmissionReply) {
-        let mut state = self.lock();
         match reply {
             AdmissionReply::Admitted(grant) => {
-                state.totals.scheduled += 1;
+                self.lock().totals.scheduled += 1;
                 let waited = Duration::from_millis(grant.waited_ms.0).as_secs_f64();
                 self.metrics.admitted(tenant, &grant.pool, grant.priority, waited);
             }
             AdmissionReply::Rejected(refusal) => {
-                state.totals.rejected += 1;
-                let model = request.model.as_deref().map(ModelName::from);
-                let pool = model.and_then(|model| state.core.config().models.get(&model)).map(|model| &model.pool);
-                self.metrics.rejected(Some(tenant), pool.or(request.pool.as_ref()), refusal.reason);
-            }
-        }
-    }
-
-    fn gauge(&self, state: &State, now: Millis) {
-        let _together = self.metrics.together();
-        for name in state.core.config().pools.keys() {
-            let label = [name.as_str()];
-            self.metrics.capacity.with_label_values(&label).set(i64::from(state.core.capacity(name)));
-            self.metrics.running.with_label_values(&label).set(i64::from(state.core.running(name)));
-            self.metrics.held.with_label_values(&label).set(i64::from(state.core.held(name, now)));
-            for level in Priority::all() {
-                let depth = i64::try_from(state.core.queue_depth(name, level)).unwrap_or(i64::MAX);
-                let priority = u8::from(level).to_string();
-                self.metrics.queue_depth.with_label_values(&[name.as_str(), &priority]).set(depth);
+                let pool = {
+                    let mut state = self.lock();
+                    state.totals.rejected += 1;
+                    let config = state.core.config();
+                    let model = request.model.as_deref().map(ModelName::from);
+                    let of_model = model.and_then(|model| config.models.get(&model)).map(|model| &model.pool);
+                    let of_route = || request.pool.as_ref().filter(|pool| config.pools.contains_key(pool));
+                    of_model.or_else(of_route).cloned()
+                };
+                self.metrics.rejected(Some(tenant), pool.as_ref(), refusal.reason);
             }
         }
     }
@@ -396,7 +411,14 @@ impl Drop for Held<'_> {
     fn drop(&mut self) {
         if let Some(id) = self.id {
             let usage = Usage::default();
-            let left = Settlement { id: id.clone(), outcome: Outcome::Cancelled, usage, charge_to: None, timing: None };
+            let left = Settlement {
+                id: id.clone(),
+                outcome: Outcome::Cancelled,
+                usage,
+                charge_to: None,
+                timing: None,
+                abandoned: false,
+            };
             // Nobody waits for it to be safe: nothing was charged.
             let _ = self.engine.settle(std::slice::from_ref(&left));
         }

@@ -16,6 +16,7 @@ use crate::settings::Settings;
 use clap::Args;
 use serde::Serialize;
 use sluice_policy::config::reader::{ConfigError, ConfigErrors};
+use sluice_policy::ledger::Terms;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -212,7 +213,8 @@ impl Inspected {
             capacity: stored.capacity,
             granted: holders.iter().map(|holder| u64::from(holder.granted)).sum(),
             zombies,
-            frozen_for_ms: Some(until(stored.frozen_until)).filter(|left| *left > 0),
+            frozen_for_ms: Some(until(stored.frozen_until))
+                .filter(|left| *left > 0 && stored.capacity < Terms::UNCOUNTED),
             movable: stored.movable,
             policy: stored.policy.clone(),
             version: stored.version,

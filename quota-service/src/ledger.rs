@@ -30,7 +30,9 @@ use tokio::sync::mpsc;
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
     #[error("Redis: {0}")]
-    Redis(#[from] ::redis::RedisError),
+    Redis(::redis::RedisError),
+    #[error("Redis takes no writes ({code}): {mend}")]
+    NoWrites { code: String, mend: &'static str },
     #[error("Redis did not answer within {0} ms")]
     Timeout(u128),
     #[error("Redis answered in a form that this release does not know: {0}")]
@@ -41,6 +43,18 @@ pub enum LedgerError {
     Unfit(String),
     #[error("the ledger's file: {0}")]
     File(String),
+}
+
+impl From<::redis::RedisError> for LedgerError {
+    fn from(error: ::redis::RedisError) -> Self {
+        let mend = match error.code() {
+            Some("OOM") => "it is out of memory: free some, or raise `maxmemory`",
+            Some("MISCONF") => "it cannot save what it knows: look for a full disk, and into its log",
+            Some("NOREPLICAS") => "too few replicas follow it: see `min-replicas-to-write`",
+            _ => return Self::Redis(error),
+        };
+        Self::NoWrites { code: error.code().unwrap_or_default().to_owned(), mend }
+    }
 }
 
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, LedgerError>> + Send + 'a>>;
@@ -76,6 +90,9 @@ pub trait Ledger: Send + Sync {
     /// Takes usage records: what it has of their fields is replaced. All are kept, and all that was answered before, or the
     /// caller brings them again.
     fn keep_usage<'a>(&'a self, records: &'a [Record]) -> Answer<'a, ()>;
+
+    /// What it has of these records' fields.
+    fn kept_usage<'a>(&'a self, records: &'a [Record]) -> Answer<'a, Vec<Record>>;
 
     /// The usage records of a tenant, of those hours of which there are any.
     fn usage<'a>(&'a self, tenant: &'a TenantId, hours: RangeInclusive<Hour>) -> Answer<'a, Vec<Record>>;

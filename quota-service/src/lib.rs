@@ -135,7 +135,7 @@ pub async fn run(
     shutdown: watch::Receiver<bool>,
 ) -> anyhow::Result<()> {
     let (ledger, incarnation) = open_ledger(&settings, &secrets.redis).await?;
-    let metrics = Arc::new(Metrics::new()?);
+    let metrics = Arc::new(Metrics::new(settings.tenant_by_model)?);
     let gpu_view = GpuView::new(&settings.gpu);
     metrics.also(Box::new(gpu_view.collector()?))?;
 
@@ -166,7 +166,8 @@ pub async fn run(
     tasks.spawn(async move { following.run(stop_following).await });
     reload_on(hang_ups, Arc::clone(&control), stopped.clone(), &mut tasks);
     let reports = UsageReports { usage: Arc::clone(&usage), ledger: Arc::clone(&ledger) };
-    let desk = admin_api::router(Arc::clone(&engine), control, metrics, reports, secrets.operators_token);
+    let (token, names) = (secrets.operators_token, settings.operators_names);
+    let desk = admin_api::router(Arc::clone(&engine), control, reports, token, names);
     if let Some(filter) = listeners.filter {
         tasks.spawn(server::serve(filter, gate, stopped.clone()));
     }

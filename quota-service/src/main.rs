@@ -7,7 +7,7 @@ use quota_service::role::Role;
 use quota_service::secret::Secret;
 use quota_service::settings::{LEAST_SECRET_BYTES, Settings};
 use quota_service::{Listeners, Secrets, run};
-use sluice_policy::config::reader::ConfigErrors;
+use sluice_policy::config::reader::{ConfigError, ConfigErrors};
 use std::io::Read;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -171,6 +171,7 @@ fn check_name(name: &str) -> anyhow::Result<()> {
 
 fn newest_pepper(settings: &Settings) -> anyhow::Result<(u32, Secret)> {
     let (&version, file) = settings.peppers.last_key_value().context("identity.peppers names no pepper")?;
-    let pepper = Secret::from_file(file, LEAST_SECRET_BYTES).map_err(anyhow::Error::msg);
-    Ok((version, pepper.with_context(|| format!("the pepper {}", file.display()))?))
+    let refuse = |problem| ConfigErrors(vec![ConfigError { path: "identity.peppers".to_owned(), problem }]);
+    let pepper = Secret::from_file(file, LEAST_SECRET_BYTES);
+    Ok((version, pepper.map_err(|problem| refuse(format!("{}: {problem}", file.display())))?))
 }

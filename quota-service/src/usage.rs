@@ -2,7 +2,8 @@
 //!
 //! Settlements are counted here, and what has changed is brought to the ledger every so often. It is written as
 //! absolute counts of this process's own, in fields that bear its name and its start: so what is written twice, because an
-//! answer was lost, counts once. Whoever reads adds up the fields.
+//! answer was lost, counts once. Whoever reads adds up the fields. What is written leaves memory, and is read again when
+//! its tenant comes back within the hour.
 
 mod counts;
 mod hour;
@@ -34,6 +35,8 @@ pub type ByHour = BTreeMap<Hour, BTreeMap<ModelName, Counts>>;
 
 pub struct Usage {
     tally: Mutex<Tally>,
+    /// Held by who writes: what was written last is what was counted last.
+    writes: tokio::sync::Mutex<()>,
     metrics: Arc<Metrics>,
 }
 
@@ -42,7 +45,7 @@ impl Usage {
     #[must_use]
     pub fn new(holder: &HolderId, incarnation: u64, metrics: Arc<Metrics>) -> Self {
         let tally = Mutex::new(Tally::new(holder, incarnation));
-        Self { tally, metrics }
+        Self { tally, writes: tokio::sync::Mutex::default(), metrics }
     }
 
     /// Counts a call that has ended now.
@@ -58,11 +61,15 @@ impl Usage {
     /// # Errors
     /// The ledger may not have taken all; the next time brings it again.
     pub async fn flush(&self, ledger: &dyn Ledger) -> Result<(), LedgerError> {
+        let _alone = self.writes.lock().await;
+        let unknown = self.tally().unknown();
+        if !unknown.is_empty() {
+            let found = ledger.kept_usage(&unknown).await?;
+            self.tally().know(&unknown, &found);
+        }
         let records = self.tally().changed();
         ledger.keep_usage(&records).await?;
-        if !records.is_empty() {
-            self.tally().kept(&records, Hour::now());
-        }
+        self.tally().kept(&records);
         Ok(())
     }
 

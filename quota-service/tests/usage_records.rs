@@ -39,6 +39,12 @@ async fn are_kept_once(ledger: &dyn Ledger, now: Hour) {
     let mut latest = first;
     latest.fields.extend(more.fields);
     latest.fields.extend(next.fields);
+    let unknown = record("new", now, 1, &[("m", 0)]);
+    let asked = [record("a", now, 1, &[("m", 0), ("meta/llama", 0), ("other", 0)]), unknown];
+    let known: Vec<Record> =
+        ledger.kept_usage(&asked).await.unwrap().into_iter().filter(|record| !record.fields.is_empty()).collect();
+    assert_eq!(known, [record("a", now, 1, &[("m", 5), ("meta/llama", 3)])], "of fields that exist, and no others");
+
     let tenant = "a".into();
     assert_eq!(ledger.usage(&tenant, now.before(9)..=now).await.unwrap(), [early, latest.clone()]);
     assert_eq!(ledger.usage(&tenant, now..=now).await.unwrap(), [latest]);

@@ -5,6 +5,7 @@ use anyhow::{Context, Result};
 use reqwest::header::HeaderMap;
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 pub const CHAT_PATH: &str = "/v1/chat/completions";
@@ -91,6 +92,15 @@ impl Client {
     pub fn over_http2(&self) -> Result<Self> {
         let http = reqwest::Client::builder().timeout(HANGS_AFTER).http2_prior_knowledge().build()?;
         Ok(Self { http, ..self.clone() })
+    }
+
+    /// The same client over HTTP/2 from another address of this machine, on connections of its own.
+    ///
+    /// # Errors
+    /// When the HTTP client cannot be built.
+    pub fn from(&self, address: IpAddr) -> Result<Self> {
+        let http = reqwest::Client::builder().timeout(HANGS_AFTER).local_address(address).http2_prior_knowledge();
+        Ok(Self { http: http.build()?, ..self.clone() })
     }
 
     #[must_use]

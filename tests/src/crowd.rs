@@ -1,6 +1,6 @@
 //! A crowd before one pool, for measurements of the core: ten thousand tenants over all levels, and a long queue.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use sluice_policy::admission::{Admission, Decision, Event};
 use sluice_policy::config::Config;
@@ -46,17 +46,37 @@ impl Crowd {
         let core = Admission::new(config, &Replica { id: "bench".into(), incarnation: 1, lease: LEASE }, Millis(0));
         let (running, random) = (VecDeque::new(), SplitMix64::new(seed));
         let mut crowd = Self { core, tenants, running, events: Vec::new(), random, asked: 0, now: Millis(1) };
-        let mut ledger = AccountLedger::default();
-        while crowd.running.len() < usize::try_from(SLOTS)? {
-            if let Some((account, request)) = crowd.core.ask_ledger(crowd.now) {
-                let reply = ledger.sync(&request, Server { run: "bench", now: crowd.now }).reply;
-                crowd.core.ledger_answered(&account, Some(&reply), crowd.now);
-            }
-            crowd.advance();
-            let call = crowd.prepare();
-            crowd.request(&call);
-        }
+        crowd.take_all_slots()?;
         Ok(crowd)
+    }
+
+    /// A ledger that begins empty grants nothing for a lease, in which whoever held slots before would say so.
+    fn take_all_slots(&mut self) -> Result<()> {
+        let mut ledger = AccountLedger::default();
+        self.ask(&mut ledger);
+        self.now = self.now.plus(LEASE.lease);
+        let slots = usize::try_from(SLOTS)?;
+        // Slots come a few at a time: each call that takes one asks for more. Little time passes, or the core would expect
+        // of every call that it runs as long as these have.
+        for _ in 0..2 * SLOTS {
+            if self.running.len() + self.waiting() < slots {
+                let call = self.prepare();
+                self.request(&call);
+            }
+            self.now = self.now.plus(Millis(1));
+            self.ask(&mut ledger);
+            self.advance();
+        }
+        let running = self.running.len();
+        ensure!(running == slots && self.waiting() == 0, "{running} of {SLOTS} slots are in use");
+        Ok(())
+    }
+
+    fn ask(&mut self, ledger: &mut AccountLedger) {
+        while let Some((account, request)) = self.core.ask_ledger(self.now) {
+            let reply = ledger.sync(&request, Server { run: "bench", now: self.now }).reply;
+            self.core.ledger_answered(&account, Some(&reply), self.now);
+        }
     }
 
     /// Lets calls join the queue until so many wait.
@@ -67,7 +87,7 @@ impl Crowd {
         for _ in 0..waiters {
             let call = self.prepare();
             let decision = self.request(&call);
-            anyhow::ensure!(decision == Decision::Queued, "a call did not join the queue: {decision:?}");
+            ensure!(decision == Decision::Queued, "a call did not join the queue: {decision:?}");
         }
         Ok(())
     }
@@ -108,7 +128,7 @@ impl Crowd {
             cached: Tokens(0),
             reasoning: Tokens::ZERO,
         };
-        Ok(Settlement { id, outcome: Outcome::Completed, usage, charge_to: None, timing: None })
+        Ok(Settlement { id, outcome: Outcome::Completed, usage, charge_to: None, timing: None, abandoned: false })
     }
 
     /// One turn of everything: a call joins, one ends, and the next one starts.
@@ -220,4 +240,20 @@ fn document() -> Value {
         "pools": [{"name": "pool", "models": ["model"], "capacity": {"concurrent": SLOTS}, "context_length": 16_384}],
         "tenants": (0..TENANTS).map(tenant).collect::<Vec<_>>(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crowd_begins_with_every_slot_in_use_and_is_as_long_after_a_turn_as_before() {
+        let mut crowd = Crowd::new(1).unwrap();
+        crowd.fill(100).unwrap();
+        for _ in 0..100 {
+            let (call, end) = (crowd.prepare(), crowd.next_end().unwrap());
+            crowd.turn(&call, &end);
+        }
+        assert_eq!((crowd.waiting(), crowd.running.len()), (100, 64));
+    }
 }

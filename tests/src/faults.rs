@@ -12,5 +12,5 @@ mod outcome;
 mod world;
 
 pub use kinds::{KINDS, Kind};
-pub use outcome::{BOUND, Outcome, Patience};
+pub use outcome::{BOUND, LATE, Outcome, Patience};
 pub use world::{Home, World};

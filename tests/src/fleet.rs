@@ -8,7 +8,7 @@ mod direct;
 mod load;
 
 pub use builder::{FleetBuilder, LEASE, LONG_LEASE, LONGEST_REQUEST, ledger_key};
-pub use direct::Direct;
+pub use direct::{Direct, Running, TOKENS};
 pub use load::{Caller, Load, Tally};
 
 use crate::admin::Operators;

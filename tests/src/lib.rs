@@ -15,7 +15,9 @@ pub mod paths;
 pub mod ports;
 
 pub mod folder;
+pub mod previous_release;
 pub mod process;
+pub mod raw_http2;
 
 pub mod document;
 pub mod gzip;
@@ -30,6 +32,7 @@ pub mod fleet;
 
 pub mod admin;
 pub mod client;
+pub mod grpc;
 pub mod metrics;
 
 pub mod crowd;

@@ -7,6 +7,7 @@
 use crate::wait::wait_until;
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, killpg};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 use std::fs::{self, File};
 use std::io;
@@ -71,12 +72,20 @@ impl Component {
         }
     }
 
-    /// Sends a signal to the component and whatever it started.
+    /// Sends a signal to the component and whatever it started. With SIGSTOP it waits until the component stands still: on
+    /// a busy machine its threads answer for a while after the signal.
     ///
     /// # Errors
     /// When it is gone already.
     pub fn signal(&self, signal: Signal) -> Result<()> {
-        killpg(self.group()?, signal).with_context(|| format!("cannot send {signal} to {}", self.name))
+        let group = self.group()?;
+        killpg(group, signal).with_context(|| format!("cannot send {signal} to {}", self.name))?;
+        if signal == Signal::SIGSTOP {
+            // Its end would be told as well, and stays to be waited for.
+            let stopped = WaitPidFlag::WSTOPPED | WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
+            waitid(Id::Pid(group), stopped).with_context(|| format!("{} does not stop", self.name))?;
+        }
+        Ok(())
     }
 
     /// SIGKILL, and waits until it is gone.

@@ -7,6 +7,7 @@
 mod calls;
 mod dialects;
 mod forward;
+mod grpc;
 mod record;
 mod scripted;
 mod server;

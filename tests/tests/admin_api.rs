@@ -34,6 +34,34 @@ async fn what_shows_tenants_data_needs_the_token_and_probes_do_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_page_whose_name_is_pointed_at_this_listener_reads_nothing_of_it() {
+    let stack = Stack::builder("rebinding")
+        .tenant(Tenant::new("only"))
+        .sidecar_config(|config| config["listeners"]["operators"]["hosts"] = serde_json::json!(["sluice.example"]))
+        .start()
+        .await
+        .unwrap();
+    let (operators, http) = (stack.operators(), reqwest::Client::new());
+    let status = |path: &str, headers: &[(&'static str, &str)]| {
+        let mut request = http.get(format!("{}{path}", operators.base())).bearer_auth(operators.token());
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        async move { request.send().await.unwrap().status().as_u16() }
+    };
+    for path in ["/metrics", "/admin/scheduler/stats"] {
+        assert_eq!(status(path, &[]).await, 200, "{path} by its address");
+        assert_eq!(status(path, &[("host", "sluice.example")]).await, 200, "{path} by its name");
+        assert_eq!(status(path, &[("host", "rebound.example:8081")]).await, 421, "{path}");
+        assert_eq!(status(path, &[("origin", "http://page.example")]).await, 403, "{path} for another page");
+        assert_eq!(status(path, &[("origin", operators.base())]).await, 200, "{path} for a page of its own");
+    }
+    for probe in ["/livez", "/readyz"] {
+        assert_eq!(status(probe, &[("host", "whatever.example")]).await, 200, "{probe}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_statistics_bear_the_names_that_operators_of_schedulers_know() {
     let stack =
         Stack::builder("admin-stats").capacity(1).tenant(Tenant::new("only").priority(3)).start().await.unwrap();
@@ -115,6 +143,25 @@ tenants:
         for path in ["pools[0].capacity.concurrent", "tenants[0].priority", "tenants[0].limits.concurent"] {
             assert!(said.contains(path), "{command} does not name {path}: {said}");
         }
+    }
+}
+
+#[test]
+fn a_secret_that_others_can_read_is_refused_at_the_start_with_what_to_run() {
+    let folder = Folder::create("open-secrets").unwrap();
+    folder.write("envoy/run/pepper", &"p".repeat(40)).unwrap();
+    folder.write("envoy/run/admin-token", &"t".repeat(40)).unwrap();
+    let shipped = std::fs::read_to_string(paths::root().join("envoy/quota-service.yaml")).unwrap();
+    folder.write("envoy/quota-service.yaml", &shipped).unwrap();
+    for name in ["pepper", "admin-token"] {
+        let path = folder.path().join("envoy/run").join(name);
+        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    }
+    let output = run(&folder, "serve", "envoy/quota-service.yaml");
+    assert_eq!(output.status.code(), Some(64), "{}", said(&output));
+    for name in ["pepper", "admin-token"] {
+        let line = format!("mode 0644); run: chmod 600 envoy/run/{name}");
+        assert!(said(&output).contains(&line), "{}", said(&output));
     }
 }
 

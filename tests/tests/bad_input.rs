@@ -7,7 +7,7 @@ use e2e::stack::{MODEL, Stack};
 use e2e::tenant::Tenant;
 use e2e::upstream::Call;
 use reqwest::{Method, RequestBuilder};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -69,7 +69,7 @@ async fn a_caller_that_is_not_clearly_one_known_tenant_is_refused() {
         case("an unknown key", bare().bearer_auth(unknown_key()), 401, "unknown_key"),
         case("an unknown foreign key", bare().bearer_auth("sk-nobody-has-this"), 401, "unknown_key"),
         case("a disabled tenant", bare().bearer_auth(stack.key("disabled").unwrap()), 403, "tenant_disabled"),
-        case("a model not allowed", bare().bearer_auth(stack.key("elsewhere").unwrap()), 403, "model_not_allowed"),
+        case("a model not allowed", bare().bearer_auth(stack.key("elsewhere").unwrap()), 404, "model_not_found"),
     ];
     assert_refused(&stack, cases).await;
     let both = send(bare().bearer_auth(honest).header("api-key", honest)).await.unwrap();
@@ -185,6 +185,59 @@ async fn a_body_that_two_readers_could_read_differently_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_is_not_said_to_be_json_is_refused_in_the_callers_dialect() {
+    let stack = stack("bad-types").await;
+    let client = stack.client("honest").unwrap();
+    let typed =
+        |path, kind: &str| client.request(Method::POST, path).header("content-type", kind).body(Chat::to(MODEL).text());
+    let form = "application/x-www-form-urlencoded";
+    let twice = || typed(CHAT_PATH, "application/json").header("content-type", form);
+    let cases = [
+        case("a form", typed(CHAT_PATH, form), 415, "unsupported_encoding"),
+        case("parts", typed(CHAT_PATH, "multipart/form-data; boundary=x"), 415, "unsupported_encoding"),
+        case("two types", twice(), 415, "unsupported_encoding"),
+    ];
+    assert_refused(&stack, cases).await;
+    let anthropic = refused(typed("/v1/messages", form), 415, "unsupported_encoding").await;
+    assert_eq!(anthropic["error"]["type"], "invalid_request_error", "{anthropic}");
+    let kserve = refused(typed("/v2/models/any/generate", form), 415, "unsupported_encoding").await;
+    assert!(kserve["error"].is_string(), "{kserve}");
+    let two_over_http2 = client.over_http2().unwrap().chat_request(Chat::to(MODEL).text()).header("content-type", form);
+    assert_eq!(send(two_over_http2).await.unwrap().status, 415);
+    let untyped = send(client.request(Method::POST, CHAT_PATH).body(Chat::to(MODEL).text())).await.unwrap();
+    assert_eq!(untyped.status, 200, "{}", untyped.summary());
+    assert_eq!(stack.upstream.calls().last().unwrap().header("content-type"), Some("application/json"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_server_would_obey_beside_the_body_that_was_read_does_not_reach_it() {
+    let stack = stack("bad-fields").await;
+    let client = stack.client("honest").unwrap();
+    let with = |field, value| client.chat_request(Chat::to(MODEL).with(field, value).text());
+    let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+    let counted = format!(r#"{{"model":"{MODEL}","messages":[],"thinking":{deep},"max_tokens":{deep}}}"#);
+    let count = client.request(Method::POST, "/v1/messages/count_tokens").body(counted);
+    let escaped =
+        |version| client.request(Method::POST, &format!("/v2/models/{MODEL}/versions/{version}/infer")).body("{}");
+    let cases = [
+        case("another request within", with("extra_body", json!({"model": "another-model"})), 400, "invalid_body"),
+        case("an adapter", with("lora_path", json!("other")), 400, "invalid_body"),
+        case("a server's own tags", with("metadata", json!({"tags": ["gold"]})), 400, "invalid_body"),
+        case("a Kelvin sign", with("fallbac\u{212a}s", json!(["another-model"])), 400, "invalid_body"),
+        case("a long s", with("me\u{17f}\u{17f}ages", json!([])), 400, "invalid_body"),
+    ];
+    assert_refused(&stack, cases).await;
+    refused(count, 400, "invalid_body").await;
+    refused(escaped("..%252f..%252fmodels"), 400, "path_not_normalized").await;
+    let path = "/v1/chat/completions?api-version=2024-10-21&model=another-model";
+    let queried = client.request(Method::POST, path).header("x-litellm-tags", "gold").body(Chat::to(MODEL).text());
+    assert_eq!(send(queried).await.unwrap().status, 200);
+    let seen = stack.upstream.calls().last().unwrap();
+    assert_eq!((seen.path.as_str(), seen.header("x-litellm-tags")), (CHAT_PATH, None));
+    assert_eq!(seen.query.as_deref(), Some("api-version=2024-10-21"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn numbers_that_nobody_can_mean_are_refused() {
     let stack = stack("bad-numbers").await;
     let client = stack.client("honest").unwrap();
@@ -275,6 +328,13 @@ async fn settled(stack: &Stack, usage: &str, at_least: u64) {
         })
         .await
         .unwrap();
+}
+
+/// One bad call of another dialect than OpenAI's: the body of its refusal.
+async fn refused(request: RequestBuilder, status: u16, reason: &str) -> Value {
+    let reply = send(request).await.unwrap();
+    assert_eq!((reply.status, reply.reason()), (status, Some(reason)), "{}", reply.summary());
+    reply.json()
 }
 
 /// Makes every bad call, twice over what a tenant could hold if refusals leaked, and tells all that is wrong at once.

@@ -289,7 +289,7 @@ async fn a_call_is_explained_while_it_waits_while_it_runs_and_when_it_has_ended(
     operators.wait_for_queued(1, SLACK).await.unwrap();
     callers.extend(Callers::start(&stack.client("second").unwrap(), &Chat::to(MODEL), 1));
     operators.wait_for_queued(2, SLACK).await.unwrap();
-    let waiting = explain(operators, &the_one_after(&the_one_after(&running))).await;
+    let waiting = explain(operators, &waiting_id(operators, "second").await).await;
     assert_eq!((&waiting["fate"]["state"], &waiting["tenant"]), (&json!("waiting"), &json!("second")), "{waiting}");
     // The call that runs is charged to P1, and P4 has had nothing yet: its first call goes before P1's second.
     assert_eq!((&waiting["priority"], &waiting["queue"]["position"]), (&json!(4), &json!(1)), "{waiting}");
@@ -414,10 +414,12 @@ fn id_of(reply: &Reply) -> &str {
     reply.header("x-admission-id").unwrap_or_else(|| panic!("no id in {}", reply.summary()))
 }
 
-/// The id that the same worker gives next: ids end in a counter.
-fn the_one_after(id: &str) -> String {
-    let (worker, count) = id.rsplit_once('-').unwrap();
-    format!("{worker}-{}", count.parse::<u64>().unwrap() + 1)
+/// The id of the first call of a tenant that waits.
+async fn waiting_id(operators: &Operators, tenant: &str) -> String {
+    let queues = operators.get("/admin/scheduler/queues").await.unwrap();
+    let queues = queues["busiest_queues"].as_array().unwrap();
+    let mut waiting = queues.iter().flat_map(|queue| queue["next_to_start"].as_array().unwrap());
+    waiting.find(|call| call["tenant"] == tenant).unwrap()["id"].as_str().unwrap().to_owned()
 }
 
 #[tokio::test(flavor = "multi_thread")]

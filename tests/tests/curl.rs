@@ -133,7 +133,12 @@ async fn a_trace_goes_on_to_the_model_as_it_came_and_the_access_log_tells_it_bes
         wait_until("the first call runs", SLACK, || async { stack.upstream.calls().running() == 1 }).await.unwrap();
         let traced = curl(&traced, &base, key, &chat);
         let release = async {
-            stack.operators().wait_for_queued(1, SLACK).await.unwrap();
+            wait_until("it has stood in the queue for a millisecond", SLACK, || async {
+                let queues = stack.operators().get("/admin/scheduler/queues?top=1").await.unwrap();
+                queues["busiest_queues"][0]["next_to_start"][0]["waited_ms"].as_u64() > Some(0)
+            })
+            .await
+            .unwrap();
             stack.upstream.calls().release();
         };
         tokio::join!(traced, release).0.unwrap()

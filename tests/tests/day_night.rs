@@ -7,14 +7,14 @@ use e2e::paths;
 use e2e::scene::said;
 use e2e::stack::{MODEL, POOL, Stack, StackBuilder};
 use e2e::tenant::Tenant;
-use e2e::upstream::Call;
+use e2e::upstream::{Call, CallLog};
 use e2e::wait::wait_for;
 use serde_json::{Value, json};
-use std::ops::Range;
+use std::cell::Cell;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::task::JoinHandle;
 
 const SLACK: Duration = Duration::from_secs(60);
@@ -39,9 +39,6 @@ const SPEED: u64 = 180;
 const LEAST_STARTS: usize = 200;
 /// More of them by night only take time.
 const ENOUGH_STARTS: usize = 1_000;
-/// The rule holds a little later than it should. Calls that start by then, at most so many, are left out.
-const BLURRED: Duration = Duration::from_millis(500);
-const MOST_BLURRED: usize = 200;
 /// Around a share of 80%: 5 percentage points. Settled in whole calls of 4 slots, a correct scheduler comes within 2.
 const TOLERANCE: f64 = 0.05;
 
@@ -55,7 +52,6 @@ async fn at_18_hours_the_pool_turns_from_80_20_to_20_80_and_no_waiter_is_lost() 
     let status = operators.get("/admin/time-rules/status").await.unwrap();
     assert_eq!(status["next_change_unix_ms"], NIGHTFALL_UNIX_MS, "{status}");
     assert_eq!(status["rules"][0]["active"], false, "{status}");
-    let nightfall = nightfall(&operators).await;
 
     let closing_time = Arc::new(AtomicBool::new(false));
     let mut callers = Vec::new();
@@ -72,14 +68,14 @@ async fn at_18_hours_the_pool_turns_from_80_20_to_20_80_and_no_waiter_is_lost() 
     let first = calls.count();
     assert_eq!(operators.stats().await.unwrap()["active_time_rules"], json!([]), "the backlog stands before nightfall");
 
-    wait_for_rules(&operators, &json!(["night"])).await;
-    let boundary = calls.count();
+    let (dusk, boundary) = nightfall(&operators, &calls).await;
     assert!(operators.queued_now().await.unwrap() > 0, "the shares flip while callers wait");
     let status = operators.get("/admin/time-rules/status").await.unwrap();
     assert_eq!(status["rules"][0]["active"], true, "{status}");
     assert_eq!(status["next_change_unix_ms"], MORNING_UNIX_MS, "{status}");
 
-    let enough = boundary + MOST_BLURRED + (boundary - first).clamp(LEAST_STARTS, ENOUGH_STARTS);
+    let dark = boundary + CAPACITY as usize;
+    let enough = dark + (dusk - first).clamp(LEAST_STARTS, ENOUGH_STARTS);
     wait_for("starts by night", SLACK, || async { (calls.count() >= enough).then_some(()) }).await.unwrap();
     closing_time.store(true, Ordering::Relaxed);
     let mut served = 0;
@@ -93,9 +89,7 @@ async fn at_18_hours_the_pool_turns_from_80_20_to_20_80_and_no_waiter_is_lost() 
     assert_eq!(served, calls.count(), "everyone who called was served, once");
     assert_eq!(calls.max_running(), CAPACITY as usize);
 
-    let (all, record) = (calls.all(), calls.record());
-    let began_before = |at: Instant| record.spans().partition_point(|span| span.began < at);
-    let (dusk, dark) = (began_before(nightfall.start), began_before(nightfall.end + BLURRED));
+    let all = calls.all();
     let (day, night) = (&all[first..dusk], &all[dark..enough]);
     assert!(day.len() >= LEAST_STARTS && night.len() >= LEAST_STARTS, "{} and {}", day.len(), night.len());
     assert_share(day, "internal", 0.8);
@@ -241,26 +235,21 @@ fn call_until(stop: &Arc<AtomicBool>, client: &Client) -> JoinHandle<Vec<Reply>>
     })
 }
 
-/// When night falls, as the sidecar's own clock says, as closely as its answers tell.
-async fn nightfall(operators: &Operators) -> Range<Instant> {
-    let mut brackets = Vec::new();
-    for _ in 0..5 {
-        let asked = Instant::now();
-        let status = operators.get("/admin/time-rules/status").await.unwrap();
-        let answered = Instant::now();
-        let to_go_ms = u64::try_from(NIGHTFALL_UNIX_MS - status["now_unix_ms"].as_i64().unwrap()).unwrap() / SPEED;
-        let to_go = Duration::from_millis(to_go_ms);
-        brackets.push(asked + to_go..answered + to_go);
-    }
-    brackets.into_iter().min_by_key(|bracket| bracket.end - bracket.start).unwrap()
-}
-
-async fn wait_for_rules(operators: &Operators, names: &Value) {
-    wait_for(&format!("the rules {names} hold"), SLACK, || async {
-        (operators.stats().await.ok()?["active_time_rules"] == *names).then_some(())
+/// Waits for the night. Gives how many calls had surely begun by the rules of the day, and a number after which all begin by
+/// those of the night, but for those on their way to the model, at most as many as there are slots.
+async fn nightfall(operators: &Operators, calls: &CallLog) -> (usize, usize) {
+    let dusk = Cell::new(0);
+    wait_for("the night's rule holds", SLACK, || async {
+        let begun = calls.count();
+        let active = operators.stats().await.ok()?["active_time_rules"].clone();
+        if active == json!([]) {
+            dusk.set(begun);
+        }
+        (active == json!(["night"])).then_some(())
     })
     .await
     .unwrap();
+    (dusk.get(), calls.count())
 }
 
 /// Names of the rules that hold.

@@ -113,13 +113,13 @@ async fn assert_charged(stack: &Stack, reported: Usage, longer_streams: u64) {
     // That page may have been written while the last call was counted.
     operators.wait_until_idle(SETTLES_WITHIN).await.unwrap();
     let metrics = operators.metrics().await.unwrap();
-    let kind = |kind| metrics.sum("sluice_tokens_total", &[("tenant", "only"), ("model", MODEL), ("kind", kind)]);
+    let kind = |kind| metrics.sum("sluice_model_tokens_total", &[("model", MODEL), ("kind", kind)]);
     let charged = Usage { input: kind("input"), output: kind("output"), cached: kind("cached") };
     assert_eq!(charged, reported);
     assert_eq!(metrics.sum("sluice_settlements_total", &[("usage", "reported")]), 10);
     assert_eq!(metrics.sum("sluice_fixed_charges_total", &[]), 1, "the count of tokens is a request");
-    assert_eq!(metrics.sum("sluice_cost_micros_total", &[("model", MODEL)]), reported.output);
-    let of_model = [("tenant", "only"), ("gen_ai_request_model", MODEL)];
+    assert_eq!(metrics.sum("sluice_model_cost_micros_total", &[("model", MODEL)]), reported.output);
+    let of_model = [("gen_ai_request_model", MODEL)];
     assert_eq!(metrics.sum("gen_ai_client_token_usage_count", &[("gen_ai_token_type", "output")]), 10);
     assert_eq!(metrics.sum("gen_ai_server_request_duration_seconds_count", &of_model), 11);
     assert_eq!(metrics.sum("gen_ai_server_time_to_first_token_seconds_count", &of_model), 4);

@@ -5,16 +5,17 @@ use e2e::client::{Chat, Client};
 use e2e::fleet::{Fleet, LONG_LEASE};
 use e2e::folder::Folder;
 use e2e::scene::Callers;
-use e2e::stack::{MODEL, Redis, quota_service};
+use e2e::stack::{MODEL, Redis, Stack, quota_service};
 use e2e::tenant::Tenant;
 use e2e::wait::wait_until;
+use reqwest::Method;
 use serde_json::json;
 use sluice_policy::simulate::SplitMix64;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 const SLACK: Duration = Duration::from_secs(60);
 const GATES: usize = 2;
@@ -88,26 +89,86 @@ async fn callers_who_hang_up_at_any_moment_leave_nothing_behind() {
     }
 }
 
-/// Calls and hangs up after a random while, until `most` callers have; tells how many of its own left a stream.
+/// OpenAI's own client closes its connection at `[DONE]`, and does not wait for the end of the reply.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_who_leaves_at_a_stream_s_last_event_has_had_a_whole_reply() {
+    let stack = Stack::builder("last-event").capacity(1).tenant(Tenant::new("only")).start().await.unwrap();
+    let http1 = stack.client("only").unwrap();
+    let paths = [
+        ("/v1/chat/completions", "data: [DONE]\n\n"),
+        ("/v1/messages", "\"type\":\"message_stop\"}\n\n"),
+        ("/v1/responses", "event: response.completed\n"),
+    ];
+    let mut calls = 0;
+    for client in [http1.over_http2().unwrap(), http1] {
+        for (path, last) in paths {
+            let body = json!({
+                "model": MODEL, "stream": true, "max_tokens": 9, "input": "Hello",
+                "messages": [{"role": "user", "content": "Hello"}], "metadata": {"behave": {"ending": "lingers"}},
+            });
+            let mut reply = client.request(Method::POST, path).json(&body).send().await.unwrap();
+            let mut seen = Vec::new();
+            while !(String::from_utf8_lossy(&seen).contains(last) && seen.ends_with(b"\n\n")) {
+                seen.extend(reply.chunk().await.unwrap().expect("the stream goes on"));
+            }
+            drop(reply);
+            stack.operators().wait_until_idle(SLACK).await.unwrap();
+            calls += 1;
+        }
+    }
+    let metrics = stack.operators().metrics().await.unwrap();
+    let settled = [("outcome", "completed"), ("usage", "reported")];
+    assert_eq!(metrics.sum("sluice_settlements_total", &settled), calls);
+    assert_eq!(metrics.sum("gen_ai_server_request_duration_seconds_count", &[]), calls);
+}
+
+/// When a caller hangs up.
+#[derive(Clone, Copy)]
+enum Moment {
+    /// After so long, wherever it is then.
+    After(Duration),
+    /// So long after its reply has begun.
+    InReply(Duration),
+}
+
+impl Moment {
+    /// A part of them leaves early, where they stand in the queue, another stays for longer than most calls take, and the
+    /// last until its reply has begun, however busy the machine is.
+    fn choose(random: &mut SplitMix64) -> Self {
+        match random.below(3) {
+            0 => Self::After(Duration::from_millis(random.below(30))),
+            1 => Self::After(Duration::from_millis(random.below(500))),
+            _ => Self::InReply(Duration::from_millis(random.below(30))),
+        }
+    }
+
+    fn of(self, called: Instant, begun: Option<Instant>) -> Instant {
+        match (self, begun) {
+            (Self::After(patience), _) => called + patience,
+            (Self::InReply(_), None) => called + SLACK,
+            (Self::InReply(patience), Some(begun)) => begun + patience,
+        }
+    }
+}
+
+/// Calls and hangs up at a random moment, until `most` callers have; tells how many of its own left a stream.
 async fn hang_up_until(client: Client, mut random: SplitMix64, left: Arc<AtomicUsize>, most: usize) -> usize {
     let mut streaming = 0;
     while left.load(Ordering::Relaxed) < most {
         let script = json!({"delay_ms": random.below(60), "gap_ms": random.below(40), "words": 2 + random.below(8)});
-        let chat = if random.below(3) > 0 { Chat::to(MODEL).stream() } else { Chat::to(MODEL) };
+        let streams = random.below(3) > 0;
+        let chat = if streams { Chat::to(MODEL).stream() } else { Chat::to(MODEL) };
         let request = client.chat_request(chat.behave(script).text());
-        // Half of them leave early, where they stand in the queue; the others stay for longer than most calls take.
-        let longest_ms = if random.below(2) == 0 { 30 } else { 500 };
-        let patience = Duration::from_millis(random.below(longest_ms));
-        let mut has_begun = false;
-        let stays = async {
-            let mut reply = request.send().await.ok()?;
-            has_begun = true;
-            while reply.chunk().await.ok()?.is_some() {}
-            Some(())
-        };
-        if timeout(patience, stays).await.is_err() {
+        let (moment, called) = (Moment::choose(&mut random), Instant::now());
+        let Ok(reply) = timeout_at(moment.of(called, None), request.send()).await else {
             left.fetch_add(1, Ordering::Relaxed);
-            streaming += usize::from(has_begun);
+            continue;
+        };
+        let Ok(mut reply) = reply else { continue };
+        let rest = async { while let Ok(Some(_)) = reply.chunk().await {} };
+        if timeout_at(moment.of(called, Some(Instant::now())), rest).await.is_err() {
+            left.fetch_add(1, Ordering::Relaxed);
+            streaming += usize::from(streams);
         }
     }
     streaming

@@ -1,10 +1,11 @@
 //! The quicker part of `./justw faults`: what breaks under load never lets too much run, and leaves no slot behind.
 
-use e2e::faults::{Home, KINDS, Kind, Outcome, Patience, World};
+use e2e::faults::{Home, KINDS, Kind, LATE, Outcome, Patience, World};
 use std::time::Duration;
 
-/// The promise is L + D + 2Δ; the rest is for a busy machine.
-const SLACK: Duration = Duration::from_secs(4);
+/// The promise is L + D + 2Δ, which `./justw faults` measures. Here the rest is for a busy machine: what never recovers is
+/// not whole after any time.
+const SLACK: Duration = LATE;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_breaks_under_load_lets_never_too_much_run_and_leaves_no_slot_behind() {

@@ -146,6 +146,6 @@ fn user(index: usize) -> String {
 }
 
 fn charged(metrics: &Metrics, tenant: &str) -> Usage {
-    let kind = |kind| metrics.sum("sluice_tokens_total", &[("tenant", tenant), ("model", MODEL), ("kind", kind)]);
+    let kind = |kind| metrics.sum("sluice_tokens_total", &[("tenant", tenant), ("kind", kind)]);
     Usage { input: kind("input"), output: kind("output"), cached: kind("cached") }
 }

@@ -76,6 +76,62 @@ async fn an_outage_of_redis_closes_within_a_lease_and_opens_again_when_it_is_bac
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn where_redis_is_out_of_memory_calls_go_on_and_the_log_says_what_waits() {
+    let stack = stack("redis-oom").start().await.unwrap();
+    let client = stack.client("free").unwrap();
+    client.wait_until_served(&Chat::to(MODEL), SLACK).await.unwrap();
+    stack.redis.as_ref().unwrap().cli(&["CONFIG", "SET", "maxmemory", "1"]).unwrap();
+    client.wait_until_served(&Chat::to(MODEL), SLACK).await.unwrap();
+    let is_said = || async {
+        let log = stack.sidecar.log();
+        log.contains("usage records wait for the ledger") && log.contains("it is out of memory")
+    };
+    wait_until("the log says so", SLACK, is_said).await.unwrap();
+    // More answers than one lease has.
+    let before = answered(&stack).await;
+    wait_until("the lease was renewed", SLACK, || async { answered(&stack).await >= before + 4 }).await.unwrap();
+    let reply = client.chat(&Chat::to(MODEL)).await.unwrap();
+    assert_eq!(reply.status, 200, "{}", reply.summary());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_redis_cannot_save_the_log_names_the_cause_and_calls_go_on_when_it_can_again() {
+    let stack = stack("redis-misconf").start().await.unwrap();
+    let (redis, client) = (stack.redis.as_ref().unwrap(), stack.client("free").unwrap());
+    client.wait_until_served(&Chat::to(MODEL), SLACK).await.unwrap();
+    let dump = stack.folder.path().join("redis/dump.rdb");
+    let save_ends = |status: &'static str| async move {
+        redis.cli(&["BGSAVE"]).unwrap();
+        let ended = || async { redis.info().is_ok_and(|info| info["rdb_last_bgsave_status"] == status) };
+        wait_until("the save has ended", SLACK, ended).await.unwrap();
+    };
+    redis.cli(&["CONFIG", "SET", "save", "3600 1"]).unwrap();
+    // What is to be written there cannot take the place of a folder with something in it.
+    std::fs::create_dir_all(dump.join("something")).unwrap();
+    save_ends("err").await;
+    let is_said = || async {
+        let log = stack.sidecar.log();
+        log.contains("ERROR") && log.contains("Redis takes no writes (MISCONF)")
+    };
+    wait_until("the log names it", SLACK, is_said).await.unwrap();
+    stack
+        .operators()
+        .wait_for_metrics("calls are refused", SLACK, |page| {
+            page.sum("sluice_ledger_calls_total", &[("result", "refused")]) > 0
+        })
+        .await
+        .unwrap();
+    std::fs::remove_dir_all(&dump).unwrap();
+    save_ends("ok").await;
+    client.wait_until_served(&Chat::to(MODEL), SLACK).await.unwrap();
+}
+
+async fn answered(stack: &Stack) -> u64 {
+    let page = stack.operators().metrics().await.unwrap();
+    page.sum("sluice_ledger_calls_total", &[("result", "answered")])
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_tenants_minute_budget_survives_a_restart_in_good_order() {
     let mut stack = stack("redis-restart").start().await.unwrap();
     let full_at = use_up_the_minute(&stack).await;
@@ -113,7 +169,8 @@ async fn use_up_the_minute(stack: &Stack) -> Instant {
     full_at
 }
 
-/// No more is served than what has come back, however long the restart took.
+/// No more is served than what has come back, however long the restart took: time that a busy machine loses only gives
+/// back more.
 async fn assert_minute_is_used_up(stack: &Stack, full_at: Instant) {
     let client = stack.client("only").unwrap();
     let mut served = 0;

@@ -12,6 +12,8 @@ use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
 const SLACK: Duration = Duration::from_secs(30);
+/// So long what a gateway told of its waiters competes for slots: docs/LEDGER.md.
+const ROW_COUNTS: Duration = Duration::from_millis(250);
 /// Of tests that stop calls in the upstream: none of them may reach it.
 const LONG: Duration = Duration::from_secs(100);
 
@@ -22,6 +24,21 @@ async fn redis(name: &str) -> (Redis, Folder) {
 
 fn fleet(name: &str, redis: &Redis) -> FleetBuilder {
     Fleet::builder(name).redis(redis).lease(LONG_LEASE)
+}
+
+/// How long ago, by the ledger's clock, a gateway told that an urgent call waits there; waits until it has.
+async fn row_age(redis: &Redis, rows: &str) -> Duration {
+    let age = "local rows = redis.call('HGET', KEYS[1], ARGV[1]) or ''
+local told, offset = string.match(rows, '^%d+'), redis.call('HGET', KEYS[1], 'clock_offset') or 0
+if not told or not string.find(rows, '/0/urgent ', 1, true) then return '' end
+local time = redis.call('TIME')
+return string.format('%d', time[1] * 1000 + math.floor(time[2] / 1000) + offset - told)";
+    wait_for("the ledger knows of the urgent call", SLACK, || async {
+        let printed = redis.cli(&["EVAL", age, "1", &ledger_key(), rows]).unwrap();
+        Some(Duration::from_millis(printed.trim().parse().ok()?))
+    })
+    .await
+    .unwrap()
 }
 
 /// A call that runs for so long.
@@ -41,16 +58,17 @@ async fn what_runs_never_exceeds_the_pool_and_uses_it() {
         // callers to wait for long; with so few of them that is not beyond their deadline.
         load.add(&Caller::new(fleet.client(gate, "only").unwrap(), chat(1_000)), 20);
     }
-    wait_until("all slots are in use", SLACK, || async { calls.running() == 20 }).await.unwrap();
-    let (from, before) = (Instant::now(), calls.count());
-    wait_until("100 calls have begun", SLACK, || async { calls.count() >= before + 100 }).await.unwrap();
-    let to = Instant::now();
+    // How busy they are in between, on a machine that does nothing else, is measured by `just bench ledger`.
+    for round in 1..=5 {
+        calls.hold();
+        wait_until("all slots are in use", SLACK, || async { calls.running() == 20 }).await.unwrap();
+        calls.release();
+        let before = calls.count();
+        wait_until("each of them has changed hands", SLACK, || async { calls.count() >= before + 20 }).await.unwrap();
+        assert_eq!(calls.max_running(), 20, "in round {round}");
+    }
     let tally = load.end().await.unwrap();
-
     assert_eq!(calls.max_running(), 20);
-    // 19.9 or so on an idle machine; here others compile.
-    let mean = calls.record().mean_running(from, to);
-    assert!(mean >= 16.0, "{mean:.2} of 20 slots were in use while 40 callers waited");
     assert_eq!(tally.others(), 0, "{tally:?}");
     fleet.wait_until_idle(SLACK).await.unwrap();
 }
@@ -73,22 +91,21 @@ async fn a_p0_that_arrives_anywhere_overtakes_who_waits_elsewhere_and_idle_slots
         fleet.wait_for_queued(12, SLACK).await.unwrap();
         waiting.extend(Callers::start(&fleet.client(arrives_at, "urgent").unwrap(), &Chat::to(MODEL), 1));
         let rows = format!("rows:gate-{arrives_at}");
-        wait_until("the ledger knows of it", SLACK, || async {
-            redis.cli(&["HGET", &ledger_key(), &rows]).is_ok_and(|rows| rows.contains("/0/urgent "))
-        })
-        .await
-        .unwrap();
-        // Whose row is a quarter of a second old, because its gateway stood still, is passed over; but not again and again.
-        let mut passed_over = 0;
-        loop {
-            let next = before + 4 + passed_over;
+        for next in before + 4.. {
+            let (asked, age) = (Instant::now(), row_age(&redis, &rows).await);
             calls.release_one();
-            wait_until("somebody has the slot", SLACK, || async { calls.count() > next }).await.unwrap();
+            wait_until("another call has the slot", SLACK, || async { calls.count() > next }).await.unwrap();
             if tenant(&calls.all()[next]) == "urgent" {
                 break;
             }
-            passed_over += 1;
-            assert!(passed_over < 4, "12 others waited when the P0 came to gateway {arrives_at}, and 4 went before it");
+            // A gateway may stand still on a busy machine, and its row is then passed over. Whether it was old enough is
+            // not a matter of how often that happens.
+            let at_most = age + asked.elapsed();
+            assert!(at_most > ROW_COUNTS, "a P0 at gateway {arrives_at} was passed over {at_most:?} after it was told");
+            assert!(
+                next < before + 4 + 12,
+                "12 waited before the P0 came to gateway {arrives_at}, and all of them went"
+            );
         }
         calls.release();
         waiting.all_served().await.unwrap();
@@ -214,7 +231,9 @@ async fn without_the_ledger_pools_and_tenants_stay_open_or_close_as_they_are_tol
         for chat in [&open_pool, &closed_pool] {
             let serves = tenant == "open" && chat.text() == open_pool.text();
             if serves {
-                client.wait_until_served(chat, SLACK).await.unwrap();
+                // At no moment does an outage refuse it, before, while or after the leases end.
+                let reply = client.chat(chat).await.unwrap();
+                assert_eq!(reply.status, 200, "gateway {gate}: {}", reply.summary());
                 continue;
             }
             let reply = wait_for("calls are refused", SLACK, || async {
@@ -225,7 +244,6 @@ async fn without_the_ledger_pools_and_tenants_stay_open_or_close_as_they_are_tol
             assert_eq!((reply.status, reply.reason()), (503, Some("ledger_unavailable")), "{tenant} at {gate}");
         }
     }
-    // By now the leases have ended everywhere.
     for gate in 0..2 {
         for _ in 0..20 {
             let reply = fleet.client(gate, "open").unwrap().chat(&open_pool).await.unwrap();

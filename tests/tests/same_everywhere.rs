@@ -50,7 +50,18 @@ fn build() -> PathBuf {
     let built = Command::new(env!("CARGO"))
         .current_dir(root())
         .env("CARGO_TARGET_DIR", &target)
-        .args(["build", "--quiet", "--release", "--target", WASM, "-p", "sluice-policy", "--example", EXAMPLE])
+        .args([
+            "build",
+            "--locked",
+            "--quiet",
+            "--release",
+            "--target",
+            WASM,
+            "-p",
+            "sluice-policy",
+            "--example",
+            EXAMPLE,
+        ])
         .status()
         .unwrap();
     assert!(built.success(), "cargo could not build the example for {WASM}");

@@ -118,8 +118,10 @@ async fn calls_that_outlive_their_sidecar_are_charged_to_the_budget_to_the_last(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_sidecar_never_makes_more_run_than_the_pool_has() {
-    let builder =
-        stack("kill-slots", Home::File).sidecar_config(|config| config["ledger"]["longest_request_ms"] = json!(8_000));
+    let builder = stack("kill-slots", Home::File).sidecar_config(|config| {
+        config["ledger"]["longest_request_ms"] = json!(60_000);
+        config["ledger"]["longest_stream_ms"] = json!(60_000);
+    });
     let mut stack = builder.start().await.unwrap();
     let client = stack.client("free").unwrap();
     stack.upstream.calls().hold();
@@ -202,11 +204,12 @@ async fn call_all(stack: &Stack) {
     }
 }
 
-/// A call that comes again while Envoy finds its sidecar.
+/// A call that comes again while Envoy finds its sidecar, or a machine that stood still has ended a lease.
 async fn served(client: Client) -> Reply {
     wait_for("the service decides", SLACK, || async {
         let reply = client.chat(&Chat::to(MODEL)).await.unwrap();
-        (reply.reason() != Some("service_unavailable")).then_some(reply)
+        let is_decided = !matches!(reply.reason(), Some("service_unavailable" | "ledger_unavailable"));
+        is_decided.then_some(reply)
     })
     .await
     .unwrap()

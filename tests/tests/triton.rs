@@ -3,9 +3,12 @@
 use anyhow::{Context, Result, ensure};
 use e2e::client::send;
 use e2e::folder::Folder;
+use e2e::metrics::Metrics;
 use e2e::paths;
+use e2e::raw_http2::{Leaving, RawCall};
 use e2e::stack::{Stack, Triton};
 use e2e::tenant::Tenant;
+use e2e::wait::wait_until;
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::process::Stdio;
@@ -13,6 +16,8 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 
 const SLACK: Duration = Duration::from_secs(10);
+/// Until a call of Triton's that was left has ended there, and its time at the pool is over.
+const LONGEST: Duration = Duration::from_secs(60);
 const SUM: [i32; 4] = [11, 22, 33, 44];
 
 async fn stack(triton: &Triton) -> Stack {
@@ -83,7 +88,7 @@ async fn triton_s_clients_work_unchanged_and_its_admin_api_is_out_of_reach() {
         .await
         .unwrap();
     // Two over HTTP, two over gRPC, three and two in one stream, one in the stream that was broken off; ServerLive costs none.
-    assert_eq!(metrics.sum("sluice_fixed_charges_total", &[("model", "simple")]), 10);
+    assert_eq!(metrics.sum("sluice_model_fixed_charges_total", &[("model", "simple")]), 10);
     stack.operators().wait_until_idle(SLACK).await.unwrap();
 }
 
@@ -106,9 +111,9 @@ async fn text_that_triton_generates_is_estimated_and_charged_to_its_own_pool() {
         })
         .await
         .unwrap();
-    let output = metrics.sum("sluice_tokens_total", &[("model", "story"), ("kind", "output")]);
+    let output = metrics.sum("sluice_model_tokens_total", &[("model", "story"), ("kind", "output")]);
     assert_eq!(output, 4, "a word is a token, alone and in a stream");
-    assert_eq!(metrics.sum("sluice_admissions_total", &[("pool", "words"), ("decision", "admitted")]), 2);
+    assert_eq!(metrics.sum("sluice_pool_admissions_total", &[("pool", "words"), ("decision", "admitted")]), 2);
 }
 
 async fn run_clients(plan: &Value) -> Result<Value> {
@@ -125,4 +130,52 @@ async fn run_clients(plan: &Value) -> Result<Value> {
     let output = python.wait_with_output().await?;
     ensure!(output.status.success(), "triton.py: {}", String::from_utf8_lossy(&output.stderr));
     Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_triton_works_on_after_its_client_left_keeps_its_slot() {
+    let folder = Folder::create("triton-server-left").unwrap();
+    let triton = Triton::start(&folder).await.unwrap();
+    let stack = Stack::builder("triton-left")
+        .served_by(&triton.base())
+        .tenant(Tenant::new("only"))
+        .sidecar_config(|config| {
+            config["pools"] = json!([{
+                "name": "words", "models": ["story"], "capacity": {"concurrent": 1}, "on_abort": {"runs_on_ms": 20_000},
+            }]);
+        })
+        .plugin_config(|plugin| plugin["routes"] = json!([{"dialect": "kserve_generate"}]))
+        .start()
+        .await
+        .unwrap();
+    let address = stack.envoy.base().replace("http://", "");
+    let text = json!({"text_input": "pause:4000 word"}).to_string();
+    let call = RawCall::post(&address, "/v2/models/story/generate", stack.key("only").unwrap(), &text).await.unwrap();
+    wait_until("Triton has the call", SLACK, || async { stack.upstream.calls().running() == 1 }).await.unwrap();
+    let _connection = call.leave(Leaving::Cancel).await.unwrap();
+    let operators = stack.operators();
+    let orphans = |count| {
+        let what = format!("{count} orphans");
+        let operators = &operators;
+        async move {
+            let holds = |metrics: &Metrics| metrics.sum("sluice_orphans", &[]) == count;
+            operators.wait_for_metrics(&what, LONGEST, holds).await.unwrap()
+        }
+    };
+    orphans(1).await;
+    // Of Triton's own word: it had the call to its end, and in that time nobody else had its slot.
+    wait_until("Triton has worked the call to its end", LONGEST, || async { succeeded(&triton).await == Some(1) })
+        .await
+        .unwrap();
+    let metrics = orphans(1).await;
+    assert_eq!(metrics.sum("sluice_running", &[]), 1);
+    assert_eq!(metrics.sum("sluice_settlements_total", &[("outcome", "aborted")]), 1);
+    orphans(0).await;
+}
+
+/// Calls of `story` that Triton counts as successful.
+async fn succeeded(triton: &Triton) -> Option<u64> {
+    let stats = reqwest::get(format!("{}/v2/models/story/stats", triton.base())).await.ok()?;
+    let stats: Value = stats.json().await.ok()?;
+    stats.pointer("/model_stats/0/inference_stats/success/count")?.as_u64()
 }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::holdings::Amount;
 use serde_json::{Value, json};
 
 fn problems(document: &Value) -> Vec<String> {
@@ -19,7 +20,12 @@ fn least() -> Value {
 fn what_is_left_out_has_the_documented_defaults() {
     let config = Config::parse(least().to_string().as_bytes()).unwrap();
     assert_eq!(config.body_max_bytes, 16 << 20);
-    assert_eq!(config.paused_max_bytes, 256 << 20);
+    assert_eq!(config.holdings.paused_bytes, 256 << 20);
+    assert_eq!((config.holdings.tenant_bytes, config.holdings.tenant_idle_streams), (64 << 20, 128));
+    let amount = |calls, header_bytes, body_bytes| Amount { calls, header_bytes, body_bytes };
+    assert_eq!(config.holdings.strangers, amount(1024, 8 << 20, 64 << 20));
+    assert_eq!(config.holdings.source, amount(256, 2 << 20, 16 << 20));
+    assert_eq!(config.stranger_idle, Millis(5_000));
     assert_eq!(config.body_timeout, Millis(30_000));
     assert_eq!(config.sequences_max, 16);
     assert_eq!(config.service.timeout, Duration::from_secs(65));
@@ -27,6 +33,7 @@ fn what_is_left_out_has_the_documented_defaults() {
     assert_eq!(config.key_headers, KEY_HEADERS_DEFAULT);
     let found = config.route("/v1/chat/completions").unwrap();
     assert_eq!((found.route.on_unavailable, found.route.charge), (OnUnavailable::Closed, Tokens(1)));
+    assert_eq!((&found.route.query, found.route.strict_fields), (&Query::Of(Vec::new()), false));
     assert!(config.route("/v1/models").is_none());
 }
 
@@ -93,12 +100,25 @@ fn two_routes_of_one_path_and_no_route_at_all_are_refused() {
 }
 
 #[test]
-fn the_secret_never_shows_in_debug_output() {
+fn no_secret_ever_shows_in_debug_output() {
     let mut document = least();
     document["service"]["secret"] = json!("hunter2");
+    document["route_secret"] = json!("0123456789abcdef0123456789abcdef");
     let config = Config::parse(document.to_string().as_bytes()).unwrap();
-    assert_eq!(config.service.secret.as_deref(), Some("hunter2"));
-    assert!(!format!("{config:?}").contains("hunter2"));
+    assert_eq!(config.service.secret.as_ref().map(Secret::expose), Some("hunter2"));
+    assert_eq!(config.route_secret.as_ref().map(Secret::expose), Some("0123456789abcdef0123456789abcdef"));
+    let shown = format!("{config:?}");
+    assert!(!shown.contains("hunter2") && !shown.contains("0123456789abcdef"), "{shown}");
+}
+
+#[test]
+fn a_route_secret_that_can_be_guessed_or_is_still_to_be_set_is_refused() {
+    for weak in ["", "SET-ME", &"a".repeat(31), &"a".repeat(257), &"two words ".repeat(5), &"é".repeat(32)] {
+        let mut document = least();
+        document["route_secret"] = json!(weak);
+        let [problem] = problems(&document).try_into().unwrap();
+        assert!(problem.starts_with("route_secret: ") && !problem.contains("SET-ME"), "{weak:?}: {problem}");
+    }
 }
 
 #[test]
@@ -149,6 +169,11 @@ fn a_route_that_would_not_know_its_pool_or_its_charge_is_refused() {
         (json!({"dialect": "openai_chat", "charge": 3}), "routes[0].charge"),
         (json!({"dialect": "openai_chat", "method": "GET"}), "routes[0].method"),
         (json!({"dialect": "request", "path": "/x", "pool": "p", "method": "get"}), "routes[0].method"),
+        (json!({"dialect": "openai_uploads", "pool": "p", "strict_fields": true}), "routes[0].strict_fields"),
+        (json!({"dialect": "openai_chat", "strict_fields": "yes"}), "routes[0].strict_fields"),
+        (json!({"dialect": "openai_chat", "query": ["a&b"]}), "routes[0].query"),
+        (json!({"dialect": "openai_chat", "query": ["a", "*"]}), "routes[0].query"),
+        (json!({"dialect": "openai_chat", "query": "a"}), "routes[0].query"),
     ] {
         let found = problems(&with_routes(&json!([route])));
         assert!(found.iter().any(|line| line.starts_with(path)), "{route}: {found:?}");
@@ -164,4 +189,21 @@ fn a_worker_must_have_room_for_one_body() {
     assert_eq!(problems(&document).len(), 1);
     document["body"] = json!({"max_bytes": 1000});
     assert!(problems(&document).is_empty());
+}
+
+#[test]
+fn strangers_and_tenants_have_the_budgets_that_are_configured() {
+    let mut document = least();
+    document["strangers"] = json!({"streams": 8, "body_bytes": 1 << 20, "per_source": {"header_bytes": 5}});
+    document["tenants"] = json!({"body_bytes": 16 << 20, "idle_streams": 0});
+    let config = Config::parse(document.to_string().as_bytes()).unwrap();
+    assert_eq!((config.holdings.tenant_bytes, config.holdings.tenant_idle_streams), (16 << 20, 0));
+    assert_eq!((config.holdings.source.calls, config.holdings.source.header_bytes), (2, 5));
+    assert_eq!(config.holdings.source.body_bytes, 1 << 20);
+    document["strangers"] = json!({"streams": 0, "per_source": {"stream": 1}});
+    document["tenants"] = json!({"body_bytes": 5});
+    let found = problems(&document);
+    for path in ["tenants.body_bytes", "strangers.streams", "strangers.per_source.stream"] {
+        assert!(found.iter().any(|line| line.starts_with(path)), "{path}: {found:?}");
+    }
 }

@@ -1,17 +1,22 @@
 //! The root context: reads the configuration, and sends the outbox on its tick.
 
+use super::idle::Idle;
 use super::incoming::Incoming;
 use super::stream::Stream;
-use super::{Shared, reply_head};
+use super::{Shared, answer_at_hand, reply_head};
+use crate::caller::{CallerKey, Digest};
 use crate::config::Config;
 use crate::exchange;
+use crate::holdings::Holdings;
 use crate::host::{self, Buffer};
 use crate::outbox::{BatchNumber, Fate};
+use crate::refusal::Style;
 use crate::worker::{Counters, Worker};
 use log::{error, info};
 use proxy_wasm::traits::{Context, HttpContext, RootContext};
 use proxy_wasm::types::ContextType;
-use sluice_policy::wire;
+use sluice_policy::units::Millis;
+use sluice_policy::wire::{self, CallerRequest};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -29,6 +34,8 @@ pub(crate) struct Root {
     metrics: Metrics,
     /// The batches under way, by the tokens of their callouts.
     batches: BTreeMap<u32, BatchNumber>,
+    /// The keys that the service is asked about, by the tokens of their callouts.
+    questions: BTreeMap<u32, Digest>,
 }
 
 /// Envoy's counters; absent ones are not counted.
@@ -38,6 +45,28 @@ struct Metrics {
     failed_closed: Option<u32>,
     settlements_dropped: Option<u32>,
     usage_estimated: Option<u32>,
+    strangers_refused: Option<u32>,
+    stranger_streams: Gauge,
+    stranger_bytes: Gauge,
+    paused_bytes: Gauge,
+}
+
+/// One of Envoy's gauges: the sum over all workers, each of which brings its changes.
+#[derive(Default)]
+struct Gauge {
+    metric: Option<u32>,
+    told: u64,
+}
+
+impl Gauge {
+    fn define(name: &str) -> Self {
+        Self { metric: host::gauge(name), told: 0 }
+    }
+
+    fn set(&mut self, value: u64) {
+        host::change(self.metric, value.cast_signed().wrapping_sub(self.told.cast_signed()));
+        self.told = value;
+    }
 }
 
 impl Metrics {
@@ -47,21 +76,36 @@ impl Metrics {
             failed_closed: host::counter("sluice_filter_failed_closed"),
             settlements_dropped: host::counter("sluice_filter_settlements_dropped"),
             usage_estimated: host::counter("sluice_filter_usage_estimated"),
+            strangers_refused: host::counter("sluice_filter_strangers_refused"),
+            stranger_streams: Gauge::define("sluice_filter_stranger_streams"),
+            stranger_bytes: Gauge::define("sluice_filter_stranger_bytes"),
+            paused_bytes: Gauge::define("sluice_filter_paused_bytes"),
         }
     }
 
+    fn set(&mut self, holdings: &Holdings) {
+        let strangers = holdings.strangers();
+        self.stranger_streams.set(strangers.calls);
+        self.stranger_bytes.set(strangers.header_bytes.saturating_add(strangers.body_bytes));
+        self.paused_bytes.set(holdings.paused_bytes());
+    }
+
     fn add(&self, counters: Counters) {
-        let Counters { failed_open, failed_closed, settlements_dropped, usage_estimated } = counters;
+        let Counters { failed_open, failed_closed, settlements_dropped, usage_estimated, strangers_refused } = counters;
         host::count(self.failed_open, failed_open);
         host::count(self.failed_closed, failed_closed);
         host::count(self.settlements_dropped, settlements_dropped);
         host::count(self.usage_estimated, usage_estimated);
+        host::count(self.strangers_refused, strangers_refused);
     }
 }
 
 impl Context for Root {
-    fn on_http_call_response(&mut self, token: u32, headers: usize, _: usize, _: usize) {
+    fn on_http_call_response(&mut self, token: u32, headers: usize, size: usize, _: usize) {
         let Some(shared) = &self.shared else { return };
+        if let Some(key) = self.questions.remove(&token) {
+            return shared.learn_whose(key, &answer_at_hand(headers, size), self.context);
+        }
         let Some(number) = self.batches.remove(&token) else { return };
         let (is_decided, status) = if headers == 0 { (false, 0) } else { reply_head() };
         let fate = match (is_decided, status) {
@@ -96,17 +140,18 @@ impl RootContext for Root {
         let Some(shared) = &self.shared else { return };
         let counters = std::mem::take(&mut shared.worker.borrow_mut().counters);
         self.metrics.add(counters);
-        if shared.worker.borrow().has_mail(host::now()) {
+        self.metrics.set(&shared.worker.borrow().holdings);
+        let now = host::now();
+        if shared.worker.borrow().has_mail(now) {
             self.batches.extend(send_batch(shared));
         }
+        self.questions.extend(ask_whose(shared, now));
+        shared.refuse_rejected(now, self.context);
         if !shared.incoming.borrow().is_empty() {
-            let now = host::now();
-            let expired = shared.incoming.borrow_mut().expired(now);
-            for (stream, refusal, style) in &expired {
-                let (reply, tags) = exchange::refused_while_reading(refusal, *style, now);
-                host::reply_for(*stream, &reply, &tags, self.context);
-            }
+            let expired = shared.incoming.borrow_mut().expired(now, &shared.worker.borrow().holdings);
+            Shared::refuse_all(&expired, now, self.context);
         }
+        self.end_idle_streams(shared);
     }
 
     fn create_http_context(&self, context: u32) -> Option<Box<dyn HttpContext>> {
@@ -120,19 +165,48 @@ impl RootContext for Root {
 
 impl Root {
     pub(crate) fn new(context: u32) -> Self {
-        Self { context, shared: None, metrics: Metrics::default(), batches: BTreeMap::new() }
+        Self {
+            context,
+            shared: None,
+            metrics: Metrics::default(),
+            batches: BTreeMap::new(),
+            questions: BTreeMap::new(),
+        }
+    }
+
+    fn end_idle_streams(&self, shared: &Shared) {
+        if shared.idle.borrow().is_empty() {
+            return;
+        }
+        let now = host::now();
+        let expired = shared.idle.borrow_mut().expired(now);
+        for (stream, refusal) in &expired {
+            let (reply, tags) = exchange::refused_while_reading(refusal, Style::Grpc, now);
+            host::reply_for(*stream, &reply, &tags, self.context);
+        }
     }
 
     fn start(&mut self, config: Config) {
         info!("sluice filter: mode {:?}, {} routes", config.mode, config.routes.len());
         self.shared = Some(Shared {
-            worker: Rc::new(RefCell::new(Worker::new())),
-            incoming: Rc::new(RefCell::new(Incoming::new(config.body_timeout))),
+            worker: Rc::new(RefCell::new(Worker::new(config.holdings, host::source))),
+            incoming: Rc::new(RefCell::new(Incoming::new(config.body_timeout, config.stranger_idle))),
+            idle: Rc::new(RefCell::new(Idle::new(config.grpc_idle, config.body_timeout))),
             config: Rc::new(config),
         });
         self.metrics = Metrics::define();
         host::tick_every(TICK);
     }
+}
+
+/// Asks about the keys of calls that wait for longer than an admission takes.
+fn ask_whose(shared: &Shared, now: Millis) -> Vec<(u32, Digest)> {
+    let keys = shared.worker.borrow_mut().holdings.questions(now);
+    let ask = |key: &CallerKey| {
+        let question = CallerRequest { version: wire::WIRE_VERSION, key: key.proof() };
+        Some((shared.ask_whose(&question)?, key.digest()))
+    };
+    keys.iter().filter_map(ask).collect()
 }
 
 fn send_batch(shared: &Shared) -> Option<(u32, BatchNumber)> {

@@ -1,9 +1,10 @@
 //! The context of one request.
 
-use super::{Shared, reply_head};
+use super::{Shared, answer_at_hand};
+use crate::caller::Digest;
 use crate::dialect::{self, BodyEdit};
-use crate::exchange::{Answer, Ended, Exchange, LogTags, Step, Wants};
-use crate::headers::HeaderEdit;
+use crate::exchange::{self, Ended, Exchange, LogTags, Step, Wants};
+use crate::headers::{HeaderEdit, Headers};
 use crate::host::{self, Buffer, Map};
 use crate::usage::Passage;
 use crate::worker::Worker;
@@ -22,8 +23,12 @@ pub(super) struct Stream {
     body_bytes: usize,
     /// How many of them the state machine has seen, where it wants them piece by piece.
     seen_bytes: usize,
+    /// Any byte of the request's body has come.
+    has_begun: bool,
     /// The token of the callout.
     callout: Option<u32>,
+    /// The token of the question whose key it is, and the key.
+    question: Option<(u32, Digest)>,
 }
 
 impl Stream {
@@ -32,7 +37,7 @@ impl Stream {
             let exchange = Exchange::new(shared.config.clone());
             (shared, exchange)
         });
-        Self { context, call, body_bytes: 0, seen_bytes: 0, callout: None }
+        Self { context, call, body_bytes: 0, seen_bytes: 0, has_begun: false, callout: None, question: None }
     }
 
     /// Feeds the state machine and does what it says. The worker is free again before the host is called.
@@ -70,26 +75,27 @@ impl Stream {
     }
 
     fn forward(&mut self, edits: &[HeaderEdit], body: Vec<BodyEdit>, tags: &LogTags) -> Action {
-        let is_changed = if body.is_empty() { self.rename_held() } else { change_body(self.body_bytes, body) };
+        let is_changed = if body.is_empty() { self.put_messages() } else { change_body(self.body_bytes, body) };
         if !is_changed {
             let now = host::now();
             return self.turn(|exchange, worker| exchange.body_was_not_changed(worker, now));
         }
-        host::edit_headers(Map::Request, edits);
+        // First the tags: plain Envoy's routes ask for one, and a changed header makes Envoy look for its route anew.
         host::tag_all(tags);
+        host::edit_headers(Map::Request, edits);
         // Envoy resumes after this callback, so the request must be paused by then.
         host::resume_request();
         Action::Pause
     }
 
-    /// Where the messages that Envoy holds need another model's name, puts it in; tells whether they are right now.
-    fn rename_held(&mut self) -> bool {
+    /// Puts the messages that go on into Envoy's hands, where that is not what it holds; returns whether it took them.
+    fn put_messages(&mut self) -> bool {
         let Some((_, exchange)) = &mut self.call else { return true };
-        if !exchange.renames() {
-            return true;
+        let held_bytes = self.body_bytes;
+        match exchange.messages_to_send(|| host::bytes(Buffer::Request, 0, held_bytes)) {
+            Some(messages) => host::replace_bytes(Buffer::Request, &messages),
+            None => true,
         }
-        let changed = exchange.renamed(&host::bytes(Buffer::Request, 0, self.body_bytes));
-        host::replace_bytes(Buffer::Request, &changed)
     }
 
     fn is_no_longer_incoming(&self) {
@@ -106,7 +112,8 @@ impl Stream {
         let now = host::now();
         let action = match wants {
             Wants::Nothing => return if holds { Action::Pause } else { Action::Continue },
-            Wants::Pieces => return self.request_piece(holds, is_end, now),
+            Wants::Pieces => self.request_piece(is_end, now),
+            Wants::Messages => self.messages(is_end, now),
             Wants::Whole if is_end => {
                 let body = host::bytes(Buffer::Request, 0, total);
                 self.turn(|exchange, worker| exchange.request_body_ended(&body, total as u64, worker, now))
@@ -122,30 +129,61 @@ impl Stream {
         action
     }
 
-    /// While the call is held the buffer grows; afterwards each callback brings a new one.
-    fn request_piece(&mut self, holds: bool, is_end: bool, now: Millis) -> Action {
-        let start = if holds { self.seen_bytes } else { 0 };
-        let size = self.body_bytes.saturating_sub(start);
-        let piece = if size == 0 { Vec::new() } else { host::bytes(Buffer::Request, start, size) };
+    /// While the call is held the buffer grows.
+    fn request_piece(&mut self, is_end: bool, now: Millis) -> Action {
+        let (start, held) = (self.seen_bytes, self.body_bytes as u64);
+        let piece = bytes_of_request(start, self.body_bytes);
         self.seen_bytes = self.body_bytes;
-        let held = self.body_bytes as u64;
-        let action = self.turn(|exchange, worker| exchange.request_body_piece(&piece, held, is_end, worker, now));
-        if action == Action::Continue
-            && !piece.is_empty()
-            && let Some((_, exchange)) = &mut self.call
-            && exchange.renames()
-        {
-            host::replace_bytes(Buffer::Request, &exchange.renamed(&piece));
+        self.turn(|exchange, worker| exchange.request_body_piece(&piece, held, is_end, worker, now))
+    }
+
+    /// Takes what has come of a stream of messages out of Envoy's hands, which could let it go on only all at once. Envoy
+    /// passes on what is put into them each time that the request is resumed, also where it was not paused again.
+    fn messages(&mut self, is_end: bool, now: Millis) -> Action {
+        let piece = bytes_of_request(0, self.body_bytes);
+        self.body_bytes = 0;
+        if !piece.is_empty() && !host::replace_bytes(Buffer::Request, &[]) {
+            return self.turn(|exchange, worker| exchange.body_was_not_changed(worker, now));
         }
-        self.note_whether_incoming();
-        action
+        self.turn(|exchange, worker| exchange.message_piece(&piece, is_end, worker, now))
+    }
+
+    /// Asks whose call this is where much of it is held, and nobody has said so.
+    fn ask_whose(&mut self) {
+        let Some((shared, exchange)) = &self.call else { return };
+        if !exchange.reads_body() {
+            return;
+        }
+        let now = host::now();
+        let question = exchange.question(&mut shared.worker.borrow_mut(), now);
+        if let Some((key, question)) = question {
+            self.question = shared.ask_whose(&question).map(|token| (token, key));
+        }
     }
 
     fn note_whether_incoming(&self) {
         if self.call.as_ref().is_some_and(|(_, exchange)| !exchange.reads_body()) {
             self.is_no_longer_incoming();
         }
+        self.note_whether_idle();
     }
+
+    /// A message of a stream may have had its reply, so that the next one has its turn.
+    fn next_message(&mut self) {
+        self.turn(|exchange, worker| exchange.next_message(worker));
+        self.note_whether_idle();
+    }
+
+    fn note_whether_idle(&self) {
+        if let Some((shared, exchange)) = &self.call {
+            shared.idle.borrow_mut().note(self.context, exchange.idles(), host::now);
+        }
+    }
+}
+
+fn bytes_of_request(start: usize, end: usize) -> Vec<u8> {
+    let size = end.saturating_sub(start);
+    if size == 0 { Vec::new() } else { host::bytes(Buffer::Request, start, size) }
 }
 
 fn change_body(size: usize, edits: Vec<BodyEdit>) -> bool {
@@ -155,15 +193,19 @@ fn change_body(size: usize, edits: Vec<BodyEdit>) -> bool {
 
 impl Context for Stream {
     fn on_http_call_response(&mut self, token: u32, headers: usize, size: usize, _: usize) {
+        if let Some((shared, _)) = &self.call
+            && let Some((_, key)) = self.question.take_if(|(asked, _)| *asked == token)
+        {
+            return shared.learn_whose(key, &answer_at_hand(headers, size), self.context);
+        }
         if self.callout != Some(token) {
             return;
         }
         self.callout = None;
-        let is_decided = headers > 0 && reply_head().0;
-        let body = if is_decided { host::bytes(Buffer::CalloutReply, 0, size) } else { Vec::new() };
+        let answer = answer_at_hand(headers, size);
         let now = host::now();
-        let answer = Answer { is_decided, body };
         self.turn(|exchange, worker| exchange.answered(&answer, worker, now));
+        self.note_whether_idle();
     }
 }
 
@@ -174,24 +216,31 @@ impl HttpContext for Stream {
         if let Some((shared, exchange)) = &self.call
             && let Some(style) = exchange.style_while_reading()
         {
-            shared.incoming.borrow_mut().expect(self.context, style, exchange.may_idle(), now);
+            let (may_idle, holding) = (exchange.may_idle(), exchange.holding());
+            shared.incoming.borrow_mut().expect(self.context, style, may_idle, holding, now);
         }
         action
     }
 
     fn on_http_request_body(&mut self, size: usize, is_end: bool) -> Action {
         if let Some((shared, _)) = &self.call
-            && self.body_bytes == 0
             && size > 0
+            && !std::mem::replace(&mut self.has_begun, true)
         {
             shared.incoming.borrow_mut().begins(self.context, host::now());
         }
         self.body_bytes = size;
-        self.request_body(is_end)
+        let action = self.request_body(is_end);
+        self.ask_whose();
+        action
     }
 
     /// Trailers end a body too.
     fn on_http_request_trailers(&mut self, _: usize) -> Action {
+        if let Some((_, exchange)) = &self.call {
+            let edits = exchange.request_trailers(&host::headers(Map::RequestTrailers));
+            host::edit_headers(Map::RequestTrailers, &edits);
+        }
         self.request_body(true)
     }
 
@@ -200,7 +249,11 @@ impl HttpContext for Stream {
             && exchange.meters_reply()
         {
             let (headers, now) = (host::headers(Map::Response), host::now());
-            let edits = exchange.reply_headers(&headers, is_end, &mut shared.worker.borrow_mut(), now);
+            let mut worker = shared.worker.borrow_mut();
+            if let Some(ended) = own_reply_of_envoy(&headers) {
+                exchange.envoy_replies(ended, &mut worker, now);
+            }
+            let edits = exchange.reply_headers(&headers, is_end, &mut worker, now);
             host::edit_headers(Map::Response, &edits);
         }
         Action::Continue
@@ -219,6 +272,7 @@ impl HttpContext for Stream {
                 }
                 Passage::Replaced(_) | Passage::Unchanged => {}
             }
+            self.next_message();
         }
         Action::Continue
     }
@@ -231,6 +285,7 @@ impl HttpContext for Stream {
         {
             let trailers = host::headers(Map::ResponseTrailers);
             exchange.reply_trailers(&trailers, &mut shared.worker.borrow_mut(), host::now());
+            self.note_whether_idle();
         }
         Action::Continue
     }
@@ -239,7 +294,7 @@ impl HttpContext for Stream {
         if let Some((shared, exchange)) = &mut self.call
             && exchange.owes_settlement()
         {
-            let ended = how_it_ended();
+            let ended = Ended::by(host::response_flags(), host::response_details);
             exchange.abandoned(ended, &mut shared.worker.borrow_mut(), host::now());
         }
     }
@@ -250,13 +305,19 @@ impl Drop for Stream {
     fn drop(&mut self) {
         self.is_no_longer_incoming();
         if let Some((shared, exchange)) = &mut self.call {
-            exchange.abandoned(Ended::ByUpstream, &mut shared.worker.borrow_mut(), host::now());
+            shared.idle.borrow_mut().note(self.context, None, || Millis::ZERO);
+            exchange.abandoned(Ended::ByEnvoy, &mut shared.worker.borrow_mut(), host::now());
         }
     }
 }
 
-fn how_it_ended() -> Ended {
-    /// Envoy's `DownstreamConnectionTermination`, and `DownstreamRemoteReset` over HTTP/2.
-    const CLIENT_LEFT: u64 = 1 << 14 | 1 << 28;
-    if host::response_flags() & CLIENT_LEFT != 0 { Ended::ByClient } else { Ended::ByUpstream }
+/// How a call ended that Envoy answers in the model server's place; `None` for the model server's own reply. Only errors
+/// can be Envoy's, and for those alone it is asked.
+fn own_reply_of_envoy(headers: &Headers) -> Option<Ended> {
+    const BY_UPSTREAM: &str = "via_upstream";
+    if !exchange::is_failure(headers) {
+        return None;
+    }
+    let details = host::response_details();
+    (details != BY_UPSTREAM).then(|| Ended::by(host::response_flags(), || details))
 }

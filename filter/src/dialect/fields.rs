@@ -1,12 +1,11 @@
 //! What several dialects have in common in a JSON body: the model, flags, numbers and bounds.
 
 use super::edit::{Bound, UNLIMITED};
-use super::raw::{self, Field, Fields, Use};
+use super::raw::{self, Field, Fields, Known, Use};
 use super::{BodyEdit, Fault, Limits, UsageRequest};
-use sluice_policy::units::Tokens;
+use sluice_policy::units::{NAME_BYTES_MAX, Tokens};
 use std::ops::Range;
 
-const MODEL_BYTES_MAX: usize = 256;
 /// Token counts travel as 32-bit signed integers in most model servers.
 pub(super) const TOKENS_MAX: u64 = i32::MAX as u64;
 
@@ -14,10 +13,10 @@ const OPTIONS: &[Field] = &[("include_usage", Use::Keep)];
 
 /// The model's name, and its place in the body.
 pub(super) fn model(body: &[u8], fields: &Fields<'_>) -> Result<(String, Range<usize>), Fault> {
-    let fault = || Fault::field("model", format!("is required: a text of 1 to {MODEL_BYTES_MAX} bytes"));
+    let fault = || Fault::field("model", format!("is required: a text of 1 to {NAME_BYTES_MAX} bytes"));
     let text = fields.get("model").ok_or_else(fault)?;
     let model: String = serde_json::from_str(text).map_err(|_| fault())?;
-    let fits = (1..=MODEL_BYTES_MAX).contains(&model.len());
+    let fits = (1..=NAME_BYTES_MAX).contains(&model.len());
     if fits { Ok((model, place(body, text))) } else { Err(fault()) }
 }
 
@@ -43,11 +42,12 @@ pub(super) fn sequences(fields: &Fields<'_>, prompts: u32, max: u32) -> Result<u
     multiply(choices(fields, max)?, prompts, max)
 }
 
-/// How many sequences a prompt is to yield: `n`, llama.cpp's `n_cmpl`, which it reads before `n`, or vLLM's `best_of`,
-/// which generates that many and returns `n`. As with bounds, the largest counts.
+/// How many sequences a prompt is to yield: `n`, llama.cpp's `n_cmpl`, which it reads before `n`, vLLM's `best_of`, which
+/// generates that many and returns `n`, or TensorRT-LLM's two names, where the dialect knows them. As with bounds, the
+/// largest counts.
 pub(super) fn choices(fields: &Fields<'_>, max: u32) -> Result<Option<u64>, Fault> {
     let mut largest = None;
-    for name in ["n", "n_cmpl", "best_of"] {
+    for name in ["n", "n_cmpl", "best_of", "beam_width", "num_return_sequences"] {
         largest = largest.max(integer(fields, name, u64::from(max))?);
     }
     Ok(largest)
@@ -105,7 +105,7 @@ pub(super) fn usage_request(body: &[u8], fields: &Fields<'_>) -> Result<Option<U
     if options == "null" {
         return hidden(BodyEdit::replace(at, r#"{"include_usage":true}"#));
     }
-    let inner = raw::read(options.as_bytes(), OPTIONS)
+    let inner = raw::read(options.as_bytes(), Known::part(OPTIONS))
         .map_err(|fault| Fault::field(NAME, format!("is wrong: {}", fault.message)))?;
     let Some(value) = inner.raw("include_usage") else {
         let is_empty = options.trim_matches(['{', '}', ' ', '\t', '\r', '\n']).is_empty();

@@ -1,8 +1,9 @@
-//! The known top-level fields of a JSON object as the client wrote them, each at most once.
+//! A JSON object as the client wrote it: the one place that says what a field of a body may be.
 
 use super::Fault;
+use super::servers::{self, Harm};
 use super::weigh::{Tally, Weigh};
-use serde::de::{Deserializer, Error, MapAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use std::fmt;
 
@@ -13,11 +14,19 @@ pub(super) enum Use {
     Keep,
     /// Elements and strings are counted as messages.
     Weigh,
+    /// The same, and in messages' parts a picture or a sound counts by the piece.
+    Messages,
     /// A text, token ids, or a list of either.
     Prompt,
+    /// Of the API, and of no meaning here.
+    Pass,
+    /// An object of the caller's own names, except those that a server obeys.
+    Labels,
+    /// Of no API that is spoken here, and obeyed by a server all the same.
+    Refuse(Harm),
 }
 
-/// A field that a dialect knows.
+/// A field that a dialect knows. A name that ends in `*` is a beginning.
 pub(super) type Field = (&'static str, Use);
 
 /// The kept fields of one object, and the weight of its prompt.
@@ -38,42 +47,78 @@ impl<'de> Fields<'de> {
     }
 }
 
-/// Fields by which proxies let a call name further models, to be asked if the first one fails: LiteLLM's, and
-/// OpenRouter's `models`. A call is admitted to one model, and charged for that one.
-const OTHER_MODELS: &[Field] = &[
-    ("fallbacks", Use::Keep),
-    ("context_window_fallbacks", Use::Keep),
-    ("content_policy_fallbacks", Use::Keep),
-    ("models", Use::Keep),
-];
+/// Which names an object may have.
+#[derive(Clone, Copy)]
+pub(super) struct Known {
+    own: &'static [Field],
+    /// What servers read beyond these is known as well. Not where the names are those of a model's own inputs.
+    of_servers: bool,
+    /// Nothing else may be there.
+    is_strict: bool,
+}
 
-/// Reads a body that names its model, as [`read`] does, and refuses one that names others beside it.
-///
-/// # Errors
-/// The first thing wrong.
-pub(super) fn read_with_model<'de>(body: &'de [u8], known: &'static [Field]) -> Result<Fields<'de>, Fault> {
-    let fields = read_all(body, [known, OTHER_MODELS])?;
-    let is_empty = |text: &str| matches!(text.replace([' ', '\t', '\r', '\n'], "").as_str(), "[]" | "{}" | "\"\"");
-    match OTHER_MODELS.iter().find(|(name, _)| fields.get(name).is_some_and(|text| !is_empty(text))) {
-        Some((name, _)) => {
-            Err(Fault::field(name, "must be left out: a call is admitted to the one 'model' that it names"))
+impl Known {
+    /// A body that names its model.
+    pub(super) fn call(own: &'static [Field], is_strict: bool) -> Self {
+        Self { own, of_servers: true, is_strict }
+    }
+
+    /// A body whose names are, beside these, the inputs of a model.
+    pub(super) fn inputs(own: &'static [Field], is_strict: bool) -> Self {
+        Self { own, of_servers: false, is_strict }
+    }
+
+    /// An object within a body.
+    pub(super) fn part(own: &'static [Field]) -> Self {
+        Self { own, of_servers: false, is_strict: false }
+    }
+
+    fn find(self, name: &str) -> Match {
+        if let Some(field) = self.field(name) {
+            return Match::Known(field);
         }
-        None => Ok(fields),
+        let differs = folded(name).and_then(|folded| self.field(&folded));
+        match differs.filter(|(_, known_use)| *known_use != Use::Pass) {
+            Some((known, _)) => Match::Wrong(Fault::field(known, "must be written in lower case")),
+            None if self.is_strict => Match::Wrong(Fault::field(
+                shown(name),
+                "is no field of this API, and nothing else passes on this route",
+            )),
+            None => Match::Unknown,
+        }
+    }
+
+    fn field(self, name: &str) -> Option<Field> {
+        let own = self.own.iter().copied().find(|(pattern, _)| servers::is_named(pattern, name));
+        own.or_else(|| servers::field(name).filter(|_| self.of_servers && !self.is_strict))
     }
 }
 
-/// Reads one JSON object strictly: UTF-8 without a byte order mark, nothing after it, no known field twice, no
-/// known field in another case (some servers ignore case), at most 127 levels deep where values are looked into.
-/// Unknown fields are looked into as well, so that depth is bounded everywhere; kept ones are checked by whoever
-/// reads their text.
+/// A name as readers see it that ignore case; `None` where that is no other one. Some letters outside of ASCII fold into
+/// it: the Kelvin sign in lower case, the long s and the dotless i in upper case, ligatures in a full folding.
+fn folded(name: &str) -> Option<String> {
+    /// No known name is so long, even if each of its letters is written in three bytes.
+    const BYTES_MAX: usize = 192;
+    if name.len() > BYTES_MAX {
+        return None;
+    }
+    let lower = name.chars().flat_map(char::to_lowercase);
+    let folded: String = lower.flat_map(char::to_uppercase).flat_map(char::to_lowercase).collect();
+    Some(folded).filter(|folded| folded != name)
+}
+
+/// As much of a stranger's name as an error may repeat.
+fn shown(name: &str) -> String {
+    const CHARS_MAX: usize = 64;
+    name.chars().take(CHARS_MAX).collect()
+}
+
+/// Reads one JSON object strictly: UTF-8 without a byte order mark, nothing after it, no field that matters twice or in
+/// another case (some servers ignore case), at most 127 levels deep in every field.
 ///
 /// # Errors
 /// The first thing wrong.
-pub(super) fn read<'de>(body: &'de [u8], known: &'static [Field]) -> Result<Fields<'de>, Fault> {
-    read_all(body, [known, &[]])
-}
-
-fn read_all<'de>(body: &'de [u8], known: Known) -> Result<Fields<'de>, Fault> {
+pub(super) fn read(body: &[u8], known: Known) -> Result<Fields<'_>, Fault> {
     let text = std::str::from_utf8(body).map_err(|_| Fault::body("is not UTF-8"))?;
     if text.starts_with('\u{feff}') {
         return Err(Fault::body("begins with a byte order mark"));
@@ -88,13 +133,14 @@ fn read_all<'de>(body: &'de [u8], known: Known) -> Result<Fields<'de>, Fault> {
     let read = deserializer.deserialize_map(object).and_then(|()| deserializer.end());
     match (fault, read) {
         (Some(fault), _) => Err(fault),
-        (None, Err(error)) => Err(Fault::body(format!("is not JSON that can be used: {error}"))),
+        (None, Err(error)) => Err(not_usable(&error)),
         (None, Ok(())) => Ok(fields),
     }
 }
 
-/// The fields that are known, in two lists.
-type Known = [&'static [Field]; 2];
+fn not_usable(error: &serde_json::Error) -> Fault {
+    Fault::body(format!("is not JSON that can be used: {error}"))
+}
 
 struct Object<'out, 'de> {
     known: Known,
@@ -113,52 +159,78 @@ impl<'de> Visitor<'de> for Object<'_, 'de> {
 
     fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
         while let Some(name) = map.next_key_seed(Name(self.known))? {
-            let field = self.admit(name).map_err(|fault| {
-                *self.fault = Some(fault);
-                A::Error::custom("refused")
-            })?;
-            match field {
-                Some((name, Use::Keep)) => {
+            let (name, known_use) = self.admit(name).or_else(|fault| self.refuse(fault))?;
+            let tally = &mut self.fields.prompt;
+            match known_use {
+                Use::Weigh => map.next_value_seed(Weigh::list(tally)).map(drop)?,
+                Use::Messages => map.next_value_seed(Weigh::messages(tally)).map(drop)?,
+                Use::Prompt => map.next_value_seed(Weigh::prompt(tally)).map(drop)?,
+                Use::Pass => map.next_value_seed(Weigh::skip()).map(drop)?,
+                Use::Keep | Use::Labels | Use::Refuse(_) => {
                     let raw: &'de RawValue = map.next_value()?;
-                    self.fields.kept.push((name, raw.get()));
+                    self.look_into(name, known_use, raw.get()).or_else(|fault| self.refuse(fault))?;
                 }
-                Some((_, Use::Weigh)) => {
-                    map.next_value_seed(Weigh::list(&mut self.fields.prompt))?;
-                }
-                Some((_, Use::Prompt)) => {
-                    map.next_value_seed(Weigh::prompt(&mut self.fields.prompt))?;
-                }
-                None => map.next_value_seed(Weigh::skip())?,
             }
         }
         Ok(())
     }
 }
 
-impl Object<'_, '_> {
-    fn admit(&mut self, name: Match) -> Result<Option<Field>, Fault> {
+impl<'de> Object<'_, 'de> {
+    fn admit(&mut self, name: Match) -> Result<Field, Fault> {
         match name {
-            Match::Unknown => Ok(None),
-            Match::OtherCase(name) => Err(Fault::field(name, "must be written in lower case")),
+            Match::Unknown => Ok(("", Use::Pass)),
+            Match::Wrong(fault) => Err(fault),
+            // Two readers may take either of them: no decision here depends on it.
+            Match::Known(field @ (_, Use::Pass | Use::Refuse(_) | Use::Labels)) => Ok(field),
             Match::Known((name, _)) if self.seen.contains(&name) => Err(Fault::field(name, "is given twice")),
             Match::Known(field) => {
                 self.seen.push(field.0);
-                Ok(Some(field))
+                Ok(field)
             }
         }
     }
+
+    /// A value by its text, which the parser has not walked.
+    fn look_into(&mut self, name: &'static str, known_use: Use, text: &'de str) -> Result<(), Fault> {
+        match known_use {
+            Use::Refuse(_) | Use::Labels if is_empty(text) => Ok(()),
+            Use::Refuse(harm) => Err(Fault::field(name, harm.problem())),
+            Use::Labels => read(text.as_bytes(), Known::part(servers::LABELS))
+                .map(drop)
+                .map_err(|fault| Fault::field(name, format!("is wrong: {}", fault.message))),
+            Use::Keep | Use::Weigh | Use::Messages | Use::Prompt | Use::Pass => {
+                self.fields.kept.push((name, text));
+                let walked = Weigh::skip().deserialize(&mut serde_json::Deserializer::from_str(text));
+                walked.map(drop).map_err(|error| not_usable(&error))
+            }
+        }
+    }
+
+    fn refuse<T, E: Error>(&mut self, fault: Fault) -> Result<T, E> {
+        *self.fault = Some(fault);
+        Err(E::custom("refused"))
+    }
+}
+
+/// Whether a value says nothing: null, or an empty text, list or object.
+fn is_empty(text: &str) -> bool {
+    let mut significant = text.bytes().filter(|byte| !matches!(byte, b' ' | b'\t' | b'\r' | b'\n'));
+    let begins = [significant.next(), significant.next()];
+    text == "null"
+        || (significant.next().is_none() && [b"[]", b"{}", b"\"\""].iter().any(|empty| begins == empty.map(Some)))
 }
 
 /// A field's name, after unescaping, against the known ones.
 enum Match {
     Known(Field),
-    OtherCase(&'static str),
     Unknown,
+    Wrong(Fault),
 }
 
 struct Name(Known);
 
-impl<'de> serde::de::DeserializeSeed<'de> for Name {
+impl<'de> DeserializeSeed<'de> for Name {
     type Value = Match;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Match, D::Error> {
@@ -174,10 +246,9 @@ impl Visitor<'_> for Name {
     }
 
     fn visit_str<E: Error>(self, name: &str) -> Result<Match, E> {
-        Ok(match self.0.into_iter().flatten().find(|(known, _)| known.eq_ignore_ascii_case(name)) {
-            Some(field) if field.0 == name => Match::Known(*field),
-            Some(field) => Match::OtherCase(field.0),
-            None => Match::Unknown,
-        })
+        Ok(self.0.find(name))
     }
 }
+
+#[cfg(test)]
+mod tests;

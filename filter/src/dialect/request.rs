@@ -5,5 +5,12 @@ use super::{Reads, Spec};
 use crate::refusal::Style;
 use crate::usage::Shape;
 
-pub(super) const SPEC: Spec =
-    Spec { name: "request", paths: &[], method: None, reads: Reads::Length, style: Style::Plain, reply: Shape::Fixed };
+pub(super) const SPEC: Spec = Spec {
+    name: "request",
+    paths: &[],
+    method: None,
+    query: &[],
+    reads: Reads::Length,
+    style: Style::Plain,
+    reply: Shape::Fixed,
+};

@@ -3,18 +3,22 @@
 use super::{Caller, PathModel};
 use crate::caller;
 use crate::config::{Config, Found};
-use crate::dialect::Reads;
+use crate::dialect::{self, Reads};
 use crate::headers::{self, Headers};
 use crate::path;
 use crate::refusal::{self, Style, style};
 use crate::route::{Pattern, Route};
 use crate::usage::Shape;
-use sluice_policy::units::{Millis, Priority};
+use sluice_policy::units::{Millis, NAME_BYTES_MAX, Priority};
 use sluice_policy::wire::{Reason, Refusal};
 use std::rc::Rc;
 
 /// What a body of unknown length is taken for in headers mode: a prompt of 1,024 tokens.
 pub(super) const UNKNOWN_LENGTH_BYTES: u64 = 4096;
+
+const JSON: &str = "application/json";
+/// What may stand behind it, as clients write it.
+const UTF8: [&str; 4] = ["charset=utf-8", "charset=\"utf-8\"", "charset=utf8", ""];
 
 /// A refusal, in whose words, and which method would have been allowed.
 pub(super) struct Refused {
@@ -52,17 +56,23 @@ pub(super) fn accept(config: &Config, headers: &Headers, is_end: bool) -> Result
     if is_end && matches!(route.dialect.reads(), Reads::Json(_) | Reads::Messages { .. }) {
         return Err(routed(refusal::own(Reason::InvalidBody, "The request has no body.")));
     }
-    let path_model = model.map(|model| read_path_model(pattern, raw_path, model)).transpose().map_err(routed)?;
+    let path = route.outgoing(raw_path);
+    let path_model = model.map(|model| read_path_model(pattern, &path, model)).transpose().map_err(routed)?;
+    let path = Some(path).filter(|path| path != raw_path);
     let is_metered = route.dialect.reply() != Shape::Fixed;
     let removals = headers.removals(|name| {
         headers::is_forged_by_client(name)
+            || dialect::steers(name)
             || config.key_headers.iter().any(|key_header| key_header == name)
             // Compressed replies could not be metered.
             || (is_metered && name == "accept-encoding")
     });
     let has_length = content_length.is_some();
     let route = Rc::clone(route);
-    Ok((Caller { route, style, path_model, key, priority, deadline, has_length, removals }, content_length))
+    // A body is what it was read as, whatever its server would make of another word or none.
+    let says_json = !matches!(route.dialect.reads(), Reads::Json(_)) || content_type == Some(JSON);
+    let caller = Caller { route, style, path_model, path, key, priority, deadline, has_length, says_json, removals };
+    Ok((caller, content_length))
 }
 
 fn check_method(headers: &Headers, route: &Route, style: Style) -> Result<(), Box<Refused>> {
@@ -76,6 +86,10 @@ fn check_method(headers: &Headers, route: &Route, style: Style) -> Result<(), Bo
 }
 
 fn read_path_model(pattern: &Pattern, path_and_query: &str, model: &str) -> Result<PathModel, Refusal> {
+    if model.len() > NAME_BYTES_MAX {
+        let message = format!("No model has a name of more than {NAME_BYTES_MAX} bytes.");
+        return Err(refusal::own(Reason::ModelNotFound, message));
+    }
     if model.contains('%') {
         let message = "The model in the path must be written without percent signs.";
         return Err(refusal::own(Reason::PathNotNormalized, message));
@@ -125,17 +139,31 @@ fn read_deadline(headers: &Headers) -> Result<Option<Millis>, Refusal> {
     }
 }
 
-/// What is looked into must be plain; what passes unread may be packed as its server likes it.
+/// What is looked into must be plain, and be said to be what it is read as; what passes unread may be packed as its
+/// server likes it.
 fn check_encoding(headers: &Headers, reads: Reads) -> Result<(), Refusal> {
     let is_plain = || headers.spelled("content-encoding").all(|value| value.eq_ignore_ascii_case(b"identity"));
     let message = match reads {
         Reads::Length | Reads::Models => return Ok(()),
-        Reads::Json(_) if is_plain() => return Ok(()),
+        Reads::Json(_) if is_plain() && is_json(headers) => return Ok(()),
+        Reads::Json(_) if is_plain() => "The body must be JSON: content-type application/json, once, in UTF-8.",
         Reads::Json(_) => "Encoded request bodies are not read; send plain JSON without content-encoding.",
         Reads::Messages { .. } if is_plain() && style::is_grpc(headers.text("content-type")) => return Ok(()),
         Reads::Messages { .. } => "Only plain gRPC is spoken here: content-type application/grpc.",
     };
     Err(refusal::own(Reason::UnsupportedEncoding, message))
+}
+
+/// Whether the content type is JSON's, or none: servers differ in what they make of none, so ours is set then. Of other
+/// types some read other fields than we do, LiteLLM those of a form.
+fn is_json(headers: &Headers) -> bool {
+    let mut values = headers.spelled("content-type");
+    let Some(value) = values.next() else { return true };
+    let is_one = values.next().is_none() && headers.first("content-type").is_some();
+    let mut parts = std::str::from_utf8(value).unwrap_or_default().split(';').map(str::trim);
+    let is_json = parts.next().is_some_and(|kind| kind.eq_ignore_ascii_case(JSON));
+    let is_utf8 = |part: &str| UTF8.iter().any(|charset| part.eq_ignore_ascii_case(charset));
+    is_one && is_json && parts.all(is_utf8)
 }
 
 fn read_length(headers: &Headers) -> Option<u64> {

@@ -10,7 +10,7 @@ use crate::usage::{Sequences, Shape};
 use crate::verified::Tags;
 use crate::worker::Worker;
 use serde::Deserialize;
-use sluice_policy::units::{AdmissionId, Millis, ModelName, Priority};
+use sluice_policy::units::{AdmissionId, Millis, ModelName, Priority, Tokens};
 use sluice_policy::wire::{AdmissionReply, ChargeTo, Grant, ModelsReply, Outcome, RateStatus, Reason, Refusal, Usage};
 
 /// What came back from a callout.
@@ -19,6 +19,14 @@ pub(crate) struct Answer {
     /// It bears the header that only the service sets.
     pub(crate) is_decided: bool,
     pub(crate) body: Vec<u8>,
+}
+
+/// What the service granted beside the tags; nothing of it to a call that fails open.
+#[derive(Debug, Default)]
+struct Granted {
+    waited: Millis,
+    rates: Vec<RateStatus>,
+    reserved: Option<Tokens>,
 }
 
 impl Exchange {
@@ -36,6 +44,9 @@ impl Exchange {
             Some(AdmissionReply::Rejected(refusal)) => {
                 worker.admissions.answered();
                 worker.ids.is_over(&asked.id);
+                if refusal.status == 404 {
+                    worker.verified.forget(asked.caller.key.digest(), target(&asked));
+                }
                 self.reject(&asked.caller, &refusal, Some(&asked.id), worker, now)
             }
             None => self.without_answer(asked, true, worker, now),
@@ -63,6 +74,7 @@ impl Exchange {
     }
 
     fn listed(&mut self, caller: &Caller, answer: &Answer, worker: &mut Worker, now: Millis) -> Step {
+        self.release(worker);
         let models = match answer.read() {
             Some(ModelsReply::Listed { models }) => models,
             Some(ModelsReply::Rejected(refusal)) => return self.reject(caller, &refusal, None, worker, now),
@@ -88,8 +100,11 @@ impl Exchange {
 
     fn admit(&mut self, asked: Asked, grant: Grant, worker: &mut Worker, now: Millis) -> Step {
         let tags = Tags::from(&grant);
-        worker.verified.admitted(asked.caller.key.digest(), target(&asked), tags.clone(), now);
-        self.forward(asked, &tags, grant.waited_ms, grant.rates, worker, now)
+        let key = asked.caller.key.digest();
+        worker.verified.admitted(key, target(&asked), tags.clone(), now);
+        worker.holdings.verified(key, &tags.tenant);
+        let granted = Granted { waited: grant.waited_ms, rates: grant.rates, reserved: Some(grant.reserved) };
+        self.forward(asked, &tags, granted, worker, now)
     }
 
     fn reject(
@@ -103,7 +118,8 @@ impl Exchange {
         if matches!(refusal.status, 401 | 403) {
             worker.verified.evict(caller.key.digest());
         }
-        self.refuse(refusal, caller.style, id, worker, now)
+        // A service of the release before tells the two apart.
+        self.refuse(&refusal.clone().for_client(), caller.style, id, worker, now)
     }
 
     /// `may_be_granted`: the service may have admitted the call and only its answer was lost.
@@ -111,7 +127,7 @@ impl Exchange {
         worker.admissions.failed();
         if let Some(tags) = self.tags_without_service(&asked, worker, now) {
             worker.counters.failed_open += 1;
-            let mut step = self.forward(asked, &tags, Millis::ZERO, Vec::new(), worker, now);
+            let mut step = self.forward(asked, &tags, Granted::default(), worker, now);
             if let Step::Forward { tags, .. } = &mut step {
                 tags.push((tag::REASON, Reason::ServiceUnavailable.as_str().to_owned()));
             }
@@ -143,31 +159,26 @@ impl Exchange {
         }
     }
 
-    fn forward(
-        &mut self,
-        mut asked: Asked,
-        tags: &Tags,
-        waited: Millis,
-        rates: Vec<RateStatus>,
-        worker: &mut Worker,
-        now: Millis,
-    ) -> Step {
-        self.release(worker);
+    fn forward(&mut self, mut asked: Asked, tags: &Tags, granted: Granted, worker: &mut Worker, now: Millis) -> Step {
+        let Granted { waited, rates, reserved } = granted;
         if self.frames.is_some() {
-            self.rename = tags.upstream_model.as_ref().map(|model| grpc::Rename::to(model.as_str()));
+            self.rename = tags.upstream_model.as_ref().map(|model| grpc::model_name(model.as_str()));
         }
+        let is_first = self.pipe.as_ref().is_none_or(|pipe| !pipe.is_open());
+        let upstream = self.send_message(worker).unwrap_or_else(|| {
+            self.release(worker);
+            Upstream::Silent
+        });
         let hides_usage = asked.usage_request.as_ref().is_some_and(|request| request.hides_event);
         let body = body_edits(&mut asked, tags);
-        let mut edits = header_edits(&mut asked, tags, &body);
-        if self.rename.is_some() {
-            // Every message gets longer, and how many there will be is not known.
-            edits.push(HeaderEdit::Remove("content-length".to_owned()));
-        }
-        let Asked { caller, id, model, input_tokens, prompts, sequences, n, fixed, .. } = asked;
+        let edits = if is_first { self.request_edits(&mut asked, tags, &body) } else { Vec::new() };
+        let Asked { caller, id, model, input_tokens, prompts, sequences, n, fixed, streams, .. } = asked;
+        let (style, shape) = (caller.style, caller.route.dialect.reply());
         self.stage = Stage::Passed(Passed {
             id,
-            style: caller.style,
-            shape: caller.route.dialect.reply(),
+            caller: self.caller_to_keep(caller),
+            style,
+            shape,
             charge_to: ChargeTo { tenant: tags.tenant.clone(), pool: tags.pool.clone(), model, prompts, sequences },
             waited,
             rates,
@@ -175,11 +186,29 @@ impl Exchange {
             input_estimate: input_tokens,
             fixed,
             hides_usage,
+            reserved,
+            streams,
             sent_at: now,
             first_output_at: None,
-            upstream: Upstream::Silent,
+            upstream,
+            is_abandoned: false,
         });
-        Step::Forward { edits, body, tags: tags_of(tags, waited) }
+        let tags = if is_first { tags_of(tags, waited) } else { LogTags::new() };
+        Step::Forward { edits, body, tags }
+    }
+
+    fn request_edits(&self, asked: &mut Asked, tags: &Tags, body: &[BodyEdit]) -> Vec<HeaderEdit> {
+        let mut edits = header_edits(asked, tags, body);
+        edits.extend(self.config.route_secret.clone().map(|secret| HeaderEdit::SetSecret(headers::ROUTE, secret)));
+        if self.rename.is_some() || self.pipe.is_some() {
+            // Messages get longer, and how many there will be is not known.
+            edits.push(HeaderEdit::Remove("content-length".to_owned()));
+        }
+        if self.pipe.is_some() {
+            // Of a packed reply nothing says whether it is the last of its message.
+            edits.push(HeaderEdit::Remove("grpc-accept-encoding".to_owned()));
+        }
+        edits
     }
 }
 
@@ -202,10 +231,12 @@ fn header_edits(asked: &mut Asked, tags: &Tags, body: &[BodyEdit]) -> Vec<Header
         // A stale length would hang the upstream; none at all is more than some model servers can read.
         edits.push(HeaderEdit::Set("content-length", length_after(asked.body_bytes, body).to_string()));
     }
-    if let (Some(model), Some(of_path)) = (&tags.upstream_model, &caller.path_model) {
-        let renamed = of_path.pattern.rename(&of_path.path, model.as_str());
-        edits.extend(renamed.map(|path| HeaderEdit::Set(":path", path)));
+    if !caller.says_json {
+        edits.push(HeaderEdit::Set("content-type", "application/json".to_owned()));
     }
+    let renamed = tags.upstream_model.as_ref().zip(caller.path_model.as_ref());
+    let renamed = renamed.and_then(|(model, of_path)| of_path.pattern.rename(&of_path.path, model.as_str()));
+    edits.extend(renamed.or_else(|| caller.path.take()).map(|path| HeaderEdit::Set(":path", path)));
     if caller.route.dialect.reply() != Shape::Fixed {
         // Said outright: without a word some servers compress as they like.
         edits.push(HeaderEdit::Set("accept-encoding", "identity".to_owned()));
@@ -223,8 +254,9 @@ fn header_edits(asked: &mut Asked, tags: &Tags, body: &[BodyEdit]) -> Vec<Header
 
 impl Answer {
     /// What the service said; `None` when it was not the service, or not a word of ours.
-    fn read<'a, T: Deserialize<'a>>(&'a self) -> Option<T> {
-        Some(&self.body).filter(|_| self.is_decided).and_then(|body| serde_json::from_slice(body).ok())
+    pub(crate) fn read<'a, T: Deserialize<'a>>(&'a self) -> Option<T> {
+        let text = std::str::from_utf8(&self.body).ok().filter(|_| self.is_decided)?;
+        serde_json::from_str(text).ok()
     }
 }
 

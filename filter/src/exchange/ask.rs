@@ -21,7 +21,9 @@ impl Exchange {
         let of_path = caller.path_model.as_ref().map(|of_path| of_path.model.clone());
         let of_frames = self.frames.as_ref().and_then(|frames| frames.model()).map(str::to_owned);
         let id = worker.ids.mint();
-        let tags = vec![(tag::ADMISSION, id.to_string())];
+        // The access log has one line for a stream: its first message names it.
+        let is_first = self.pipe.as_ref().is_none_or(|pipe| !pipe.is_open());
+        let tags = if is_first { vec![(tag::ADMISSION, id.to_string())] } else { Vec::new() };
         let request = AdmissionRequest {
             version: WIRE_VERSION,
             id: id.clone(),
@@ -46,6 +48,7 @@ impl Exchange {
             sequences: request.sequences,
             n: call.n,
             fixed,
+            streams: request.stream,
             body_bytes: usize::try_from(body_bytes).unwrap_or(usize::MAX),
             usage_request: call.usage_request,
             model_place: call.model_place,

@@ -6,6 +6,7 @@ use crate::refusal::{self, Style};
 use crate::worker::Worker;
 use sluice_policy::units::Millis;
 use sluice_policy::wire::{Outcome, Reason, Refusal, Usage};
+use std::borrow::Cow;
 
 /// What a call needs to see of its body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,8 +15,10 @@ pub(crate) enum Wants {
     Whole,
     /// Its length.
     Length,
-    /// Each piece, before and after the call was admitted.
+    /// Each piece, until it is complete.
     Pieces,
+    /// Each piece, and to keep it: messages go on one by one.
+    Messages,
     /// Nothing: it stays, or it passes.
     Nothing,
 }
@@ -23,13 +26,14 @@ pub(crate) enum Wants {
 impl Exchange {
     pub(crate) fn wants(&self) -> Wants {
         match &self.stage {
-            _ if self.frames.is_some() && self.stage.is_live() => Wants::Pieces,
+            Stage::New | Stage::Over => Wants::Nothing,
+            _ if self.pipe.is_some() => Wants::Messages,
             Stage::Reading(caller) => match caller.route.dialect.reads() {
                 Reads::Json(_) => Wants::Whole,
                 Reads::Messages { .. } => Wants::Pieces,
                 Reads::Length | Reads::Models => Wants::Length,
             },
-            Stage::New | Stage::Listing(_) | Stage::Asking(_) | Stage::Passed(_) | Stage::Over => Wants::Nothing,
+            Stage::Listing(_) | Stage::Asking(_) | Stage::Passed(_) | Stage::Idle(_) => Wants::Nothing,
         }
     }
 
@@ -48,8 +52,10 @@ impl Exchange {
         if !self.holds_request() {
             return Step::Hold;
         }
-        let fits = accept::check_length(total_bytes, self.config.body_max_bytes);
-        match fits.and_then(|()| self.hold(total_bytes, worker)) {
+        if let Err(refusal) = accept::check_length(total_bytes, self.config.body_max_bytes) {
+            return self.break_off(&refusal, worker, now);
+        }
+        match self.hold(total_bytes, worker) {
             Err(refusal) => self.break_off(&refusal, worker, now),
             Ok(()) => Step::Hold,
         }
@@ -70,11 +76,11 @@ impl Exchange {
         let Some(caller) = self.take_reading() else { return grown };
         let (style, reads) = (caller.style, caller.route.dialect.reads());
         match reads {
-            Reads::Json(parse) => match parse(body, self.config.sequences_max) {
+            Reads::Json(parse) => match parse(body, self.config.rules(&caller.route)) {
                 Ok(call) => self.ask(caller, Some(call), total_bytes, worker),
                 Err(fault) => {
                     let mut refusal = refusal::own(Reason::InvalidBody, fault.message);
-                    refusal.param = fault.param.map(str::to_owned);
+                    refusal.param = fault.param.map(Cow::into_owned);
                     self.refuse(&refusal, style, None, worker, now)
                 }
             },
@@ -91,86 +97,46 @@ impl Exchange {
         worker: &mut Worker,
         now: Millis,
     ) -> Step {
-        if self.holds_request()
-            && let step @ Step::Reply { .. } = self.request_body_grew(held_bytes, worker, now)
-        {
+        if let step @ Step::Reply { .. } = self.request_body_grew(held_bytes, worker, now) {
             return step;
         }
         let Some(frames) = &mut self.frames else { return Step::Hold };
         let read = frames.push(piece).and_then(|()| if is_end { frames.end() } else { Ok(()) });
-        let complete = frames.complete();
-        let read = match read {
-            Ok(()) if is_end && complete == 0 => Err(grpc::Wrong::CutOff),
-            other => other,
+        let wrong = match (read, frames.complete()) {
+            (Err(wrong), _) => Some(wrong),
+            (Ok(()), 0) if is_end => Some(grpc::Wrong::CutOff),
+            (Ok(()), 0 | 1) => None,
+            (Ok(()), _) => Some(grpc::Wrong::Several),
         };
-        if let Err(wrong) = read {
-            return self.break_off(&wrong.refusal(), worker, now);
+        match wrong {
+            Some(wrong) => self.break_off(&wrong.refusal(), worker, now),
+            None if is_end => match self.take_reading() {
+                Some(caller) => self.ask(caller, None, held_bytes, worker),
+                None => Step::Hold,
+            },
+            None => Step::Hold,
         }
-        match self.take_reading() {
-            Some(caller) if is_end || (complete > 0 && is_stream(&caller)) => {
-                self.ask(caller, None, held_bytes, worker)
-            }
-            Some(caller) => {
-                self.stage = Stage::Reading(caller);
-                Step::Hold
-            }
-            None if self.holds_request() => Step::Hold,
-            None => Step::Continue,
-        }
-    }
-
-    /// Whether the messages of an admitted call must name another model upstream.
-    pub(crate) fn renames(&self) -> bool {
-        self.rename.is_some()
-    }
-
-    /// What goes upstream instead of the next bytes of the body.
-    pub(crate) fn renamed(&mut self, bytes: &[u8]) -> Vec<u8> {
-        self.rename.as_mut().map_or_else(|| bytes.to_vec(), |rename| rename.pass(bytes))
     }
 
     /// Ends a call in the middle of its request, wherever it has come.
-    fn break_off(&mut self, refusal: &Refusal, worker: &mut Worker, now: Millis) -> Step {
+    pub(super) fn break_off(&mut self, refusal: &Refusal, worker: &mut Worker, now: Millis) -> Step {
         let (style, id) = match &self.stage {
-            Stage::Reading(caller) | Stage::Listing(caller) => (caller.style, None),
+            Stage::Reading(caller) | Stage::Listing(caller) | Stage::Idle(caller) => (caller.style, None),
             Stage::Asking(asked) => (asked.caller.style, Some(asked.id.clone())),
             Stage::Passed(passed) => (passed.style, Some(passed.id.clone())),
             Stage::New | Stage::Over => (Style::Plain, None),
         };
         match &self.stage {
             Stage::New | Stage::Over => return Step::Hold,
-            Stage::Reading(_) | Stage::Listing(_) => {}
+            Stage::Reading(_) | Stage::Listing(_) | Stage::Idle(_) => {}
             Stage::Asking(_) => self.settle(Outcome::Cancelled, Usage::default(), None, worker),
-            Stage::Passed(passed) => {
-                let (outcome, usage) = passed.account_broken(Ended::ByClient, self.messages());
-                let timing = passed.timing(now);
-                self.settle(outcome, usage, timing, worker);
-            }
+            Stage::Passed(_) => self.abandoned(Ended::ByClient, worker, now),
         }
         self.refuse(refusal, style, id.as_ref(), worker, now)
     }
-
-    /// Counts what Envoy holds for this call, if the worker has room for it.
-    fn hold(&mut self, total_bytes: u64, worker: &mut Worker) -> Result<(), Refusal> {
-        let more = total_bytes.saturating_sub(self.held_bytes);
-        let held = worker.paused_bytes.saturating_add(more);
-        if more > 0 && held > self.config.paused_max_bytes {
-            return Err(refusal::worker_full());
-        }
-        worker.paused_bytes = held;
-        self.held_bytes = self.held_bytes.saturating_add(more);
-        Ok(())
-    }
 }
 
-/// Whether more messages may follow the first, so that nothing is gained by waiting for the end.
-fn is_stream(caller: &Caller) -> bool {
+/// Whether messages come one by one, each when its client likes.
+pub(super) fn is_stream(caller: &Caller) -> bool {
     matches!(caller.route.dialect.reads(), Reads::Messages { is_stream: true })
-}
-
-impl Stage {
-    /// Neither new nor over.
-    fn is_live(&self) -> bool {
-        !matches!(self, Stage::New | Stage::Over)
-    }
 }

@@ -1,6 +1,7 @@
 //! A call that went upstream: its reply is marked, metered and settled.
 
-use super::{Exchange, Stage};
+use super::pipe::Pipe;
+use super::{Caller, Ended, Exchange, Stage};
 use crate::headers::{self, HeaderEdit, Headers};
 use crate::rates;
 use crate::refusal::Style;
@@ -13,6 +14,8 @@ use sluice_policy::wire::{ChargeTo, Outcome, RateStatus, Timing, Usage, UsageSou
 #[derive(Debug)]
 pub(super) struct Passed {
     pub(super) id: AdmissionId,
+    /// Of a stream, for its next message.
+    pub(super) caller: Option<Caller>,
     pub(super) style: Style,
     pub(super) shape: Shape,
     /// Goes with the settlement: the service may not know the id, because the route failed open or because it has
@@ -26,10 +29,16 @@ pub(super) struct Passed {
     pub(super) fixed: Option<Tokens>,
     /// We asked for a usage event that the client must not see.
     pub(super) hides_usage: bool,
+    /// What the service reserved; `None` for a call that failed open.
+    pub(super) reserved: Option<Tokens>,
+    /// The client asked for a stream.
+    pub(super) streams: bool,
     pub(super) sent_at: Millis,
     /// When the first byte of the reply's body came that bore output.
     pub(super) first_output_at: Option<Millis>,
     pub(super) upstream: Upstream,
+    /// It has ended, or its reply is Envoy's own, while the model server may work on.
+    pub(super) is_abandoned: bool,
 }
 
 /// How far the reply has come.
@@ -37,15 +46,6 @@ pub(super) struct Passed {
 pub(super) enum Upstream {
     Silent,
     Replying { is_success: bool, meter: Meter },
-}
-
-/// How a stream ended that did not end by itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ended {
-    /// The client left.
-    ByClient,
-    /// The upstream, or a time limit.
-    ByUpstream,
 }
 
 impl Exchange {
@@ -68,37 +68,60 @@ impl Exchange {
         edits.push(HeaderEdit::Set(headers::ADMISSION, passed.id.to_string()));
         edits.push(HeaderEdit::Set(headers::QUEUE_WAIT, passed.waited.0.to_string()));
         edits.extend(rates::edits(&passed.rates, passed.style, now));
-        let is_success = status.is_some_and(|status| (200..400).contains(&status)) && !tells_grpc_failure(headers);
+        let failure = grpc_failure(headers);
+        if is_end && failure.is_some_and(is_of_client) {
+            self.abandoned(Ended::ByClient, worker, now);
+            return edits;
+        }
+        let is_success = status.is_some_and(|status| (200..400).contains(&status)) && failure.is_none();
         passed.upstream = Upstream::Replying { is_success, meter };
+        self.note_reply(false, worker, now);
         if is_end {
             self.reply_ended(worker, now);
         }
         edits
     }
 
-    /// The trailers that end a reply: of gRPC they tell whether it was one. A failure behind answers, such as a deadline
-    /// that the client itself had set, makes them no cheaper than if the reply had broken off there.
+    /// The reply to come is not the model server's but Envoy's own, about a call that ended so. One to a client's fault
+    /// ends the call as its leaving does.
+    pub(crate) fn envoy_replies(&mut self, ended: Ended, worker: &mut Worker, now: Millis) {
+        let Stage::Passed(passed) = &mut self.stage else { return };
+        match ended {
+            Ended::ByClient => self.abandoned(ended, worker, now),
+            Ended::ByEnvoy | Ended::ByUpstream => passed.is_abandoned = ended.may_run_on(),
+        }
+    }
+
+    /// The trailers that end a reply: of gRPC they tell whether it was one. A failure behind answers makes them no cheaper
+    /// than if the reply had broken off there, and one that the client has made itself, such as its own deadline, makes
+    /// nothing cheaper.
     pub(crate) fn reply_trailers(&mut self, trailers: &Headers, worker: &mut Worker, now: Millis) {
-        if tells_grpc_failure(trailers)
+        if let Some(failure) = grpc_failure(trailers)
             && let Stage::Passed(passed) = &mut self.stage
             && let Upstream::Replying { is_success, .. } = &mut passed.upstream
         {
-            if *is_success && passed.first_output_at.is_some() {
-                return self.abandoned(Ended::ByUpstream, worker, now);
+            match *is_success {
+                true if is_of_client(failure) => return self.abandoned(Ended::ByClient, worker, now),
+                true if passed.first_output_at.is_some() => return self.abandoned(Ended::ByUpstream, worker, now),
+                _ => *is_success = false,
             }
-            *is_success = false;
         }
         self.reply_ended(worker, now);
     }
 
     /// Whether the reply is the upstream's and not settled yet, so that its bytes are wanted.
     pub(crate) fn meters_reply(&self) -> bool {
-        matches!(&self.stage, Stage::Passed(_))
+        match &self.stage {
+            Stage::Passed(_) | Stage::Idle(_) => true,
+            Stage::Asking(_) => self.pipe.as_ref().is_some_and(Pipe::is_open),
+            Stage::New | Stage::Reading(_) | Stage::Listing(_) | Stage::Over => false,
+        }
     }
 
     /// Whether the bytes themselves are wanted, and not only their end.
     pub(crate) fn reads_reply(&self) -> bool {
         match &self.stage {
+            _ if self.pipe.is_some() => true,
             Stage::Passed(Passed { upstream: Upstream::Replying { meter, .. }, first_output_at, .. }) => {
                 first_output_at.is_none() || !matches!(meter, Meter::Fixed)
             }
@@ -108,6 +131,9 @@ impl Exchange {
 
     /// The next piece of the reply. At its end the call is settled, and what was held goes on as well.
     pub(crate) fn reply_body(&mut self, piece: &[u8], is_end: bool, worker: &mut Worker, now: Millis) -> Passage {
+        if self.pipe.is_some() {
+            return self.message_replies(piece, is_end, worker, now);
+        }
         let mut passage = match &mut self.stage {
             Stage::Passed(Passed { upstream: Upstream::Replying { meter, .. }, first_output_at, .. }) => {
                 let passage = meter.read(piece);
@@ -128,34 +154,61 @@ impl Exchange {
     }
 
     /// The reply is complete; settles the call and returns what was still held.
-    fn reply_ended(&mut self, worker: &mut Worker, now: Millis) -> Vec<u8> {
-        let messages = self.messages();
-        let Stage::Passed(passed) = &mut self.stage else { return Vec::new() };
+    pub(super) fn reply_ended(&mut self, worker: &mut Worker, now: Millis) -> Vec<u8> {
+        let Stage::Passed(passed) = &mut self.stage else {
+            self.note_reply(true, worker, now);
+            return Vec::new();
+        };
         let held = match &mut passed.upstream {
             Upstream::Replying { meter, .. } => meter.finish(),
             Upstream::Silent => Vec::new(),
         };
-        let (outcome, usage) = passed.account_complete(messages);
+        self.settle_complete(worker, now);
+        self.release(worker);
+        held
+    }
+
+    /// The call has the whole of its reply.
+    pub(super) fn settle_complete(&mut self, worker: &mut Worker, now: Millis) {
+        let Stage::Passed(passed) = &self.stage else { return };
+        let (outcome, usage) = passed.account_complete();
         let timing = passed.timing(now);
         if usage.source == UsageSource::Estimated {
             worker.counters.usage_estimated += 1;
         }
         self.settle(outcome, usage, timing, worker);
-        held
     }
 }
 
-fn tells_grpc_failure(headers: &Headers) -> bool {
-    headers.text("grpc-status").is_some_and(|status| status != "0")
+/// Whether a reply's headers are an error's. Those of gRPC say so by a status of its own, also where Envoy answers.
+pub(crate) fn is_failure(headers: &Headers) -> bool {
+    headers.text(":status").is_some_and(|status| status.starts_with(['4', '5'])) || grpc_failure(headers).is_some()
+}
+
+/// The status of a gRPC call that failed.
+fn grpc_failure(headers: &Headers) -> Option<&str> {
+    headers.text("grpc-status").filter(|status| *status != "0")
+}
+
+/// Whether a failure is the client's own doing: it cancelled, or its own deadline passed.
+fn is_of_client(grpc_status: &str) -> bool {
+    const CANCELLED: &str = "1";
+    const DEADLINE_EXCEEDED: &str = "4";
+    [CANCELLED, DEADLINE_EXCEEDED].contains(&grpc_status)
 }
 
 impl Passed {
+    /// Whether the client has had its whole reply, though the stream goes on.
+    pub(super) fn is_whole(&self) -> bool {
+        matches!(&self.upstream, Upstream::Replying { meter, .. } if meter.is_whole())
+    }
+
     /// A complete reply costs what it reports, or our estimate; an error costs what it reports, or nothing.
-    fn account_complete(&self, messages: u64) -> (Outcome, Usage) {
+    fn account_complete(&self) -> (Outcome, Usage) {
         match &self.upstream {
-            Upstream::Replying { is_success: true, meter } => (Outcome::Completed, self.usage_of(meter, messages)),
+            Upstream::Replying { is_success: true, meter } => (Outcome::Completed, self.usage_of(meter)),
             Upstream::Replying { is_success: false, meter } => {
-                let usage = self.usage_of(meter, messages);
+                let usage = self.usage_of(meter);
                 let is_reported = usage.source == UsageSource::Reported;
                 (Outcome::Failed, if is_reported { usage } else { Usage::default() })
             }
@@ -165,18 +218,36 @@ impl Passed {
 
     /// A reply that broke off costs what had come of it. A client that left before it began has still made the
     /// model read the prompt; an upstream that broke before it began has not earned anything.
-    pub(super) fn account_broken(&self, ended: Ended, messages: u64) -> (Outcome, Usage) {
+    ///
+    /// Of a document nothing comes before the model has written all of it, so a client that leaves one pays at least
+    /// what was reserved for it: how much the model had written by then is not known here.
+    pub(super) fn account_broken(&self, ended: Ended) -> (Outcome, Usage) {
         let outcome = match ended {
             Ended::ByClient => Outcome::Aborted,
-            Ended::ByUpstream => Outcome::Failed,
+            Ended::ByEnvoy | Ended::ByUpstream => Outcome::Failed,
         };
         let usage = match (&self.upstream, ended) {
-            (Upstream::Silent, Ended::ByUpstream) => Usage::default(),
-            (Upstream::Silent, Ended::ByClient) => self.estimate(Tokens::ZERO, messages),
-            (Upstream::Replying { is_success: true, meter }, _) => self.usage_of(meter, messages),
+            (Upstream::Silent, Ended::ByEnvoy | Ended::ByUpstream) => Usage::default(),
+            (Upstream::Silent, Ended::ByClient) if self.streams => self.estimate(Tokens::ZERO),
+            (Upstream::Silent, Ended::ByClient) => self.reserved_at_least(self.estimate(Tokens::ZERO)),
+            (Upstream::Replying { is_success: true, meter }, Ended::ByClient) if !meter.is_stream() => {
+                self.reserved_at_least(self.usage_of(meter))
+            }
+            (Upstream::Replying { is_success: true, meter }, _) => self.usage_of(meter),
             (Upstream::Replying { is_success: false, .. }, _) => Usage::default(),
         };
         (outcome, usage)
+    }
+
+    /// An estimate of a document that its client left, by what was reserved for it.
+    fn reserved_at_least(&self, usage: Usage) -> Usage {
+        match (usage.source, self.reserved) {
+            (UsageSource::Estimated, Some(reserved)) => {
+                let output = Tokens(reserved.0.saturating_sub(self.input_estimate.0));
+                Usage { output: usage.output.max(output), ..usage }
+            }
+            _ => usage,
+        }
     }
 
     /// How long the upstream has taken, if it has answered at all.
@@ -189,24 +260,32 @@ impl Passed {
         })
     }
 
-    fn usage_of(&self, meter: &Meter, messages: u64) -> Usage {
+    fn usage_of(&self, meter: &Meter) -> Usage {
         let reading = meter.reading();
-        match reading.reported {
-            None => self.estimate(reading.counted, messages),
-            Some(counts) => Usage {
-                // What came after the last report is our count.
-                source: if reading.counted == Tokens::ZERO { UsageSource::Reported } else { UsageSource::Estimated },
-                input: counts.input,
-                output: counts.output.plus(reading.counted),
-                cached: counts.cached,
-                reasoning: counts.reasoning,
-            },
+        let Some(counts) = reading.reported else { return self.estimate(reading.counted) };
+        let input = self.input_of(counts.input, meter);
+        // What came after the last report is our count.
+        let is_reported = reading.counted == Tokens::ZERO && input == counts.input;
+        Usage {
+            source: if is_reported { UsageSource::Reported } else { UsageSource::Estimated },
+            input,
+            output: counts.output.plus(reading.counted),
+            cached: counts.cached,
+            reasoning: counts.reasoning,
         }
     }
 
-    fn estimate(&self, output: Tokens, messages: u64) -> Usage {
+    /// A list of prompts costs no less than our estimate of them where the report is of the first alone, or of so little
+    /// that it must be: the estimate of a list may be off, but not by half of it.
+    fn input_of(&self, reported: Tokens, meter: &Meter) -> Tokens {
+        let is_list = self.charge_to.prompts > 1;
+        let is_of_few = reported.times(2) <= self.input_estimate || meter.reports_first_alone();
+        if is_list && is_of_few { reported.max(self.input_estimate) } else { reported }
+    }
+
+    fn estimate(&self, output: Tokens) -> Usage {
         match self.fixed {
-            Some(charge) => Usage { source: UsageSource::Fixed, input: charge.times(messages), ..Usage::default() },
+            Some(charge) => Usage { source: UsageSource::Fixed, input: charge, ..Usage::default() },
             None => Usage { source: UsageSource::Estimated, input: self.input_estimate, output, ..Usage::default() },
         }
     }

@@ -2,6 +2,7 @@ use super::*;
 use crate::dialect::apply;
 use crate::headers::headers_of;
 use crate::outbox::Fate;
+use crate::source::Source;
 use crate::usage::Passage;
 use serde_json::{Value, json};
 use sluice_policy::wire::{AdmissionReply, ChargeTo, Grant, ModelsReply, RateKind, RateStatus, Reason, UsageSource};
@@ -12,6 +13,7 @@ mod lifecycles;
 mod passage;
 mod replies;
 mod requests;
+mod strangers;
 
 const NOW: Millis = Millis(1_000_000);
 const PATH: &str = "/v1/chat/completions";
@@ -30,11 +32,14 @@ impl World {
         let mut document = json!({
             "version": 1, "mode": "body", "service": {"cluster": "sluice"}, "body": {"max_bytes": 1000},
             "verified_ttl_ms": 1000,
+            // Many tests leave their calls behind, and nothing of what those hold is given back.
+            "strangers": {"body_bytes": 1_000_000, "per_source": {"body_bytes": 1_000_000}},
             "routes": [{"path": PATH, "dialect": "openai_chat"}],
         });
         change(&mut document);
         let config = Rc::new(Config::parse(document.to_string().as_bytes()).unwrap());
-        World { exchange: Exchange::new(config.clone()), config, worker: Worker::new() }
+        let worker = Worker::new(config.holdings, || Source::UNKNOWN);
+        World { exchange: Exchange::new(config.clone()), config, worker }
     }
 
     fn closed() -> World {

@@ -98,6 +98,7 @@ fn openai_kind(reason: Reason) -> (&'static str, &'static str) {
         Reason::TenantConcurrency | Reason::TenantRequestsPerSecond | Reason::TenantRequestsPerMinute => {
             ("requests", "rate_limit_exceeded")
         }
+        Reason::TenantHeldBytes | Reason::TenantIdleStreams => ("requests", reason.as_str()),
         Reason::TenantTokensPerMinute => ("tokens", "rate_limit_exceeded"),
         Reason::TenantTokensPerDay
         | Reason::TenantTokensPerMonth
@@ -106,7 +107,7 @@ fn openai_kind(reason: Reason) -> (&'static str, &'static str) {
         Reason::UnknownKey | Reason::MissingKey | Reason::ConflictingKeys | Reason::MalformedKey => {
             ("invalid_request_error", "invalid_api_key")
         }
-        Reason::TenantDisabled | Reason::ModelNotAllowed => ("permission_error", reason.as_str()),
+        Reason::TenantDisabled => ("permission_error", reason.as_str()),
         Reason::PathNotListed => ("invalid_request_error", "unknown_url"),
         Reason::QueueFull
         | Reason::QueueTimeout
@@ -115,9 +116,10 @@ fn openai_kind(reason: Reason) -> (&'static str, &'static str) {
         | Reason::ShuttingDown
         | Reason::DuplicateAdmission
         | Reason::WorkerFull
+        | Reason::StrangerLimit
         | Reason::ServiceUnavailable => ("server_error", reason.as_str()),
-        Reason::ModelNotFound
-        | Reason::ContextLengthExceeded
+        Reason::ModelNotFound | Reason::ModelNotAllowed => ("invalid_request_error", Reason::ModelNotFound.as_str()),
+        Reason::ContextLengthExceeded
         | Reason::InvalidPriority
         | Reason::InvalidDeadline
         | Reason::PathNotNormalized
@@ -185,7 +187,7 @@ mod tests {
         let anthropic = |kind| json!({"type": "error", "error": {"type": kind, "message": "No \"x\"."}});
         for (reason, kind) in [
             (Reason::UnknownKey, "authentication_error"),
-            (Reason::ModelNotAllowed, "permission_error"),
+            (Reason::TenantDisabled, "permission_error"),
             (Reason::ModelNotFound, "not_found_error"),
             (Reason::BodyTooLarge, "request_too_large"),
             (Reason::TenantTokensPerMinute, "rate_limit_error"),

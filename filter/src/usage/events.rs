@@ -10,6 +10,7 @@ use super::work;
 use super::written::Written;
 use super::{Sequences, Shape};
 use memchr::memchr2;
+use serde::Deserialize;
 use std::borrow::Cow;
 
 /// What one event tells.
@@ -22,14 +23,22 @@ pub(super) struct Event {
     pub(super) is_report: bool,
     /// It bears nothing but a usage.
     pub(super) is_usage_only: bool,
+    /// Nothing follows it that a client waits for.
+    pub(super) is_last: bool,
 }
 
-/// Reads an event, and takes over what it reports. `None`: it bears no data that anybody could read (`[DONE]`, a
-/// comment).
+/// With this OpenAI's streams end, and whatever borrows from them.
+const DONE: &[u8] = b"[DONE]";
+
+/// Reads an event, and takes over what it reports. `None`: it bears no data that can be read, like a
+/// comment.
 pub(super) fn read(event: &[u8], shape: Shape, reports: &mut Reports) -> Option<Event> {
     // To find its data and to read it.
     work::on(event.len() * 2);
     let data = data_of(event)?;
+    if data.trim_ascii() == DONE {
+        return Some(Event { is_last: true, ..Event::default() });
+    }
     match shape {
         Shape::OpenAi | Shape::Embeddings => openai::read(&data, reports),
         Shape::Responses => responses::read(&data, reports),
@@ -42,6 +51,12 @@ pub(super) fn read(event: &[u8], shape: Shape, reports: &mut Reports) -> Option<
 /// Whether an event bears a usage and nothing else.
 pub(super) fn bears_only_usage(event: &[u8], shape: Shape) -> bool {
     read(event, shape, &mut Reports::of(Sequences::ONE)).is_some_and(|event| event.is_usage_only)
+}
+
+/// Reads data that are text as such: of bytes, serde_json checks each name and each string by itself, which takes longer
+/// than to check all of them once.
+fn from_json<'de, T: Deserialize<'de>>(data: &'de [u8]) -> serde_json::Result<T> {
+    std::str::from_utf8(data).map_or_else(|_| serde_json::from_slice(data), serde_json::from_str)
 }
 
 /// The data lines of an event, joined as the specification says.

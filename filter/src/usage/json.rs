@@ -24,6 +24,10 @@ impl JsonMeter {
         self.scan.push(piece);
     }
 
+    pub(super) fn is_of_llama_cpp(&self) -> bool {
+        self.scan.is_of_llama_cpp()
+    }
+
     pub(super) fn reading(&self) -> Reading {
         let mut reported = Reported::default();
         if let Some(usage) = self.scan.usage() {

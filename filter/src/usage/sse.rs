@@ -36,6 +36,8 @@ pub(crate) struct SseMeter {
     reports: Reports,
     /// All output.
     written: Written,
+    /// The last event has passed.
+    is_whole: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +68,7 @@ impl SseMeter {
             sequences,
             reports: Reports::of(sequences),
             written: Written::default(),
+            is_whole: false,
         }
     }
 
@@ -88,6 +91,10 @@ impl SseMeter {
     /// Whether anything that the model wrote has come.
     pub(super) fn has_output(&self) -> bool {
         !self.written.is_empty() || self.reports.has_output()
+    }
+
+    pub(super) fn is_whole(&self) -> bool {
+        self.is_whole
     }
 
     pub(super) fn read(&mut self, piece: &[u8]) -> Passage {
@@ -219,6 +226,7 @@ impl SseMeter {
     fn meter(&mut self, event: &[u8]) -> bool {
         let Some(event) = events::read(event, self.shape, &mut self.reports) else { return false };
         self.written += event.written;
+        self.is_whole |= event.is_last;
         if !event.is_report {
             self.reports.wrote(event.written, event.choice);
         }

@@ -4,6 +4,7 @@ use super::Mutant;
 use super::stored::Stored;
 use crate::scene::{LINES, flow_name, gate_name, gate_of};
 use crate::world::{Gate, World, is_gone};
+use sluice_policy::holder::Holder;
 use sluice_policy::ledger::{AccountLedger, SyncReply, SyncRequest, Synced};
 use sluice_policy::units::{HolderId, Millis};
 use std::sync::Arc;
@@ -23,6 +24,10 @@ pub fn sending(mutant: Option<Mutant>, gate: &mut Gate, request: &mut SyncReques
     }
     if mutant == Some(Mutant::HoldNotLowered) {
         // The holder itself has lowered its hold to more than this.
+        request.keep = request.keep.min(gate.running());
+    }
+    let is_failing = gate.holder.as_ref().is_some_and(Holder::is_failing);
+    if mutant == Some(Mutant::RetryGivesBack) && is_failing {
         request.keep = request.keep.min(gate.running());
     }
 }
@@ -49,6 +54,22 @@ pub fn before_sync(mutant: Option<Mutant>, ledger: &mut AccountLedger, request: 
         Some(Mutant::ShrunkWithoutWord) if !is_stale && !request.rows.is_empty() => shrink_another(ledger, request),
         Some(Mutant::ChargedAgain) => request.spent.iter_mut().for_each(|spent| spent.seq = request.seq),
         Some(Mutant::DrawnAgain) if !is_stale => draw_again(ledger, request),
+        Some(Mutant::LeaverAwaited) => Stored::change(ledger, |stored| {
+            stored.shares().for_each(|(_, mut share)| *share.field("has_left") = false.into());
+        }),
+        // For somebody who never comes.
+        Some(Mutant::FreezeAlwaysLong) => {
+            Stored::change(ledger, |stored| _ = stored.awaited().insert("?".to_owned(), 0.into()));
+        }
+        Some(Mutant::SilentNotAwaited) => Stored::change(ledger, |stored| stored.awaited().clear()),
+        Some(Mutant::IncarnationHeard) if known.is_some_and(|known| known.0 < number.0) => {
+            Stored::change(ledger, |stored| _ = stored.awaited().remove(request.holder.as_str()));
+        }
+        Some(Mutant::ComebackTrusted) => request.answered = None,
+        Some(Mutant::MissingTrusted) if ledger.capacity() == 0 => {
+            request.last_heard = None;
+            request.servers.clear();
+        }
         _ => {}
     }
 }

@@ -30,6 +30,11 @@ impl Stored {
         Self::object(&mut self.0, "shares").get_mut(holder).map(Share)
     }
 
+    /// Incarnations that have not said what they hold since something was lost.
+    pub(super) fn awaited(&mut self) -> &mut Map<String, Value> {
+        Self::object(self.field("watch"), "awaited")
+    }
+
     pub(super) fn number(&mut self, name: &str) -> u64 {
         self.field(name).as_u64().unwrap_or(0)
     }

@@ -32,7 +32,7 @@ impl Step<'_> {
 
     pub(super) fn arrive(&self, world: &mut World, letter: &Letter) {
         match letter {
-            Letter::Request(gate, request) => self.request_arrives(world, *gate, request.clone()),
+            Letter::Request(gate, request) => self.request_arrives(world, *gate, (**request).clone()),
             Letter::Reply(gate, reply) => self.reply_arrives(world, *gate, reply.clone()),
             Letter::Notice(gate, notice) => self.notice_arrives(world, *gate, notice.clone()),
             Letter::Booking(gate, slots) => mutant::book(world, *gate, *slots),
@@ -58,11 +58,13 @@ impl Step<'_> {
         });
         super::truth::forget_holders(world, &before);
         self.notice_events(&before, &world.ledger, &request, &synced.reply);
-        world.server.unheard.remove(&index);
-        if synced.reply.frozen_until.is_none() && !world.server.unheard.is_empty() {
-            world.server.is_excused = true;
+        if !synced.reply.late {
+            world.server.unheard.remove(&index);
+            if synced.reply.frozen_until.is_none() {
+                excuse(world);
+            }
         }
-        let is_taken = (synced.reply.incarnation, synced.reply.seq) == number;
+        let is_taken = (synced.reply.incarnation, synced.reply.seq) == number && !synced.reply.late;
         if is_taken {
             Arc::make_mut(&mut world.truth).tell(index, &told);
         }
@@ -82,6 +84,9 @@ impl Step<'_> {
         let (now, mutant) = (world.now, self.scene.mutant);
         change(world, index, |gate| {
             let heard = reply;
+            if let Some(seen) = &heard.server {
+                gate.servers.hear(seen, now);
+            }
             let mut reply = heard.clone();
             mutant::reading(mutant, gate, &mut reply, now, true);
             let Some(holder) = &mut gate.holder else { return };
@@ -90,6 +95,9 @@ impl Step<'_> {
                 gate.told.awaits = false;
                 gate.told.answered = gate.told.seq;
                 gate.told.hear(&heard);
+            } else if heard.late && (gate.incarnation, gate.told.seq) == (heard.incarnation, heard.seq) {
+                gate.told.awaits = false;
+                holder.failed();
             }
         });
     }
@@ -149,6 +157,24 @@ impl Step<'_> {
                 self.seen.count(Event::MovedWhileFrozen);
             }
         }
+    }
+}
+
+/// The ledger hands out slots again, and may not have heard of a gate that has some: one whose first grant lies in what was
+/// lost, or any, where the ledger is empty and a gate that has never known another was the first to come.
+fn excuse(world: &mut World) {
+    let has_slots = |index: &usize| {
+        let hears = |letter: &Arc<Letter>| match &**letter {
+            Letter::Reply(gate, reply) | Letter::Notice(gate, reply) => gate == index && reply.granted > 0,
+            Letter::Request(..) | Letter::Booking(..) => false,
+        };
+        let gate = world.gates.get(*index);
+        let holds = gate.and_then(|gate| gate.holder.as_ref()).is_some_and(|holder| holder.usable(world.now) > 0);
+        holds || gate.is_some_and(|gate| !gate.running.is_empty()) || world.letters.iter().any(hears)
+    };
+    let is_fresh = world.gates.iter().any(|gate| gate.incarnation > 1);
+    if world.server.unheard.iter().any(has_slots) && (!world.server.is_empty || is_fresh) {
+        world.server.is_excused = true;
     }
 }
 

@@ -10,6 +10,8 @@ const NONE: Millis = Millis::ZERO;
 struct Desk {
     account: TenantAccount,
     ledger: AccountLedger,
+    /// Of the ledger's server.
+    run: &'static str,
 }
 
 impl Desk {
@@ -27,7 +29,7 @@ impl Desk {
         let replica = Replica { id: "gate-0".into(), incarnation, lease };
         let clocks = Clocks { now: NONE, wall: UnixMillis(0) };
         let account = TenantAccount::new(limits, Version::default(), &replica, clocks);
-        Self { account, ledger }
+        Self { account, ledger, run: "1" }
     }
 
     /// Tells the ledger what it must know; `first` applies.
@@ -37,7 +39,7 @@ impl Desk {
             let applicants = u32::from(first.is_some());
             let first = first.map(|tokens| (Draw::from(tokens), now));
             let Some(request) = self.account.ask_ledger(&id, applicants, first, now) else { return };
-            let reply = self.ledger.sync(&request, Server { run: "1", now }).reply;
+            let reply = self.ledger.sync(&request, Server { run: self.run, now }).reply;
             assert!(self.account.ledger_answered(&id, Some(&reply), now));
             if first.is_some() {
                 return;
@@ -160,6 +162,15 @@ fn settlement_refunds_or_indebts_by_the_difference() {
     desk.charge(100, NONE).unwrap();
     desk.settle(100, 1_500, NONE);
     assert_eq!(desk.account.levels(NONE)[&MeterName::TokensPerMinute], -500);
+}
+
+#[test]
+fn a_tenant_that_has_only_a_rate_lacks_no_slot_after_a_failover() {
+    let limits = Limits { tokens_per_min: Some(Rate::per_minute(1_000)), ..Limits::default() };
+    let mut old = Desk::new(&limits);
+    old.charge(10, NONE).unwrap();
+    let mut new = Desk { run: "2", ..old.restarted(&limits) };
+    assert_eq!(new.charge(10, NONE), Ok(()));
 }
 
 #[test]

@@ -22,17 +22,21 @@ pub(super) struct Applicant {
 impl Admission {
     /// The next call to the ledger that is due, and for which account.
     pub fn ask_ledger(&mut self, now: Millis) -> Option<(Account, SyncRequest)> {
-        self.ask_for_pools(now).or_else(|| self.ask_for_tenants(now))
+        let (account, mut request) = self.ask_for_pools(now).or_else(|| self.ask_for_tenants(now))?;
+        request.servers = self.servers.known(now);
+        Some((account, request))
     }
 
     /// The ledger's answer, or `None` when it did not answer. Tells whether it was an answer to the latest call. Call
     /// [`Admission::advance`] after it.
     pub fn ledger_answered(&mut self, account: &Account, reply: Option<&SyncReply>, now: Millis) -> bool {
+        if let Some(seen) = reply.and_then(|reply| reply.server.as_ref()) {
+            self.servers.hear(seen, now);
+        }
         match account {
             Account::Pool(name) => {
                 let names = Names { tenants: &self.tenants, groups: &self.config.groups };
-                let pool = self.pools.iter_mut().find(|pool| pool.name == *name);
-                pool.is_some_and(|pool| pool.ledger_answered(reply, &names, now))
+                self.pools.named_mut(name).is_some_and(|pool| pool.ledger_answered(reply, &names, now))
             }
             Account::Tenant(id) => {
                 let Some(index) = self.tenants.index(id) else { return false };
@@ -44,14 +48,28 @@ impl Admission {
         }
     }
 
+    /// Spreads what is asked again after a call that was not answered; `chance` is drawn for each.
+    pub fn back_off(&mut self, account: &Account, chance: u16, now: Millis) {
+        match account {
+            Account::Pool(name) => {
+                let pool = self.pools.named_mut(name);
+                pool.into_iter().for_each(|pool| pool.holder.back_off(chance, now));
+            }
+            Account::Tenant(id) => {
+                let index = self.tenants.index(id);
+                let tenant = index.and_then(|index| self.tenants.get_mut(index));
+                tenant.into_iter().for_each(|tenant| tenant.account.back_off(chance, now));
+            }
+        }
+    }
+
     /// What another replica's call has changed for this one. Tells whether it was about the latest call. Call
     /// [`Admission::advance`] after it.
     pub fn ledger_noticed(&mut self, account: &Account, notice: &SyncReply, now: Millis) -> bool {
         match account {
             Account::Pool(name) => {
                 let names = Names { tenants: &self.tenants, groups: &self.config.groups };
-                let pool = self.pools.iter_mut().find(|pool| pool.name == *name);
-                pool.is_some_and(|pool| pool.holder.noticed(notice, &names))
+                self.pools.named_mut(name).is_some_and(|pool| pool.holder.noticed(notice, &names))
             }
             Account::Tenant(id) => {
                 let Some(index) = self.tenants.index(id) else { return false };
@@ -65,9 +83,8 @@ impl Admission {
     /// When [`Admission::ask_ledger`] will have something, if nothing else happens; `None` while all is asked.
     #[must_use]
     pub fn next_ledger_call(&self, now: Millis) -> Option<Millis> {
-        let pools = self.pools.iter().map(|pool| pool.next_ledger_call(now));
         let tenants = self.tenant_calls.first().map(|(at, _)| *at);
-        pools.chain(tenants).min().filter(|next| *next < Millis(u64::MAX))
+        self.pools.next_call(now).into_iter().chain(tenants).min()
     }
 
     /// Begins the budgets of the day and the month that it is for each tenant; to be called when the first of them turns
@@ -101,7 +118,7 @@ impl Admission {
         let most = self.config.queue.depth_per_tenant;
         let tenant = self.tenants.get_mut(flow.tenant).filter(|tenant| tenant.applicants.len() < most);
         let Some(tenant) = tenant else {
-            let name = self.pools.get(pool.0).map_or_else(|| "".into(), |pool| pool.name.clone());
+            let name = self.pools.get(pool).map_or_else(|| "".into(), |pool| pool.name.clone());
             return Err(queue_full(Full::Tenant, &name, flow.level, &self.config.queue));
         };
         let key = self.live.insert(live);
@@ -139,10 +156,10 @@ impl Admission {
         let live = &self.live;
         let arrived = |waiter: &Waiter| live.get(LiveKey::from_bits(waiter.key)).map_or(now, |live| live.arrived);
         let names = Names { tenants: &self.tenants, groups: &self.config.groups };
-        self.pools.iter_mut().find_map(|pool| {
-            let request = pool.ask_ledger(&names, arrived, now)?;
-            Some((Account::Pool(pool.name.clone()), request))
-        })
+        let index = self.pools.take_due_call(now)?;
+        let pool = self.pools.get_mut(index)?;
+        let request = pool.ask_ledger(&names, arrived, now)?;
+        Some((Account::Pool(pool.name.clone()), request))
     }
 
     fn ask_for_tenants(&mut self, now: Millis) -> Option<(Account, SyncRequest)> {
@@ -183,7 +200,7 @@ impl Admission {
                 }
                 Charge::Refused(limited) => {
                     tenant.heard();
-                    let pool = self.pools.get(live.pool.0);
+                    let pool = self.pools.get(live.pool);
                     let typical = pool.map_or(Millis::ZERO, |pool| {
                         tenant.next_end(pool.pace.typical_service(), pool.drain_time(now), now)
                     });
@@ -197,7 +214,7 @@ impl Admission {
     }
 
     fn let_in(&mut self, applicant: Applicant, mut live: Live, now: Millis) {
-        let Some(pool) = self.pools.get(live.pool.0) else { return };
+        let Some(pool) = self.pools.get(live.pool) else { return };
         let standing = pool.queue.standing(live.flow);
         let held = self.tenants.get(live.flow.tenant).map_or(0, |tenant| tenant.waiting_bytes);
         let line = Line { patience: applicant.patience, standing, held };

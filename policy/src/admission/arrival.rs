@@ -1,16 +1,19 @@
 //! A call arrives: whose it is, where it goes, what it may cost, and whether it starts, waits or is refused.
 
-use super::explain::{Fate, Seen};
+use super::explain::{Fate, Parties, Seen};
 use super::live::{Live, LiveKey, PoolIndex, State};
 use super::names::Names;
+use super::pool::PoolState;
 use super::refusals::{
     LimitName, Refused, full_of_bytes, ledger_unavailable, over_limit, queue_full, shutting_down, too_late,
+    too_many_refusals,
 };
+use super::routes::Route;
 use super::tenants::{ModelIndex, Terms};
 use super::{Admission, Decision, grant};
 use crate::account::Charge;
 use crate::queue::{Flow, GroupIndex, QueueSettings, Standing, TenantIndex, Waiter};
-use crate::units::{Millis, Priority, TenantId, Tokens};
+use crate::units::{Millis, ModelName, Priority, TenantId, Tokens};
 use crate::wire::{AdmissionRequest, Grant, Reason, Refusal};
 
 /// Where a call goes and what it will be charged.
@@ -59,24 +62,55 @@ impl Admission {
         let mut seen = Seen::default();
         match self.try_request(tenant, granted, request, &mut seen, now) {
             Ok(decision) => decision,
-            Err(mut refused) => {
-                let state = self.tenants.index(tenant).and_then(|index| self.tenants.get_mut(index));
-                if let Some(state) = state {
-                    refused.refusal.rates = state.account.rates(now);
-                }
-                // A repeated id must not overwrite why the first call of that id was decided as it was.
-                if refused.refusal.reason != Reason::DuplicateAdmission {
-                    let queued_at = refused.place().map(|(position, wait)| (position, wait, &*self.branches));
-                    self.explanations.refused(request, tenant, &seen, &refused, queued_at, now);
-                }
-                Decision::Rejected(refused.refusal)
-            }
+            Err(refused) => Decision::Rejected(self.refuse(tenant, request, &seen, refused, now)),
         }
+    }
+
+    /// The answer to a call that is refused on arrival, with an explanation unless its tenant is refused too often for
+    /// what it asks.
+    fn refuse(
+        &mut self,
+        tenant: &TenantId,
+        request: &AdmissionRequest,
+        seen: &Seen,
+        mut refused: Refused,
+        now: Millis,
+    ) -> Refusal {
+        let index = self.tenants.index(tenant);
+        if let Some(index) = index.filter(|_| refused.is_before_limits())
+            && let Err(wait) = self.refusal_rates.count(index, now)
+        {
+            return too_many_refusals(tenant, wait);
+        }
+        if let Some(state) = index.and_then(|index| self.tenants.get_mut(index)) {
+            refused.refusal.rates = state.account.rates(now);
+        }
+        // A repeated id must not overwrite why the first call of that id was decided as it was.
+        if refused.refusal.reason != Reason::DuplicateAdmission {
+            let named = self.named(Some(tenant.clone()), request);
+            let queued_at = refused.place().map(|(position, wait)| (position, wait, &*self.branches));
+            self.explanations.refused(request, named, seen, &refused, queued_at, now);
+        }
+        refused.refusal
     }
 
     /// Keeps why a call was refused whose key nobody knows: there was no tenant to decide for.
     pub fn refused_stranger(&mut self, request: &AdmissionRequest, refusal: &Refusal, now: Millis) {
-        self.explanations.refused_stranger(request, refusal, now);
+        let named = self.named(None, request);
+        self.explanations.refused_stranger(request, named, refusal, now);
+    }
+
+    /// Whom a call was from and for, as far as that is configured.
+    fn named(&self, tenant: Option<TenantId>, request: &AdmissionRequest) -> Parties {
+        Parties::Named { tenant, route: self.route(request).map(|route| (route.model, route.pool)) }
+    }
+
+    fn route(&self, request: &AdmissionRequest) -> Option<Route> {
+        match (&request.model, &request.pool) {
+            (Some(model), _) => self.routes.to_model(model),
+            (None, Some(pool)) => self.routes.to_pool(pool),
+            (None, None) => None,
+        }
     }
 
     fn try_request(
@@ -124,12 +158,8 @@ impl Admission {
         request: &AdmissionRequest,
         seen: &mut Seen,
     ) -> Result<Plan, Refused> {
-        let route = match (&request.model, &request.pool) {
-            (Some(model), _) => self.routes.to_model(model),
-            (None, Some(pool)) => self.routes.to_pool(pool),
-            (None, None) => None,
-        };
-        let Some((route, pool)) = route.and_then(|route| Some((route, self.pools.get(route.pool.0)?))) else {
+        let Some((route, pool)) = self.route(request).and_then(|route| Some((route, self.pools.get(route.pool)?)))
+        else {
             return Err(not_found(request).into());
         };
         if request.pool.as_ref().is_some_and(|named| *named != pool.name) {
@@ -147,11 +177,11 @@ impl Admission {
         let of_pool = self.config.models.iter().filter(|(_, model)| model.pool == pool.name);
         let model = request.model.as_ref().and_then(|_| self.tenants.model(route.model));
         if !terms.allow(model, of_pool) {
-            let what = request.model.as_deref().unwrap_or("every model of this route");
+            let what = model.map_or("every model of this route", ModelName::as_str);
             let message = format!("this API key may not use {what}");
             return Err(Refusal::new(Reason::ModelNotAllowed, message).about("model").into());
         }
-        let (input, output) = self.reservation(tenant, route.model, pool.context_length(), request)?;
+        let (input, output) = self.reservation(tenant, route.model, pool, request)?;
         Ok(Plan {
             model: route.model,
             pool: route.pool,
@@ -168,11 +198,11 @@ impl Admission {
         &self,
         tenant: TenantIndex,
         model: ModelIndex,
-        context: Option<Tokens>,
+        pool: &PoolState,
         request: &AdmissionRequest,
     ) -> Result<(Tokens, Tokens), Refused> {
         let prompts = u64::from(request.prompts);
-        let context = context.filter(|_| prompts > 0);
+        let context = pool.context_length().filter(|_| prompts > 0);
         // The prompts are estimates, so only what is certain is refused here; the model server counts exactly.
         let bound = request.max_tokens.unwrap_or(Tokens(1)).times(prompts);
         let certain = Tokens(request.input_tokens.0 / 4).plus(bound);
@@ -186,7 +216,9 @@ impl Admission {
         let input = request.input_tokens.min(most);
         // Beside a prompt of the average length.
         let left = |context: Tokens| Tokens(context.0.saturating_sub(input.0 / prompts.max(1)).max(1));
-        let left = context.map_or(Tokens(u64::MAX), left);
+        let unbounded =
+            || self.tenants.most_yielded(model).map_or(pool.reserve_at_most(), |most| most.min(pool.reserve_at_most()));
+        let left = context.map_or_else(unbounded, left);
         let state = self.tenants.get(tenant);
         let output = state.map(|state| state.yields.reservation(model, request.max_tokens, left));
         let output = output.unwrap_or_default().times(u64::from(request.sequences.max(1)));
@@ -202,8 +234,7 @@ impl Admission {
         request: &AdmissionRequest,
         now: Millis,
     ) -> Result<Decision, Refused> {
-        let (Some(pool), Some(tenant)) = (self.pools.get_mut(plan.pool.0), self.tenants.get_mut(plan.flow.tenant))
-        else {
+        let (Some(pool), Some(tenant)) = (self.pools.get_mut(plan.pool), self.tenants.get_mut(plan.flow.tenant)) else {
             return Err(Refusal::new(Reason::ModelNotFound, "no pool serves this model").about("model").into());
         };
         if !pool.holder.is_open(now) {
@@ -245,7 +276,7 @@ impl Admission {
         line: Line,
         now: Millis,
     ) -> Result<Option<Grant>, Refused> {
-        let Some(pool) = self.pools.get_mut(live.pool.0) else { return Err(shutting_down().into()) };
+        let Some(pool) = self.pools.get_mut(live.pool) else { return Err(shutting_down().into()) };
         if !pool.holder.is_open(now) {
             // The lease has ended while the tenant's account was asked for.
             return Err(ledger_unavailable().into());
@@ -256,7 +287,7 @@ impl Admission {
         let by = pool.start(live.flow, live.charge, now);
         live.state = State::Running { since: now, by };
         live.explained = self.explanations.add(live, None, Fate::Running { since: now });
-        let (Some(tenant), Some(pool)) = (self.tenants.get_mut(live.flow.tenant), self.pools.get(live.pool.0)) else {
+        let (Some(tenant), Some(pool)) = (self.tenants.get_mut(live.flow.tenant), self.pools.get(live.pool)) else {
             return Err(shutting_down().into());
         };
         tenant.has_started(now);
@@ -276,7 +307,7 @@ impl Admission {
         };
         let is_heavy = line.held.saturating_add(waiter.bytes) > queue.bytes_per_tenant;
         let is_full = self.waiting_bytes.saturating_add(waiter.bytes) > queue.bytes;
-        let Some(pool) = self.pools.get_mut(live.pool.0) else { return Err(shutting_down().into()) };
+        let Some(pool) = self.pools.get_mut(live.pool) else { return Err(shutting_down().into()) };
         self.branches.clear();
         pool.queue.list_branches(&mut self.branches);
         let needs_only_the_ledger = pool.needs_only_the_ledger(live.charge, now);
@@ -323,6 +354,7 @@ fn live_of(plan: &Plan, request: &AdmissionRequest, now: Millis) -> Live {
         input: plan.input,
         prompts: u16::try_from(request.prompts).unwrap_or(u16::MAX),
         sequences: u16::try_from(request.sequences.max(1)).unwrap_or(u16::MAX),
+        streams: request.stream,
         arrived: now,
         explained: 0,
         state: State::Applying,
@@ -337,11 +369,12 @@ fn deadline_set_by(deadline: Millis, patience: Patience, queue: &QueueSettings) 
     }
 }
 
+/// In words of our own only: they are kept, and the client has chosen the name.
 fn not_found(request: &AdmissionRequest) -> Refusal {
     let message = match (&request.model, &request.pool) {
-        (Some(model), _) => format!("the model \"{model}\" does not exist, or no pool serves it"),
-        (None, Some(pool)) => format!("the route names the pool {pool}, which does not exist"),
-        (None, None) => "the request names no model and its route no pool".to_owned(),
+        (Some(_), _) => "the model that the call names does not exist, or no pool serves it",
+        (None, Some(_)) => "the route names a pool that does not exist",
+        (None, None) => "the request names no model and its route no pool",
     };
     Refusal::new(Reason::ModelNotFound, message).about("model")
 }

@@ -8,12 +8,14 @@ use crate::units::{AdmissionId, Millis, ModelName, PoolName, Priority, TenantId,
 use crate::wire::{AdmissionRequest, Outcome, Reason, Refusal, Usage};
 use std::collections::VecDeque;
 
-/// Bounds memory (I7): about 5 MB.
+/// Bounds memory (I7): about 4 MB of records and texts of our own, beside 10 MB of branches.
 const KEPT: u64 = 10_000;
 /// Those of nobody whom we know: half a megabyte more.
 const STRANGERS_KEPT: usize = 1_000;
 /// What a call usually finds waiting, at most: one branch a level.
 const USUAL_BRANCHES: usize = Priority::COUNT;
+/// The most that is kept of what it finds, where many groups have shares.
+const MOST_BRANCHES: usize = 3 * Priority::COUNT;
 
 /// Where a newcomer would stand, or stood.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +32,7 @@ pub struct Place {
 pub struct Explanation {
     /// Absent when nobody knows the key.
     pub tenant: Option<TenantId>,
+    /// Absent unless it is a model that there is.
     pub model: Option<ModelName>,
     /// Known once a pool was found.
     pub pool: Option<PoolName>,
@@ -60,6 +63,8 @@ pub enum Fate {
         at: Millis,
         outcome: Outcome,
         usage: Usage,
+        /// Abandoned while its model server may work on: it keeps its slot until then.
+        slot_until: Option<Millis>,
     },
 }
 
@@ -69,8 +74,16 @@ pub(super) type ExplanationKey = u64;
 /// Whom a call was from and for. By index where both are known, since most explanations are never asked for.
 #[derive(Clone, Debug)]
 pub(super) enum Parties {
-    Known { tenant: TenantIndex, model: ModelIndex, pool: PoolIndex },
-    Named { tenant: Option<TenantId>, model: Option<ModelName>, pool: Option<PoolName> },
+    Known {
+        tenant: TenantIndex,
+        model: ModelIndex,
+        pool: PoolIndex,
+    },
+    /// As far as what the call named is configured: another name is a text of the client's own, and is not kept.
+    Named {
+        tenant: Option<TenantId>,
+        route: Option<(ModelIndex, PoolIndex)>,
+    },
 }
 
 /// One call as it is kept; the fields are those of [`Explanation`].
@@ -86,6 +99,9 @@ pub(super) struct Record {
     queued_at: Option<(u64, Millis, usize)>,
     pub(super) fate: Fate,
 }
+
+// So that the bound in bytes is what the constants say.
+const _: () = assert!(size_of::<Record>() <= 256 && size_of::<Branch>() <= 32);
 
 /// How far the decision about a call has come, for the explanation of a refusal.
 #[derive(Debug, Default)]
@@ -158,7 +174,7 @@ impl Explanations {
     pub(super) fn refused(
         &mut self,
         request: &AdmissionRequest,
-        tenant: &TenantId,
+        named: Parties,
         seen: &Seen,
         refused: &Refused,
         place: Option<PlaceSeen<'_>>,
@@ -166,20 +182,26 @@ impl Explanations {
     ) {
         let parties = match seen.known {
             Some((tenant, model, pool)) => Parties::Known { tenant, model, pool },
-            None => named(request, Some(tenant.clone())),
+            None => named,
         };
         let level = seen.level.or(request.priority);
         let (reserved, charge) = (seen.reserved, seen.charge);
-        let record = record(request, &refused.refusal, refused.limit, now);
-        self.push(Record { parties, level, reserved, charge, ..record }, place);
+        let record = record(request, parties, &refused.refusal, refused.limit, now);
+        self.push(Record { level, reserved, charge, ..record }, place);
     }
 
     /// Keeps a call whose key nobody knows.
-    pub(super) fn refused_stranger(&mut self, request: &AdmissionRequest, refusal: &Refusal, now: Millis) {
+    pub(super) fn refused_stranger(
+        &mut self,
+        request: &AdmissionRequest,
+        named: Parties,
+        refusal: &Refusal,
+        now: Millis,
+    ) {
         if self.strangers.len() >= STRANGERS_KEPT {
             self.strangers.pop_front();
         }
-        self.strangers.push_back(record(request, refusal, None, now));
+        self.strangers.push_back(record(request, named, refusal, None, now));
     }
 
     /// What has become of a call since.
@@ -191,6 +213,7 @@ impl Explanations {
     }
 
     fn push(&mut self, mut record: Record, place: Option<PlaceSeen<'_>>) -> ExplanationKey {
+        let place = place.map(|(position, wait, all)| (position, wait, all.get(..MOST_BRANCHES).unwrap_or(all)));
         record.queued_at = place.map(|(position, wait, branches)| (position, wait, branches.len()));
         match self.records.get_mut(at(self.next)) {
             Some(oldest) => {
@@ -208,15 +231,17 @@ impl Explanations {
     }
 }
 
-fn named(request: &AdmissionRequest, tenant: Option<TenantId>) -> Parties {
-    Parties::Named { tenant, model: request.model.as_deref().map(ModelName::from), pool: request.pool.clone() }
-}
-
 /// A call that was refused before anything was found out about it.
-fn record(request: &AdmissionRequest, refusal: &Refusal, limit: Option<Limit>, now: Millis) -> Record {
+fn record(
+    request: &AdmissionRequest,
+    parties: Parties,
+    refusal: &Refusal,
+    limit: Option<Limit>,
+    now: Millis,
+) -> Record {
     Record {
         id: request.id.clone(),
-        parties: named(request, None),
+        parties,
         level: request.priority,
         reserved: Tokens::ZERO,
         charge: Tokens::ZERO,

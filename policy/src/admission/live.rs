@@ -1,5 +1,6 @@
 //! Admissions that are queued or running, by key and by id.
 
+mod ended;
 mod names;
 
 use super::tenants::ModelIndex;
@@ -7,6 +8,7 @@ use crate::config::Price;
 use crate::ledger::Draw;
 use crate::queue::{ChargedBy, Flow, Ticket};
 use crate::units::{AdmissionId, Millis, Tokens};
+use crate::wire::LiveIds;
 use names::{Names, Stands};
 use std::collections::VecDeque;
 
@@ -32,7 +34,17 @@ impl LiveKey {
 
 /// A pool, by its place in the core's table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct PoolIndex(pub(super) usize);
+pub(super) struct PoolIndex(u32);
+
+impl PoolIndex {
+    pub(super) fn new(place: usize) -> Self {
+        Self(u32::try_from(place).unwrap_or(u32::MAX))
+    }
+
+    pub(super) fn at(self) -> usize {
+        at(self.0)
+    }
+}
 
 /// One admission between its request and its settlement.
 #[derive(Clone, Debug)]
@@ -50,6 +62,8 @@ pub(super) struct Live {
     /// 0 where the charge is fixed; of more than fit here, as many as do.
     pub(super) prompts: u16,
     pub(super) sequences: u16,
+    /// Its reply is a stream of events.
+    pub(super) streams: bool,
     pub(super) arrived: Millis,
     /// Where its explanation is kept.
     pub(super) explained: u64,
@@ -168,6 +182,11 @@ impl LiveTable {
                 Removed::Unknown
             }
         }
+    }
+
+    /// A worker has told which of its calls are not over.
+    pub(super) fn reported(&mut self, worker: &str, live: &LiveIds, now: Millis) {
+        self.names.reported(worker, live, now);
     }
 
     /// Takes an admission out of which nobody has told the end. Its id is remembered too: the end may yet be told, and

@@ -5,7 +5,7 @@ use super::names::Names;
 use super::pace::{Pace, Slots};
 use super::tenants::ModelIndex;
 use crate::bucket::{Bucket, Rate};
-use crate::config::{ChargeWeights, Pool};
+use crate::config::{ChargeWeights, OnAbort, Pool};
 use crate::holder::{Demand, Holder, Replica};
 use crate::ledger::{Limit, MOST_ROWS, MeterName, Row, SyncReply, SyncRequest, Terms, Version};
 use crate::queue::{Ahead, ChargedBy, FairQueue, Flow, QueueSettings, Shares, Standing, TenantIndex, Ticket, Waiter};
@@ -19,8 +19,12 @@ pub(super) struct PoolState {
     pub(super) holder: Holder,
     /// Calls that have a slot.
     pub(super) running: u32,
+    /// Of these, those that were abandoned and keep it for a while.
+    pub(super) orphaned: u32,
+    on_abort: OnAbort,
     requests_per_s: Option<Rate>,
     context_length: Option<Tokens>,
+    reserve_at_most: Tokens,
     /// What tokens of each model that was ever served here cost.
     charges: BTreeMap<ModelIndex, ChargeWeights>,
     /// What the calls that have a slot were charged.
@@ -37,8 +41,11 @@ impl PoolState {
             queue: FairQueue::new(queue.clone()),
             holder,
             running: 0,
+            orphaned: 0,
+            on_abort: pool.on_abort,
             requests_per_s: pool.requests_per_s,
             context_length: pool.context_length,
+            reserve_at_most: pool.reserve_at_most,
             charges: BTreeMap::new(),
             running_charge: Tokens::ZERO,
             pace: Pace::default(),
@@ -49,6 +56,8 @@ impl PoolState {
     pub(super) fn configure(&mut self, pool: &Pool, queue: &QueueSettings) {
         self.queue.set_bounds(queue);
         self.context_length = pool.context_length;
+        self.reserve_at_most = pool.reserve_at_most;
+        self.on_abort = pool.on_abort;
         self.requests_per_s = pool.requests_per_s;
         self.holder.set_outage(pool.outage);
     }
@@ -88,6 +97,11 @@ impl PoolState {
 
     pub(super) fn context_length(&self) -> Option<Tokens> {
         self.context_length
+    }
+
+    /// Output of a sequence that is reserved at most, where the context does not bound it.
+    pub(super) fn reserve_at_most(&self) -> Tokens {
+        self.reserve_at_most
     }
 
     /// Whether a newcomer may start at once: nobody waits, and there is a slot and tokens for it.
@@ -139,13 +153,23 @@ impl PoolState {
         self.holder.joined(flow, names);
     }
 
-    /// A running call that was charged by these weights has ended after `service`, having cost `actual`.
-    pub(super) fn end(&mut self, live: &Live, by: ChargedBy, actual: Tokens, service: Millis) {
-        self.running = self.running.saturating_sub(1);
+    /// Until when an abandoned call that started at `since` keeps its slot; `None` when it is free at once.
+    pub(super) fn keeps_slot_until(&self, live: &Live, since: Millis, now: Millis) -> Option<Millis> {
+        self.on_abort.of(live.streams).keeps_until(since, now)
+    }
+
+    /// A running call that was charged by these weights has cost `actual`. It has its slot until [`PoolState::free`].
+    pub(super) fn correct(&mut self, live: &Live, by: ChargedBy, actual: Tokens) {
         self.running_charge = Tokens(self.running_charge.0.saturating_sub(live.charge.0));
         self.queue.correct(live.flow, by, live.charge, actual);
         self.holder.correct(live.flow, by.tenant(), live.charge, actual, live.arrived);
-        self.pace.has_ended(service, live.charge, actual);
+    }
+
+    /// A call that reserved so much and cost so much has had its slot for `service`, and has it no more.
+    pub(super) fn free(&mut self, reserved: Tokens, cost: Tokens, service: Millis) {
+        self.running = self.running.saturating_sub(1);
+        self.holder.stopped_running();
+        self.pace.has_ended(service, reserved, cost);
     }
 
     /// The next call to the ledger, if one is due. `arrived` tells since when a waiter waits.
@@ -179,13 +203,15 @@ impl PoolState {
         taken
     }
 
-    pub(super) fn next_ledger_call(&self, now: Millis) -> Millis {
-        self.holder.next_sync(self.demand(), now)
+    /// When the ledger is to be asked, if nothing else happens; `None` while a call is out.
+    pub(super) fn next_ledger_call(&self, now: Millis) -> Option<Millis> {
+        Some(self.holder.next_sync(self.demand(), now)).filter(|next| *next < Millis(u64::MAX))
     }
 
-    /// When time alone changes something here: somebody's deadline.
-    pub(super) fn next_wake(&self) -> Option<Millis> {
-        self.queue.next_deadline()
+    /// When time alone changes something here: somebody's deadline, or the end of a lease after which calls start without.
+    pub(super) fn next_wake(&self, now: Millis) -> Option<Millis> {
+        let opens = self.holder.opens_at(now).filter(|_| !self.queue.is_empty());
+        self.queue.next_deadline().into_iter().chain(opens).min()
     }
 
     /// Where a newcomer of a flow that stands so would be, from 1, and about how long it would wait.

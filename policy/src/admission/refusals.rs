@@ -1,9 +1,11 @@
 //! The words of every refusal, and the limit behind it.
 
 use crate::account::Limited;
-use crate::queue::{Full, QueueSettings};
+use crate::bucket::{Bucket, Rate};
+use crate::queue::{Full, QueueSettings, TenantIndex};
 use crate::units::{Millis, PoolName, Priority, TenantId};
 use crate::wire::{Reason, Refusal};
+use rustc_hash::FxHashMap;
 
 /// A limit that a call was refused for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +76,15 @@ impl From<Refusal> for Refused {
 }
 
 impl Refused {
+    /// Whether it was refused for what it asks, before any of its tenant's limits was asked about: such refusals have a
+    /// limit of their own.
+    pub(super) fn is_before_limits(&self) -> bool {
+        matches!(
+            self.refusal.reason,
+            Reason::TenantDisabled | Reason::ModelNotFound | Reason::ModelNotAllowed | Reason::ContextLengthExceeded
+        )
+    }
+
     pub(super) fn at(self, position: u64, wait: Millis) -> Self {
         Self { refusal: self.refusal.at(position, wait), ..self }
     }
@@ -115,6 +126,34 @@ pub(super) fn over_limit(tenant: &TenantId, limited: Limited, typical: Millis) -
     Refusal::new(limited.reason, format!("the tenant {tenant} has reached its limit of {what}"))
         .retry_after(limited.wait.unwrap_or(typical))
         .by(name, limited.most)
+}
+
+/// How often each tenant's calls may be refused for what they ask, with an answer of its own and an explanation. A tenant
+/// has a bucket once it was refused, so there are no more of them than tenants.
+#[derive(Debug, Default)]
+pub(super) struct RefusalRates(FxHashMap<TenantIndex, Bucket>);
+
+impl RefusalRates {
+    /// No client that works comes near it.
+    const PER_SECOND: u64 = 10;
+    const BURST: u64 = 100;
+
+    /// Counts a refusal, or says how long it is until the next one may be.
+    pub(super) fn count(&mut self, tenant: TenantIndex, now: Millis) -> Result<(), Millis> {
+        let rate = Rate::per_second(Self::PER_SECOND, Self::BURST);
+        let bucket = self.0.entry(tenant).or_insert_with(|| Bucket::full(rate, now));
+        if !bucket.allows(1, now) {
+            return Err(bucket.wait_for(1, now));
+        }
+        bucket.draw(1, now);
+        Ok(())
+    }
+}
+
+/// By a reason that filters of the release before know.
+pub(super) fn too_many_refusals(tenant: &TenantId, wait: Millis) -> Refusal {
+    let message = format!("too many calls of the tenant {tenant} are refused for what they ask: correct them first");
+    Refusal::new(Reason::TenantRequestsPerSecond, message).retry_after(wait)
 }
 
 pub(super) fn ledger_unavailable() -> Refusal {

@@ -1,7 +1,7 @@
 //! Where calls go: from the name of a model, or of a pool, to everything a decision needs, in one look.
 
 use super::live::PoolIndex;
-use super::pool::PoolState;
+use super::pools::Pools;
 use super::tenants::{ModelIndex, Tenants};
 use crate::config::{ChargeWeights, Config, Price};
 use crate::units::{ModelName, PoolName};
@@ -25,11 +25,10 @@ pub(super) struct Routes {
 }
 
 impl Routes {
-    pub(super) fn new(config: &Config, pools: &[PoolState], tenants: &mut Tenants) -> Self {
-        let pool_index = |name: &PoolName| pools.iter().position(|pool| pool.name == *name).map(PoolIndex);
+    pub(super) fn new(config: &Config, pools: &Pools, tenants: &mut Tenants) -> Self {
         let mut routes = Self::default();
         for (name, model) in &config.models {
-            if let Some(pool) = pool_index(&model.pool) {
+            if let Some(pool) = pools.index(&model.pool) {
                 let route = Route { pool, model: tenants.model_index(name), charge: model.charge };
                 routes.by_model.insert(name.as_str().into(), route);
                 if model.price != Price::default() {
@@ -38,7 +37,7 @@ impl Routes {
             }
         }
         for name in config.pools.keys() {
-            if let Some(pool) = pool_index(name) {
+            if let Some(pool) = pools.index(name) {
                 let booked = ModelName::from(name.as_str());
                 let charge = config.models.get(&booked).map(|model| model.charge).unwrap_or_default();
                 routes.by_pool.insert(name.clone(), Route { pool, model: tenants.model_index(&booked), charge });

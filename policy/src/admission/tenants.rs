@@ -6,6 +6,7 @@ use super::starts::Starts;
 use super::yields::Yields;
 use crate::account::{Charge, Clocks, TenantAccount};
 use crate::config::{Config, Model, Tenant};
+use crate::estimate::Yield;
 use crate::holder::Replica;
 use crate::ledger::{Draw, Version};
 use crate::queue::{GroupIndex, TenantIndex};
@@ -102,6 +103,8 @@ pub(super) struct Tenants {
     /// The texts of all tiers.
     tiers: BTreeSet<Arc<str>>,
     models: Vec<ModelName>,
+    /// By model, the most that a sequence of any tenant has yielded.
+    most_yielded: Vec<Option<Tokens>>,
     model_indices: FxHashMap<ModelName, ModelIndex>,
 }
 
@@ -171,8 +174,27 @@ impl Tenants {
         }
         let index = ModelIndex(u32::try_from(self.models.len()).unwrap_or(u32::MAX));
         self.models.push(name.clone());
+        self.most_yielded.push(None);
         self.model_indices.insert(name.clone(), index);
         index
+    }
+
+    /// The most that a sequence of this model has yielded, and at least what is reserved where nothing is known; `None`
+    /// before the first.
+    pub(super) fn most_yielded(&self, model: ModelIndex) -> Option<Tokens> {
+        let most = self.most_yielded.get(usize::try_from(model.0).ok()?).copied().flatten()?;
+        Some(most.max(Yield::UNKNOWN))
+    }
+
+    pub(super) fn has_yielded(&mut self, model: ModelIndex, output: Tokens) {
+        if let Some(most) = usize::try_from(model.0).ok().and_then(|place| self.most_yielded.get_mut(place)) {
+            *most = (*most).max(Some(output));
+        }
+    }
+
+    /// A model that is or was configured.
+    pub(super) fn known_model(&self, name: &ModelName) -> Option<&ModelName> {
+        self.model_indices.get_key_value(name).map(|(known, _)| known)
     }
 
     pub(super) fn model(&self, index: ModelIndex) -> Option<&ModelName> {

@@ -1,13 +1,20 @@
 mod budgets;
+mod orphans;
+mod pools;
+mod repeats;
+mod yields;
 
 use super::*;
 use crate::config::reader::read_document;
 use crate::holder::LeaseTerms;
-use crate::ledger::{Account, AccountLedger, Server};
-use crate::wire::{AdmissionRequest, KeyProof, Reason, WIRE_VERSION};
+use crate::ledger::{Account, AccountLedger, MeterName, Server};
+use crate::units::{Priority, Tokens};
+use crate::wire::{AdmissionRequest, KeyProof, Outcome, Reason, Settlement, UsageSource, WIRE_VERSION};
 use proptest::prelude::*;
 use serde_json::json;
 
+/// The server's clock at the start, after all days of these tests.
+const SERVER_EPOCH: Millis = Millis(1_800_000_000_000);
 const LEASE: LeaseTerms = LeaseTerms { lease: Millis(2_000), longest_request: Millis(600_000), shared: false };
 
 /// An admission core with a ledger beside it that always answers.
@@ -50,7 +57,7 @@ impl World {
         events.extend(self.core.advance(self.now));
         while let Some((account, request)) = self.core.ask_ledger(self.now) {
             let ledger = self.ledgers.entry(account.clone()).or_default();
-            let reply = ledger.sync(&request, Server { run: "test", now: self.now }).reply;
+            let reply = ledger.sync(&request, Server { run: "test", now: SERVER_EPOCH.plus(self.now) }).reply;
             self.core.ledger_answered(&account, Some(&reply), self.now);
             events.extend(self.core.advance(self.now));
         }
@@ -112,7 +119,7 @@ impl World {
     fn end(&mut self, id: &AdmissionId, outcome: Outcome, tokens: u64) -> Option<Settled> {
         let source = if tokens == 0 { UsageSource::None } else { UsageSource::Reported };
         let usage = Usage { source, output: Tokens(tokens), ..Usage::default() };
-        let settlement = Settlement { id: id.clone(), outcome, usage, charge_to: None, timing: None };
+        let settlement = Settlement { id: id.clone(), outcome, usage, charge_to: None, timing: None, abandoned: false };
         self.core.settle(&settlement, self.now)
     }
 }
@@ -160,12 +167,33 @@ fn refusals_say_why() {
     let mut world = World::new(json!({}));
     let mut ask = |tenant: &str, change: fn(&mut AdmissionRequest)| reason(&world.ask(tenant, change).1);
     assert_eq!(ask("gone", |_| ()), Some((403, Reason::TenantDisabled)));
-    assert_eq!(ask("other", |_| ()), Some((403, Reason::ModelNotAllowed)));
+    assert_eq!(ask("other", |_| ()), Some((404, Reason::ModelNotAllowed)));
     assert_eq!(ask("nobody", |_| ()), Some((401, Reason::UnknownKey)));
     assert_eq!(ask("a", |request| request.model = Some("x".into())), Some((404, Reason::ModelNotFound)));
     assert_eq!(ask("a", |request| request.model = None), Some((404, Reason::ModelNotFound)));
     let too_long = |request: &mut AdmissionRequest| request.max_tokens = Some(Tokens(1_000));
     assert_eq!(ask("a", too_long), Some((400, Reason::ContextLengthExceeded)));
+}
+
+#[test]
+fn refusals_that_precede_the_limits_have_one_of_their_own_and_keep_nothing_of_what_was_asked() {
+    let mut world = World::new(json!({}));
+    let unknown = |request: &mut AdmissionRequest| request.model = Some("x".repeat(256));
+    let (first, decision) = world.ask("a", unknown);
+    assert_eq!(reason(&decision), Some((404, Reason::ModelNotFound)));
+    let told = world.core.explain(&first).unwrap();
+    assert_eq!((told.tenant, told.model), (Some("a".into()), None));
+    assert!(!format!("{:?}", told.fate).contains("xx"), "{:?}", told.fate);
+    for _ in 1..100 {
+        assert_eq!(reason(&world.ask("a", unknown).1), Some((404, Reason::ModelNotFound)));
+    }
+    let (over, decision) = world.ask("a", unknown);
+    assert_eq!(reason(&decision), Some((429, Reason::TenantRequestsPerSecond)));
+    assert_eq!(world.core.explain(&over), None);
+    assert!(matches!(world.ask("a", |_| ()).1, Decision::Admitted(_)), "what is right goes on");
+    assert_eq!(reason(&world.ask("other", |_| ()).1), Some((404, Reason::ModelNotAllowed)), "others are not concerned");
+    world.wait(100);
+    assert_eq!(reason(&world.ask("a", unknown).1), Some((404, Reason::ModelNotFound)));
 }
 
 #[test]
@@ -176,7 +204,7 @@ fn a_route_may_name_the_pool_when_the_body_was_not_read() {
         request.pool = Some("smol".into());
     };
     assert!(matches!(world.ask("a", by_route).1, Decision::Admitted(_)));
-    assert_eq!(reason(&world.ask("other", by_route).1), Some((403, Reason::ModelNotAllowed)));
+    assert_eq!(reason(&world.ask("other", by_route).1), Some((404, Reason::ModelNotAllowed)));
 }
 
 #[test]
@@ -188,6 +216,25 @@ fn the_fourth_concurrent_call_of_three_is_refused_and_others_do_not_notice() {
     let (_, fourth) = world.ask("a", |_| ());
     assert_eq!(reason(&fourth), Some((429, Reason::TenantConcurrency)));
     assert_eq!(world.ask("b", |_| ()).1, Decision::Queued);
+}
+
+#[test]
+fn a_client_that_waits_as_told_for_calls_of_4_seconds_is_refused_at_most_twice() {
+    let mut world = World::new(json!({"concurrent": 2}));
+    let mut running = vec![world.admit("a"), world.admit("a")];
+    let (end, mut refused) = (Millis(4_000), 0);
+    while let (_, Decision::Rejected(refusal)) = world.ask("a", |_| ()) {
+        refused += 1;
+        assert!(refused <= 2, "{refusal:?} at {}", world.now);
+        // In whole seconds, as its header tells it.
+        let back = world.now.plus(Millis(refusal.retry_after_ms.unwrap().0.div_ceil(1_000) * 1_000));
+        if back >= end && !running.is_empty() {
+            world.wait(end.since(world.now).0);
+            running.drain(..).for_each(|id| drop(world.end(&id, Outcome::Completed, 5)));
+        }
+        world.wait(back.since(world.now).0);
+    }
+    assert!(running.is_empty() && refused > 0, "{refused}");
 }
 
 #[test]
@@ -266,8 +313,14 @@ fn usage_of_a_call_that_nobody_admitted_is_charged_to_its_tenant() {
     let passed =
         crate::wire::ChargeTo { tenant: "a".into(), pool: "smol".into(), model: None, prompts: 1, sequences: 1 };
     let usage = Usage { source: UsageSource::Reported, output: Tokens(400), ..Usage::default() };
-    let settlement =
-        Settlement { id: "x-1".into(), outcome: Outcome::Completed, usage, charge_to: Some(passed), timing: None };
+    let settlement = Settlement {
+        id: "x-1".into(),
+        outcome: Outcome::Completed,
+        usage,
+        charge_to: Some(passed),
+        timing: None,
+        abandoned: false,
+    };
     let settled = world.core.settle(&settlement, world.now).unwrap();
     assert_eq!((settled.usage.output, world.core.settle(&settlement, world.now)), (Tokens(400), None));
     world.sync();
@@ -289,7 +342,8 @@ fn each_prompt_of_a_list_has_the_context_to_itself() {
     let Decision::Admitted(grant) = admitted else { panic!("{admitted:?}") };
     assert_eq!(grant.reserved, Tokens(8_004));
     let usage = Usage { source: UsageSource::Reported, input: Tokens(8_500), ..Usage::default() };
-    let settlement = Settlement { id, outcome: Outcome::Completed, usage, charge_to: None, timing: None };
+    let settlement =
+        Settlement { id, outcome: Outcome::Completed, usage, charge_to: None, timing: None, abandoned: false };
     let settled = world.core.settle(&settlement, world.now).unwrap();
     assert_eq!((settled.usage.source, settled.usage.input), (UsageSource::Reported, Tokens(8_500)));
     // The same of a call that nobody here admitted.
@@ -317,8 +371,12 @@ fn who_applies_while_the_pools_lease_ends_is_refused_and_charged_nothing() {
     let mut calls = std::iter::from_fn(|| world.core.ask_ledger(world.now));
     let (account, request) = calls.find(|(account, _)| *account == Account::Tenant("a".into())).unwrap();
     world.now = Millis(2_100);
-    let reply =
-        world.ledgers.entry(account.clone()).or_default().sync(&request, Server { run: "test", now: world.now }).reply;
+    let reply = world
+        .ledgers
+        .entry(account.clone())
+        .or_default()
+        .sync(&request, Server { run: "test", now: SERVER_EPOCH.plus(world.now) })
+        .reply;
     world.core.ledger_answered(&account, Some(&reply), world.now);
     let events = world.core.advance(world.now);
     assert!(

@@ -113,10 +113,10 @@ fn read_model(
     models: &mut BTreeMap<ModelName, Model>,
     aliases: &mut BTreeMap<ModelName, ModelName>,
 ) -> Option<()> {
-    let name = section.required("name", section.text("name"));
-    let upstream = section.text("upstream").map(ModelName::from);
+    let name = section.required("name", section.model_name("name"));
+    let upstream = section.model_name("upstream").map(ModelName::from);
     let price = read_price(&section.section("price"));
-    let others = section.texts("aliases");
+    let others = section.model_names("aliases");
     let name = ModelName::from(name?);
     for alias in others {
         if models.contains_key(&ModelName::from(alias)) {

@@ -1,5 +1,6 @@
 //! Pools, and the models they serve.
 
+use super::aborts::{self, OnAbort};
 use super::models::Price;
 use super::reader::Section;
 use super::tenants::Groups;
@@ -12,6 +13,9 @@ use crate::units::{GroupName, ModelName, PoolName, Tokens};
 use crate::wire::Usage;
 use std::collections::BTreeMap;
 
+/// As much as large models answer at most, unless they are told otherwise.
+const RESERVE_AT_MOST: Tokens = Tokens(32_768);
+
 /// Model pods that share capacity.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pool {
@@ -23,8 +27,13 @@ pub struct Pool {
     pub tokens_per_s: Option<Rate>,
     /// Input and output of one sequence together; absent does not limit.
     pub context_length: Option<Tokens>,
+    /// Output of one sequence that is reserved at most, 1 to 2^30, where no `context_length` bounds it: what a call asks for
+    /// may be more than its model ever yields.
+    pub reserve_at_most: Tokens,
     /// What happens while the ledger does not answer.
     pub outage: Outage,
+    /// What its servers do when a client leaves.
+    pub on_abort: OnAbort,
     /// Shares of groups by their index, 1 to 1,000,000. Empty: groups do not matter in this pool.
     pub shares: BTreeMap<GroupIndex, u64>,
 }
@@ -103,11 +112,15 @@ fn read_pool(
         capacity.error("burst_tokens", "needs tokens_per_s beside it");
     }
     capacity.finish();
-    let served = section.texts("models");
+    let served = section.model_names("models");
     if served.is_empty() {
         section.error("models", "must name at least one model");
     }
     let context_length = section.integer("context_length", 1..=1 << 30).map(Tokens);
+    let reserve_at_most = section.integer("reserve_at_most", 1..=1 << 30).map_or(RESERVE_AT_MOST, Tokens);
+    if context_length.is_some() && section.has("reserve_at_most") {
+        section.error("reserve_at_most", "says nothing beside context_length, which bounds what is reserved");
+    }
     let names = groups.by_name.keys().map(ToString::to_string).collect();
     let shares = read_shares(section, &names);
 
@@ -124,7 +137,9 @@ fn read_pool(
         requests_per_s: requests_per_s.map(|amount| Rate::per_second(amount, amount)),
         tokens_per_s: tokens_per_s.map(|amount| Rate::per_second(amount, burst.unwrap_or(amount))),
         context_length,
+        reserve_at_most,
         outage: read_outage(section),
+        on_abort: aborts::read(section),
         shares: shares
             .into_iter()
             .filter_map(|(group, share)| Some((*groups.by_name.get(&GroupName::from(group))?, share)))
@@ -143,7 +158,7 @@ fn read_charge(section: &Section<'_>, models: &mut BTreeMap<ModelName, Model>) -
         output: percent("output_percent"),
         cached: percent("cached_percent"),
     };
-    let named = section.texts("models");
+    let named = section.model_names("models");
     if named.is_empty() {
         section.error("models", "must name at least one model");
     }

@@ -1,6 +1,7 @@
 //! Parse, don't validate: a cursor over a YAML or JSON document that remembers where it is and collects *every*
 //! error with its path, so that an operator mends a file in one go.
 
+use crate::units::NAME_BYTES_MAX;
 use serde_json::{Map, Value};
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -196,19 +197,33 @@ impl<'a> Section<'a> {
     /// A list of texts; absent is an empty list.
     #[must_use]
     pub fn texts(&self, name: &'static str) -> Vec<&'a str> {
+        self.elements(name, |path, element| match element.as_str() {
+            Some(text) if !text.is_empty() => Some(text),
+            _ => {
+                let problem = format!("must be a text that is not empty, found {}", describe(element));
+                report(&self.sink, path, problem);
+                None
+            }
+        })
+    }
+
+    /// A model's name: whatever its server calls it, of 1 to 256 bytes.
+    #[must_use]
+    pub fn model_name(&self, name: &'static str) -> Option<&'a str> {
+        let value = self.raw(name)?;
+        read_model_name(&self.sink, &self.path_of(name), value)
+    }
+
+    /// A list of models' names; absent is an empty list.
+    #[must_use]
+    pub fn model_names(&self, name: &'static str) -> Vec<&'a str> {
+        self.elements(name, |path, element| read_model_name(&self.sink, path, element))
+    }
+
+    fn elements<T>(&self, name: &'static str, mut read: impl FnMut(&str, &'a Value) -> Option<T>) -> Vec<T> {
         let path = self.path_of(name);
-        self.list(name)
-            .iter()
-            .enumerate()
-            .filter_map(|(index, element)| match element.as_str() {
-                Some(text) if !text.is_empty() => Some(text),
-                _ => {
-                    let problem = format!("must be a text that is not empty, found {}", describe(element));
-                    report(&self.sink, &format!("{path}[{index}]"), problem);
-                    None
-                }
-            })
-            .collect()
+        let elements = self.list(name).iter().enumerate();
+        elements.filter_map(|(index, element)| read(&format!("{path}[{index}]"), element)).collect()
     }
 
     /// One of the words in `table`.
@@ -258,6 +273,14 @@ pub fn is_name(text: &str) -> bool {
     text.len() <= 63
         && bytes.next().is_some_and(|first| first.is_ascii_alphanumeric())
         && bytes.all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
+}
+
+fn read_model_name<'a>(sink: &Sink, path: &str, value: &'a Value) -> Option<&'a str> {
+    let name = value.as_str().filter(|name| (1..=NAME_BYTES_MAX).contains(&name.len()));
+    if name.is_none() {
+        report(sink, path, format!("must be a text of 1 to {NAME_BYTES_MAX} bytes, found {}", describe(value)));
+    }
+    name
 }
 
 fn report(sink: &Sink, path: &str, problem: String) {

@@ -178,7 +178,7 @@ fn read_tenant(
     let (limits, output_ceiling) = read_limits(&section.section("limits"));
     let limits = Limits { outage: read_outage(section), budgets: read_budgets(&section.section("budgets")), ..limits };
     let allowed: Option<BTreeSet<ModelName>> =
-        section.has("models").then(|| section.texts("models").into_iter().map(ModelName::from).collect());
+        section.has("models").then(|| section.model_names("models").into_iter().map(ModelName::from).collect());
     for model in allowed.iter().flatten().filter(|model| !models.contains_key(*model)) {
         section.error("models", format!("no pool serves the model {:?}", model.as_str()));
     }

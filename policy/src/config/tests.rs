@@ -19,6 +19,19 @@ fn a_small_configuration_needs_little() {
 }
 
 #[test]
+fn what_is_reserved_without_a_context_has_a_default_and_a_bound_and_says_nothing_beside_one() {
+    let pool = |fields: serde_json::Value| {
+        let mut pool = json!({"name": "a", "models": ["m"], "capacity": {"concurrent": 1}});
+        pool.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        read(&json!({"pools": [pool]})).map(|config| config.pools[&"a".into()].reserve_at_most.0)
+    };
+    assert_eq!((pool(json!({})), pool(json!({"reserve_at_most": 500}))), (Ok(32_768), Ok(500)));
+    let errors = pool(json!({"reserve_at_most": 500, "context_length": 4_096})).unwrap_err();
+    assert!(errors[0].starts_with("pools[0].reserve_at_most: says nothing beside context_length"), "{errors:?}");
+    assert!(pool(json!({"reserve_at_most": 0})).is_err());
+}
+
+#[test]
 fn all_that_is_wrong_is_said_at_once() {
     let errors = read(&json!({
         "queue": {"weights": [1, 2, 0], "timeout_ms": 0},

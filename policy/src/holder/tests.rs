@@ -1,5 +1,5 @@
 use super::*;
-use crate::ledger::{AccountLedger, Server, Version};
+use crate::ledger::{AccountLedger, Row, Server, SyncReply, SyncRequest, Version};
 use crate::queue::{GroupIndex, Shares, TenantIndex};
 use proptest::prelude::*;
 
@@ -47,6 +47,22 @@ fn a_lease_counts_from_sending_less_the_drift() {
     let reply = answer(&mut ledger, &request, 1_900);
     assert!(holder.answered(&reply, &Names, Millis(1_950)));
     assert_eq!((holder.usable(Millis(2_959)), holder.usable(Millis(2_960))), (2, 0));
+}
+
+#[test]
+fn an_open_account_stays_open_while_the_call_that_was_to_renew_its_lease_is_out() {
+    let (mut holder, mut ledger) = (holder("a"), AccountLedger::default());
+    holder.set_outage(Outage::Open);
+    let request = ask(&mut holder, 0, 0, 1_000);
+    assert!(!holder.is_open(Millis(1_000)), "the ledger has lent nothing yet, and may still answer");
+    let reply = answer(&mut ledger, &request, 1_001);
+    holder.answered(&reply, &Names, Millis(1_001));
+    ask(&mut holder, 0, 0, 1_667);
+    for now in 1_667..4_000 {
+        assert!(holder.is_open(Millis(now)), "at {now}");
+    }
+    holder.failed();
+    assert!(holder.is_open(Millis(4_000)));
 }
 
 #[test]
@@ -125,6 +141,40 @@ fn who_asks_on_demand_gives_everything_back_after_so_many_idle_calls() {
 }
 
 #[test]
+fn while_its_last_call_is_unanswered_a_holder_gives_nothing_back() {
+    let (mut holder, mut ledger) = (holder("a"), AccountLedger::default());
+    let request = ask(&mut holder, 0, 8, 0);
+    holder.answered(&answer(&mut ledger, &request, 0), &Names, Millis(0));
+    ask(&mut holder, 6, 3, 100);
+    holder.failed();
+    for (running, now) in [(4, 700), (1, 1_300), (0, 2_500)] {
+        assert_eq!(ask(&mut holder, running, 3, now).keep, 6, "at {now} ms");
+        holder.failed();
+    }
+    let request = ask(&mut holder, 0, 3, 3_100);
+    // Another run of the ledger, which hands out nothing but what is given up.
+    let reply = ledger.sync(&request, Server { run: "2", now: Millis(3_100) }).reply;
+    assert!(holder.answered(&reply, &Names, Millis(3_100)));
+    assert_eq!((holder.usable(Millis(3_100)), ask(&mut holder, 3, 0, 3_200).keep), (6, 5));
+}
+
+#[test]
+fn who_asks_on_demand_rests_only_when_what_it_gives_back_has_arrived() {
+    let (mut holder, mut ledger) = (holder("a").on_demand(0), AccountLedger::default());
+    let request = ask(&mut holder, 0, 1, 0);
+    holder.answered(&answer(&mut ledger, &request, 0), &Names, Millis(0));
+    assert!(holder.usable(Millis(1)) > 0);
+    ask(&mut holder, 0, 0, 700);
+    holder.failed();
+    for now in [1_400, 2_100] {
+        assert!(holder.is_due(Demand::default(), Millis(now)));
+        let request = ask(&mut holder, 0, 0, now);
+        holder.answered(&answer(&mut ledger, &request, now), &Names, Millis(now));
+    }
+    assert_eq!((ledger.granted(), holder.is_due(Demand::default(), Millis(60_000))), (0, false));
+}
+
+#[test]
 fn what_is_drawn_of_a_budget_before_the_first_answer_is_told() {
     let (budget, amount) = (MeterName::TokensPerDay, 100);
     let limited = Terms { meters: [(budget, Limit::Budget { amount, period: 20_260_131 })].into(), ..terms(1, 8) };
@@ -145,6 +195,56 @@ fn a_notice_renews_no_lease() {
     ours.answered(&reply, &Names, Millis(0));
     assert!(ours.noticed(&SyncReply { now: Millis(1_900), ..reply }, &Names));
     assert!(ours.is_leased(Millis(1_959)) && !ours.is_leased(Millis(1_960)));
+}
+
+/// A holder that shares its ledger with others, and that the ledger has just answered at 0.
+fn sharing(ledger: &mut AccountLedger) -> Holder {
+    let lease = LeaseTerms { lease: Millis(2_000), longest_request: Millis(60_000), shared: true };
+    let mut holder = Holder::new(&Replica { id: "a".into(), incarnation: 1, lease }, terms(1, 8)).on_demand(3);
+    let request = ask(&mut holder, 0, 8, 0);
+    assert!(holder.answered(&answer(ledger, &request, 0), &Names, Millis(0)));
+    holder
+}
+
+#[test]
+fn attempts_back_off_by_chance_and_by_half_a_second_at_most() {
+    let mut holder = sharing(&mut AccountLedger::default());
+    let waits = Demand { running: 0, waiting: 8 };
+    let mut pause_after = |chance, now| {
+        ask(&mut holder, 0, 8, now);
+        holder.failed();
+        holder.back_off(chance, Millis(now + 200));
+        holder.next_sync(waits, Millis(now + 200)).since(Millis(now + 200)).0
+    };
+    let longest = [1_000, 2_000, 3_000, 4_000, 5_000].map(|now| pause_after(u16::MAX, now));
+    assert_eq!(longest, [100, 200, 400, 500, 500]);
+    assert_eq!((pause_after(u16::MAX / 2, 6_000), pause_after(0, 7_000)), (249, 0));
+}
+
+#[test]
+fn a_late_answer_is_none_and_the_next_call_says_how_far_the_clock_has_jumped() {
+    let mut ledger = AccountLedger::default();
+    let mut holder = sharing(&mut ledger);
+    let request = ask(&mut holder, 0, 8, 300);
+    let late = answer(&mut ledger, &request, 3_600_305);
+    assert!(late.late && !holder.answered(&late, &Names, Millis(310)));
+    holder.failed();
+    let request = ask(&mut holder, 0, 8, 410);
+    assert_eq!(request.jump, Some(Millis(3_599_995)));
+    let reply = answer(&mut ledger, &request, 3_600_415);
+    // By no more than the way back of the late answer, time runs as if the clock had not jumped.
+    assert_eq!((reply.late, reply.granted, reply.now), (false, 8, Millis(420)));
+    assert!(holder.answered(&reply, &Names, Millis(420)));
+    assert_eq!(ask(&mut holder, 0, 8, 520).jump, None);
+}
+
+#[test]
+fn the_last_call_of_a_holder_counts_however_late_it_comes() {
+    let mut ledger = AccountLedger::default();
+    let mut holder = sharing(&mut ledger);
+    let last = holder.give_back(0, &Names, Millis(100));
+    assert!(!answer(&mut ledger, &last, 1_900).late);
+    assert_eq!((ledger.granted(), ledger.zombies()), (0, 0));
 }
 
 proptest! {

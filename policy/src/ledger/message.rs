@@ -103,6 +103,16 @@ pub struct Terms {
     pub meters: BTreeMap<MeterName, Limit>,
 }
 
+impl Terms {
+    /// The capacity of an account whose slots nobody counts.
+    pub const UNCOUNTED: u32 = u32::MAX;
+
+    #[must_use]
+    pub fn has_slots(&self) -> bool {
+        self.capacity < Self::UNCOUNTED
+    }
+}
+
 /// Which of two configurations is the later one, compared from left to right.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Version {
@@ -133,19 +143,60 @@ pub struct SyncRequest {
     pub longest_request: Millis,
     /// The ledger's time of the last reply that was accepted, and how long ago that came in, by the holder's clock.
     pub last_heard: Option<(Millis, Millis)>,
+    /// The time of day by the caller's own clock, in Unix milliseconds, where the ledger is another machine's.
+    pub wall: Option<Millis>,
+    /// The number of the last call of this incarnation that was answered: a ledger that does not know of it has lost it.
+    pub answered: Option<u64>,
+    /// How long the caller waits for the answer; after that the call is worth nothing. `None` where it is answered at once,
+    /// and where no other call follows.
+    pub patience: Option<Millis>,
+    /// How far the ledger's clock was ahead of what the caller had seen pass since that reply, when a late answer came in
+    /// time: the caller had waited for it no longer than that, so it is the clock that has jumped.
+    pub jump: Option<Millis>,
     /// Whether a ledger that has never heard of this account must be silent for a lease first: it may have lost it.
     pub guarded: bool,
     /// Whether to lend of rates and budgets what nobody waits for yet.
     pub ahead: bool,
     /// What flows were charged since the last call that was answered.
     pub spent: Vec<Spent>,
+    /// The ledger's servers that this replica knows, from its calls about other accounts too; at most [`MOST_SERVERS`].
+    pub servers: Vec<Sighting>,
     /// Who waits, at most [`MOST_ROWS`], in the holder's own order.
     pub rows: Vec<Row>,
     pub meters: BTreeMap<MeterName, MeterReport>,
 }
 
+/// The servers a holder reports in one call: as many as a large cluster has masters.
+pub const MOST_SERVERS: usize = 16;
+
+/// A server of the ledger, as an account or a replica has seen it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Sighting {
+    /// Another one after every start of a server.
+    pub run: String,
+    /// How long it has been in charge at least.
+    pub ago: Millis,
+    pub lost: Loss,
+}
+
+/// What a server had lost of what the one before it knew.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Loss {
+    /// As far as is known.
+    #[default]
+    None,
+    /// Its latest moments, perhaps.
+    Latest,
+    /// Accounts were not there any more.
+    All,
+}
+
 /// The rows a holder reports in one call.
 pub const MOST_ROWS: usize = 64;
+
+/// The flows whose charges a holder reports in one call, but for its last.
+pub const MOST_SPENT: usize = 64;
 
 /// What one call to the ledger told first of one flow. It is repeated in later calls until one is answered, under the
 /// number of the first, so that it is counted once.
@@ -202,6 +253,8 @@ pub struct SyncReply {
     pub meters: BTreeMap<MeterName, MeterGrant>,
     /// The ledger's clock.
     pub now: Millis,
+    /// The call came too late and has changed nothing, or the clock has jumped.
+    pub late: bool,
     /// When asking again may help, if a rate is what the first row waits for.
     pub wait: Option<Millis>,
     /// Nobody else holds anything of this account.
@@ -210,6 +263,29 @@ pub struct SyncReply {
     pub zombies: u32,
     /// No slots are handed out but those that others give up, until then: the ledger may have lost what it knew.
     pub frozen_until: Option<Millis>,
+    /// Absent in notices of the release before.
+    pub server: Option<Sighting>,
+}
+
+impl SyncReply {
+    /// The answer to a call that came too late: nothing but the time.
+    pub(super) fn late(request: &SyncRequest, now: Millis) -> Self {
+        Self {
+            incarnation: request.incarnation,
+            seq: request.seq,
+            granted: 0,
+            picks: BTreeMap::new(),
+            contended: false,
+            meters: BTreeMap::new(),
+            now,
+            late: true,
+            wait: None,
+            alone: false,
+            zombies: 0,
+            frozen_until: None,
+            server: None,
+        }
+    }
 }
 
 /// What a holder may draw of a rate or a budget without asking.

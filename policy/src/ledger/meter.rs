@@ -175,17 +175,20 @@ impl Meter {
         Self { limit, level: limit.full(), fraction: 0, refilled_at: now }
     }
 
-    /// Takes over a limit: what has been drawn stays drawn. A later period begins with a full budget, and `true` says so.
-    pub(super) fn set_limit(&mut self, limit: Limit) -> bool {
-        let turns = self.limit.period() < limit.period();
-        let later = self.limit.period().max(limit.period());
-        if turns {
+    /// Takes over a limit: what has been drawn stays drawn. A later period begins with a full budget. One that cannot have
+    /// begun yet counts less than any other, and what was drawn of it has been drawn of that. Tells whether the period is
+    /// another one.
+    pub(super) fn set_limit(&mut self, limit: Limit, is_early: impl Fn(u64) -> bool) -> bool {
+        let (known, told) = (self.limit.period(), limit.period());
+        let rank = |period| (!is_early(period), period);
+        let turns = rank(known) < rank(told);
+        if turns && known < told {
             self.level = limit.full();
         } else {
             self.level = self.level.saturating_add(limit.full()).saturating_sub(self.limit.full());
         }
         self.limit = match limit {
-            Limit::Budget { amount, .. } => Limit::Budget { amount, period: later },
+            Limit::Budget { amount, .. } => Limit::Budget { amount, period: if turns { told } else { known } },
             Limit::Rate(_) => limit,
         };
         self.fraction = 0;

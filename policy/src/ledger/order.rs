@@ -5,7 +5,7 @@
 //! that time anyway.
 
 use super::message::{FlowName, Terms};
-use crate::queue::SharePolicy;
+use crate::queue::{MOST_BEHIND, SharePolicy};
 use crate::units::{GroupName, HolderId, Millis, Priority};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -48,10 +48,10 @@ pub(super) struct Candidate<'a> {
 }
 
 impl Order {
-    /// Lifts what is idle of a flow's branches to the virtual time, so that nobody claims the past. `waiting` are the
-    /// flows that wait without it.
-    pub(super) fn wake<'a>(&mut self, flow: &FlowName, waiting: impl Iterator<Item = &'a FlowName> + Clone) {
-        let in_group = waiting.clone().filter(|other| other.group == flow.group);
+    /// Lifts what is idle of a flow's branches to the virtual time, so that nobody claims the past. `rivals` are the
+    /// flows that compete.
+    pub(super) fn wake<'a>(&mut self, flow: &FlowName, rivals: impl Iterator<Item = &'a FlowName> + Clone) {
+        let in_group = rivals.filter(|other| other.group == flow.group);
         let group_time = {
             let group = self.groups.entry(flow.group.clone()).or_default();
             if in_group.clone().next().is_none() {
@@ -71,24 +71,65 @@ impl Order {
     }
 
     /// Charges a start to every branch above a flow, which has been woken, and lets virtual time run: to the counter of
-    /// what starts, but not past anyone who waits.
+    /// what starts, but not past anyone who competes.
     pub(super) fn charge<'a>(
         &mut self,
         flow: &FlowName,
         weight: u64,
         charge: u64,
         terms: &Terms,
-        waiting: impl Iterator<Item = &'a FlowName> + Clone,
+        rivals: impl Iterator<Item = &'a FlowName> + Clone,
     ) {
-        self.run_time(flow, terms, waiting);
+        self.run_time(flow, terms, rivals.clone());
         self.adjust(flow, weight, terms, |counter, weight| {
             counter.saturating_add(scaled(charge, weight)).min(MOST_COUNTER)
+        });
+        self.adjust_better(flow, weight, terms, rivals, |counter, time, weight| {
+            let (charge, counter) = (scaled(charge, weight), counter.max(time));
+            let most = time.saturating_add(charge.saturating_mul(u64::from(MOST_BEHIND)));
+            counter.max(counter.saturating_add(charge).min(most)).min(MOST_COUNTER)
         });
     }
 
     /// Takes a charge back: the call never started, or cost less.
-    pub(super) fn uncharge(&mut self, flow: &FlowName, weight: u64, charge: u64, terms: &Terms) {
+    pub(super) fn uncharge<'a>(
+        &mut self,
+        flow: &FlowName,
+        weight: u64,
+        charge: u64,
+        terms: &Terms,
+        rivals: impl Iterator<Item = &'a FlowName> + Clone,
+    ) {
         self.adjust(flow, weight, terms, |counter, weight| counter.saturating_sub(scaled(charge, weight)));
+        self.adjust_better(flow, weight, terms, rivals, |counter, time, weight| {
+            counter.saturating_sub(scaled(charge, weight)).max(counter.min(time))
+        });
+    }
+
+    /// What a tenant has at a level counts at the better ones that it uses, too, as in a queue
+    /// (`queue/tree/rivals.rs`).
+    fn adjust_better<'a>(
+        &mut self,
+        flow: &FlowName,
+        weight: u64,
+        terms: &Terms,
+        rivals: impl Iterator<Item = &'a FlowName> + Clone,
+        change: impl Fn(u64, u64, u64) -> u64,
+    ) {
+        let better = Priority::all().filter(|level| *level < flow.level && terms.policy.shares_level(*level));
+        for level in better.filter(|_| terms.policy.shares_level(flow.level)) {
+            let own = FlowName { level, ..flow.clone() };
+            let Some(counter) = self.flows.get_mut(&own).filter(|counter| **counter > 0) else { continue };
+            let storey = self.levels.entry((own.group.clone(), level)).or_default();
+            let mut beside = rivals.clone().filter(|other| other.group == own.group && other.level == level);
+            if beside.any(|other| other.tenant != own.tenant) {
+                *counter = change(*counter, storey.time, weight);
+            } else {
+                let time = self.groups.get(&own.group).map_or(0, |group| group.time);
+                let of_level = terms.levels.get(level.index()).copied().unwrap_or(1);
+                storey.counter = change(storey.counter, time, of_level);
+            }
+        }
     }
 
     /// The row whose turn it is.
@@ -132,14 +173,14 @@ impl Order {
         self.time = rebased(self.time, self.time);
     }
 
-    fn run_time<'a>(&mut self, flow: &FlowName, terms: &Terms, waiting: impl Iterator<Item = &'a FlowName> + Clone) {
+    fn run_time<'a>(&mut self, flow: &FlowName, terms: &Terms, rivals: impl Iterator<Item = &'a FlowName> + Clone) {
         let group = self.groups.get(&flow.group).copied().unwrap_or_default();
         let level = self.levels.get(&(flow.group.clone(), flow.level)).copied().unwrap_or_default();
         let own = self.flows.get(flow).copied().unwrap_or(0);
         // P0's turn is no matter of counters, so its own says nothing about the others.
         let counted = |level: Priority| !(terms.policy == SharePolicy::Hybrid && level == Priority::FIRST);
-        let in_group = waiting.clone().filter(|other| other.group == flow.group);
-        let group_counters = waiting.map(|other| self.groups.get(&other.group).map_or(0, |group| group.counter));
+        let in_group = rivals.clone().filter(|other| other.group == flow.group);
+        let group_counters = rivals.map(|other| self.groups.get(&other.group).map_or(0, |group| group.counter));
         let level_counters =
             in_group.clone().filter(|other| counted(other.level)).map(|other| self.level_counter(other));
         let at_level = in_group.filter(|other| other.level == flow.level);

@@ -1,6 +1,6 @@
 //! What one holder has of an account.
 
-use super::message::{FlowName, Row};
+use super::message::{FlowName, Row, Version};
 use super::meter::{Draw, Lent, MeterName};
 use crate::units::Millis;
 use serde::{Deserialize, Serialize};
@@ -19,8 +19,17 @@ pub(super) struct Share {
     pub(super) lease: Millis,
     /// How long a call of this holder may run.
     pub(super) longest_request: Millis,
+    /// Of the terms that it goes by; `None` where the release before has written last.
+    #[serde(default)]
+    pub(super) version: Option<Version>,
+    /// At its latest call the ledger's time was that of its own clock.
+    #[serde(default)]
+    pub(super) agreed: bool,
     /// It has said what it holds since the ledger may last have lost something.
     pub(super) asserted: bool,
+    /// It holds nothing, wants nothing, and nobody waits there.
+    #[serde(default)]
+    pub(super) has_left: bool,
     /// It was told that somebody else waits.
     pub(super) contended: bool,
     pub(super) rows: BTreeMap<FlowName, WaitingRow>,

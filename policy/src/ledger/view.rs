@@ -5,7 +5,7 @@
 //! them.
 
 use super::time::MOST_SKEW_MS;
-use super::{AccountLedger, Server};
+use super::{AccountLedger, Loss, Server};
 use crate::units::{HolderId, Millis};
 use std::hash::{Hash, Hasher};
 
@@ -28,6 +28,18 @@ impl AccountLedger {
         self.shares.get(holder).map_or(0, |share| share.granted)
     }
 
+    /// Whether it is known to have lost everything once.
+    #[must_use]
+    pub fn has_lost_everything(&self) -> bool {
+        self.watch.lost == Loss::All
+    }
+
+    /// Whether this holder left in order.
+    #[must_use]
+    pub fn has_left(&self, holder: &HolderId) -> bool {
+        self.shares.get(holder).is_some_and(|share| share.has_left)
+    }
+
     /// Slots in all, as the latest configuration has it that was told; 0 before the first call.
     #[must_use]
     pub fn capacity(&self) -> u32 {
@@ -43,11 +55,11 @@ impl AccountLedger {
     /// Whether slots only move, because it may have lost what it knew.
     #[must_use]
     pub fn is_frozen(&self, server: Millis) -> bool {
-        self.terms.is_none() || self.at(server) < self.frozen_until
+        self.terms.is_none() || self.is_frozen_at(self.at(server))
     }
 
     /// Its time at a moment of the server's, as long as that clock runs.
-    fn at(&self, server: Millis) -> Millis {
+    pub(super) fn at(&self, server: Millis) -> Millis {
         Millis(server.0.saturating_add_signed(self.clock_offset))
     }
 
@@ -61,11 +73,12 @@ impl AccountLedger {
 
     /// Hashes it, moments as distances from its time and the numbers of calls (incarnation and number) by their
     /// `rank` among those that may still be compared with them. A moment `oldest` ago is as old as any, unless the server's
-    /// clock has jumped.
+    /// clock has jumped. What is known of the server counts where it may lose something.
     pub fn hash_view(
         &self,
         server: Server<'_>,
         oldest: Option<Millis>,
+        may_lose: bool,
         rank: impl Fn(&HolderId, (u64, u64)) -> usize,
         state: &mut impl Hasher,
     ) {
@@ -79,6 +92,12 @@ impl AccountLedger {
         self.frozen_until.since(now).hash(state);
         if now < self.frozen_until {
             self.movable.hash(state);
+            for (holder, incarnation) in &self.watch.awaited {
+                (holder, rank(holder, (*incarnation, 0))).hash(state);
+            }
+        }
+        if may_lose {
+            (now.since(self.watch.since).min(oldest.unwrap_or(Millis(u64::MAX))), self.watch.lost).hash(state);
         }
         for (free_at, slots) in self.zombies.iter().filter(|(free_at, _)| **free_at > now) {
             (free_at.since(now), slots).hash(state);
@@ -87,7 +106,8 @@ impl AccountLedger {
             (holder, rank(holder, (share.incarnation, share.seq))).hash(state);
             (share.granted, share.zombies, share.zombies_until.since(now)).hash(state);
             now.since(share.renewed_at).min(oldest.unwrap_or(Millis(u64::MAX))).hash(state);
-            (share.asserted, share.contended, &share.picks, &share.lent).hash(state);
+            (share.asserted, share.has_left, share.contended, &share.picks, &share.lent).hash(state);
+            share.version.hash(state);
             if share.has_fresh_rows(now) {
                 share.first.hash(state);
                 for (flow, row) in &share.rows {

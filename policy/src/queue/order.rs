@@ -1,12 +1,12 @@
 //! Which flow of a level is next: a knockout tournament (Knuth, The Art of Computer Programming 3, 5.4.1).
 //!
-//! Every flow that ever had a waiter keeps a seat. Whoever's counter changes plays its matches again on the way up:
+//! Every flow that ever competed keeps a seat. Whoever's counter changes plays its matches again on the way up:
 //! log₂(seats) comparisons in two small arrays, where a balanced tree would move entries between nodes all over memory.
 
 use super::tree::FlowIndex;
 use std::collections::BTreeSet;
 
-/// The counter of a flow that has no waiters: greater than any there is.
+/// The counter of a flow that does not compete: greater than any there is.
 const ABSENT: u128 = u128::MAX;
 
 /// A flow's place in the tournament of its level; it keeps it.
@@ -25,7 +25,7 @@ pub(super) struct Order {
 }
 
 impl Order {
-    /// A seat for a flow that is new and has no waiters yet. The first seats win where counters are equal.
+    /// A seat for a flow that is new and does not compete yet. The first seats win where counters are equal.
     pub(super) fn take_seat(&mut self, flow: FlowIndex) -> Seat {
         let seat = Seat(u32::try_from(self.flows.len()).unwrap_or(u32::MAX));
         self.flows.push(flow);
@@ -35,24 +35,29 @@ impl Order {
         seat
     }
 
-    /// The counter of a flow that has waiters, for the first time or anew.
+    /// The counter of a flow that competes, for the first time or anew.
     pub(super) fn set(&mut self, seat: Seat, counter: u128) {
         debug_assert!(counter != ABSENT, "a counter has run out of bits");
         self.change(seat, counter);
     }
 
-    /// A flow has no waiters any more.
+    /// A flow competes no more.
     pub(super) fn leave(&mut self, seat: Seat) {
         self.change(seat, ABSENT);
     }
 
-    /// The flow with the lowest counter of those that have waiters.
+    /// Whether the flow of this seat competes.
+    pub(super) fn has(&self, seat: Seat) -> bool {
+        self.counter(seat) != ABSENT
+    }
+
+    /// The flow with the lowest counter of those that compete.
     pub(super) fn first(&self) -> Option<FlowIndex> {
         let [_, champion] = self.games.first().filter(|_| self.present > 0)?;
         self.flows.get(at(*champion)).copied()
     }
 
-    /// At most `most` flows that have waiters, the one with the lowest counter first. Whoever would have won but for
+    /// At most `most` flows that compete, the one with the lowest counter first. Whoever would have won but for
     /// those before is among the losers of their games.
     pub(super) fn lowest_first(&self, most: usize) -> Vec<FlowIndex> {
         let mut lowest = Vec::new();
@@ -76,12 +81,12 @@ impl Order {
         (self.counter(seat), seat, game)
     }
 
-    /// The lowest counter of a flow that has waiters; the greatest number when none has.
+    /// The lowest counter of a flow that competes; the greatest number when none does.
     pub(super) fn lowest(&self) -> u128 {
         self.games.first().map_or(ABSENT, |[_, champion]| self.counter(*champion))
     }
 
-    /// Flows that have waiters.
+    /// Flows that compete.
     pub(super) fn len(&self) -> u32 {
         self.present
     }

@@ -10,17 +10,22 @@
 //!
 //! Scaled by 2^20, a charge of one token still moves the counter of the largest weight, and 128 bits hold 10^12
 //! requests of 10^12 tokens at weight 1.
+//!
+//! Of a tenant's flows in a group only the one at its best level *competes* (`tree/rivals.rs`). A branch is idle while no
+//! flow below it competes, whatever waits there.
 
 mod ahead;
 mod first;
+mod rivals;
 
 pub use ahead::{Ahead, Standing};
+pub(crate) use rivals::MOST_BEHIND;
 
 use super::order::{Order, Seat};
 use super::places::Line;
 use super::{Flow, GroupIndex, SharePolicy, Shares, TenantIndex};
 use crate::units::{Priority, Tokens};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 const COUNTER_SCALE: u128 = 1 << 20;
 
@@ -53,8 +58,10 @@ struct Level {
     waiting: u32,
     /// Of those who wait.
     charge: Tokens,
-    /// Flows that have waiters, by counter.
+    /// Flows that compete, by counter.
     order: Order,
+    /// Flows that have waiters and stand behind others of their tenant.
+    behind: BTreeSet<FlowIndex>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -67,8 +74,8 @@ struct Group {
     levels: [Level; Priority::COUNT],
 }
 
-/// Invariants: `waiting` and `charge` are the sums over the branches below; a leaf is in its level's `order` exactly when its line is
-/// not empty, under the counter it has.
+/// Invariants: `waiting` and `charge` are the sums over the branches below; a leaf whose line is not empty is either in its
+/// level's `order`, under the counter it has, or in its `behind`, where its tenant waits at a better level of the group.
 #[derive(Clone, Debug)]
 pub(super) struct Tree {
     shares: Shares,
@@ -89,7 +96,7 @@ pub struct Branch {
     pub group: GroupIndex,
     pub level: Priority,
     pub waiting: u32,
-    /// Tenants that wait at it.
+    /// Tenants that compete at it: others wait at a better level, too.
     pub flows: u32,
     pub group_counter: u64,
     pub level_counter: u64,
@@ -131,7 +138,11 @@ impl Tree {
 
     /// From now on charges count by these weights. What was charged before stays as it was counted.
     pub(super) fn set_shares(&mut self, shares: Shares) {
+        let is_other_rule = shares.policy != self.shares.policy;
         self.shares = shares;
+        if is_other_rule {
+            self.settle_rivals_anew();
+        }
     }
 
     /// A tenant's weight counts at every level it calls at.
@@ -141,15 +152,21 @@ impl Tree {
             return;
         }
         self.weights.insert(tenant, weight);
-        for leaf in self.leaves.iter_mut().filter(|leaf| leaf.flow.tenant == tenant) {
+        let mut own = self.by_tenant.get(at(tenant.0)).copied().flatten();
+        while let Some(leaf) = own.and_then(|index| leaf_mut(&mut self.leaves, index)) {
             leaf.weight = weight;
+            own = leaf.sibling;
         }
     }
 
     pub(super) fn find(&self, flow: Flow) -> Option<FlowIndex> {
-        let newest = self.by_tenant.get(at(flow.tenant.0)).copied().flatten();
-        let mut own = std::iter::successors(newest, |index| self.leaf(*index)?.sibling);
+        let mut own = std::iter::successors(self.newest_of(flow.tenant), |index| self.leaf(*index)?.sibling);
         own.find(|index| self.leaf(*index).is_some_and(|leaf| leaf.flow == flow))
+    }
+
+    /// The tenant's leaf that was made last; its others follow as siblings.
+    fn newest_of(&self, tenant: TenantIndex) -> Option<FlowIndex> {
+        self.by_tenant.get(at(tenant.0)).copied().flatten()
     }
 
     /// Adds the branches that have waiters to a list.
@@ -203,12 +220,9 @@ impl Tree {
         let before = leaf.line;
         let result = change(&mut leaf.line);
         let (flow, after) = (leaf.flow, leaf.line);
-        if before.len == 0 && after.len > 0 {
-            self.wake(index, flow);
-        }
         self.count(flow, before, after);
-        if before.len > 0 && after.len == 0 {
-            self.sleep(index, flow);
+        if (before.len == 0) != (after.len == 0) {
+            self.settle_rivals(index, flow);
         }
         Some(result)
     }
@@ -216,12 +230,12 @@ impl Tree {
     /// A call of this flow starts: every branch above it is charged, by the weights that are returned.
     pub(super) fn charge(&mut self, index: FlowIndex, charge: Tokens) -> ChargedBy {
         if let Some(flow) = self.leaf(index).map(|leaf| leaf.flow) {
-            let is_idle = self.line(index).is_none_or(|line| line.len == 0);
-            self.lift(index, flow, is_idle);
+            self.lift(index, flow);
             self.run_time(index, flow);
         }
         let by = self.charged_by(index);
         self.adjust(index, by, |counter, weight| counter.saturating_add(scaled(charge, weight)));
+        self.charge_better(index, charge);
         by
     }
 
@@ -230,6 +244,10 @@ impl Tree {
         self.adjust(index, by, |counter, weight| {
             counter.saturating_add(scaled(actual, weight)).saturating_sub(scaled(reserved, weight))
         });
+        match actual.0.checked_sub(reserved.0) {
+            Some(more) => self.charge_better(index, Tokens(more)),
+            None => self.uncharge_better(index, Tokens(reserved.0 - actual.0)),
+        }
     }
 
     /// The flow whose turn it is.
@@ -243,15 +261,16 @@ impl Tree {
         self.groups.iter().fold(Tokens::ZERO, |sum, group| sum.plus(group.charge))
     }
 
-    /// The flow whose turn it is, then the first flows of every level that has waiters, the very first ones of all levels
-    /// before the second ones.
+    /// The flow whose turn it is, then the first flows that compete at every level, the very first ones of all levels
+    /// before the second ones, then those that stand behind others of their tenant.
     pub(super) fn first_flows(&self, most: usize) -> Vec<FlowIndex> {
         let next = self.next();
-        let levels = self.groups.iter().flat_map(|group| &group.levels).filter(|level| level.waiting > 0);
-        let of_levels: Vec<Vec<FlowIndex>> = levels.map(|level| level.order.lowest_first(most)).collect();
+        let levels = || self.groups.iter().flat_map(|group| &group.levels).filter(|level| level.waiting > 0);
+        let of_levels: Vec<Vec<FlowIndex>> = levels().map(|level| level.order.lowest_first(most)).collect();
         let ranks = 0..of_levels.iter().map(Vec::len).max().unwrap_or(0);
         let by_rank = ranks.flat_map(|rank| of_levels.iter().filter_map(move |flows| flows.get(rank).copied()));
-        next.into_iter().chain(by_rank.filter(|flow| Some(*flow) != next)).take(most).collect()
+        let behind = levels().flat_map(|level| level.behind.iter().copied());
+        next.into_iter().chain(by_rank.filter(|flow| Some(*flow) != next)).chain(behind).take(most).collect()
     }
 
     /// A flow, and what it weighs beside others of its level.
@@ -266,15 +285,15 @@ impl Tree {
 
     fn next_level(&self) -> Option<(&Group, Priority)> {
         if self.shares.policy == SharePolicy::Hybrid
-            && let Some(group) = self.first_group(|group| group.waits_at(Priority::FIRST))
+            && let Some(group) = self.first_group(|group| group.competes_at(Priority::FIRST))
         {
             return Some((group, Priority::FIRST));
         }
         let group = self.first_group(|group| group.waiting > 0)?;
-        let mut waiting = Priority::all().filter(|level| group.waits_at(*level));
+        let mut rivals = Priority::all().filter(|level| group.competes_at(*level));
         let level = match self.shares.policy {
-            SharePolicy::Strict => waiting.next(),
-            SharePolicy::Wfq | SharePolicy::Hybrid => waiting.min_by_key(|level| group.counter_at(*level)),
+            SharePolicy::Strict => rivals.next(),
+            SharePolicy::Wfq | SharePolicy::Hybrid => rivals.min_by_key(|level| group.counter_at(*level)),
         };
         Some((group, level?))
     }
@@ -283,25 +302,17 @@ impl Tree {
         self.groups.iter().filter(|group| eligible(group)).min_by_key(|group| group.counter)
     }
 
-    /// A flow that was idle has waiters again: each branch that wakes with it is lifted to its storey's virtual time.
-    fn wake(&mut self, index: FlowIndex, flow: Flow) {
-        self.lift(index, flow, true);
-        let Some((seat, counter)) = self.leaf(index).map(|leaf| (leaf.seat, leaf.counter)) else { return };
-        if let Some(level) = self.level_mut(flow) {
-            level.order.set(seat, counter);
-        }
-    }
-
-    /// Lifts what is idle of a flow's branches, so that nobody claims the past.
-    fn lift(&mut self, index: FlowIndex, flow: Flow, is_idle: bool) {
+    /// Lifts what is idle of a flow's branches to its storey's virtual time, so that nobody claims the past.
+    fn lift(&mut self, index: FlowIndex, flow: Flow) {
+        let is_idle = !self.competes(index);
         let time = self.time;
         let Some(group) = self.groups.get_mut(usize::from(flow.group.0)) else { return };
-        if group.waiting == 0 {
+        if !group.competes() {
             group.counter = group.counter.max(time);
         }
         let time = group.time;
         let Some(level) = group.levels.get_mut(flow.level.index()) else { return };
-        if level.waiting == 0 {
+        if !level.competes() {
             level.counter = level.counter.max(time);
         }
         let time = level.time;
@@ -312,7 +323,7 @@ impl Tree {
 
     /// Virtual time runs with the starts: to the counter of what starts, but not past anyone who waits.
     fn run_time(&mut self, index: FlowIndex, flow: Flow) {
-        let waiting = lowest(self.groups.iter().filter(|group| group.waiting > 0).map(|group| group.counter));
+        let waiting = lowest(self.groups.iter().filter(|group| group.competes()).map(|group| group.counter));
         let leaf = self.leaf(index).map_or(0, |leaf| leaf.counter);
         let p0_first = self.shares.policy == SharePolicy::Hybrid;
         let Some(group) = self.groups.get_mut(usize::from(flow.group.0)) else { return };
@@ -321,19 +332,12 @@ impl Tree {
         let counted = |level: Priority| !(p0_first && level == Priority::FIRST);
         let levels = Priority::all().zip(&group.levels);
         let waiting =
-            lowest(levels.filter(|(at, level)| counted(*at) && level.waiting > 0).map(|(_, level)| level.counter));
+            lowest(levels.filter(|(at, level)| counted(*at) && level.competes()).map(|(_, level)| level.counter));
         let Some(level) = group.levels.get_mut(flow.level.index()) else { return };
         if counted(flow.level) {
             group.time = group.time.max(level.counter.min(waiting));
         }
         level.time = level.time.max(leaf.min(level.order.lowest()));
-    }
-
-    fn sleep(&mut self, index: FlowIndex, flow: Flow) {
-        let Some(seat) = self.leaf(index).map(|leaf| leaf.seat) else { return };
-        if let Some(level) = self.level_mut(flow) {
-            level.order.leave(seat);
-        }
     }
 
     fn count(&mut self, flow: Flow, before: Line, after: Line) {
@@ -372,7 +376,7 @@ impl Tree {
         let Some(level) = group.levels.get_mut(flow.level.index()) else { return };
         level.counter = change(level.counter, by.level);
         leaf.counter = change(leaf.counter, by.tenant);
-        if leaf.line.len > 0 {
+        if level.order.has(leaf.seat) {
             level.order.set(leaf.seat, leaf.counter);
         }
     }
@@ -390,9 +394,20 @@ impl Tree {
     }
 }
 
+impl Level {
+    fn competes(&self) -> bool {
+        self.order.len() > 0
+    }
+}
+
 impl Group {
-    fn waits_at(&self, level: Priority) -> bool {
-        self.levels.get(level.index()).is_some_and(|level| level.waiting > 0)
+    /// Somebody competes here exactly when somebody waits here.
+    fn competes(&self) -> bool {
+        self.levels.iter().any(Level::competes)
+    }
+
+    fn competes_at(&self, level: Priority) -> bool {
+        self.levels.get(level.index()).is_some_and(Level::competes)
     }
 
     fn counter_at(&self, level: Priority) -> u128 {

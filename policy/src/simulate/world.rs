@@ -254,7 +254,8 @@ impl<'t> World<'t> {
             (State::Running { since }, What::Leaves) => (Outcome::Aborted, used(call, self.now.since(since))),
         };
         self.set(index, State::Over);
-        let settlement = Settlement { id: id_of(index), outcome, usage, charge_to: None, timing: None };
+        let settlement =
+            Settlement { id: id_of(index), outcome, usage, charge_to: None, timing: None, abandoned: false };
         let settled = self.core.settle(&settlement, self.now);
         let usage = settled.map_or(usage, |settled| settled.usage);
         let charge = self.charges.get(call.model).copied().unwrap_or_default().of(&usage);

@@ -165,7 +165,7 @@ proptest! {
                 0 => { allowed += 1; (allowed > 12).then_some((503, Reason::QueueFull)) }
                 1 => Some((403, Reason::TenantDisabled)),
                 2 => Some((401, Reason::UnknownKey)),
-                _ => Some((403, Reason::ModelNotAllowed)),
+                _ => Some((404, Reason::ModelNotAllowed)),
             };
             prop_assert_eq!(refusal(decision).map(|refusal| (refusal.status, refusal.reason)), expected);
             world.turn();

@@ -19,11 +19,12 @@ proptest! {
     fn a_queued_call_is_told_behind_whom_and_by_which_counter(
         levels in prop::collection::vec((1_u8..10, 20_u64..5_000), 1..40),
     ) {
-        let mut world = World::new(&Setup::plain(1, vec![TenantSetup::plain(5)]));
+        let mut world = World::new(&Setup::plain(1, vec![TenantSetup::plain(5); 10]));
         prop_assert!(matches!(world.ask(0, &Ask::of(0, 100)), Decision::Admitted(_)));
         for (number, (level, size)) in (1..).zip(&levels) {
             let before: Vec<u8> = levels[..number - 1].iter().map(|(level, _)| *level).collect();
-            prop_assert_eq!(world.ask(number, &Ask { level: Some(*level), ..Ask::of(0, *size) }), Decision::Queued);
+            let ask = Ask { level: Some(*level), ..Ask::of(usize::from(*level), *size) };
+            prop_assert_eq!(world.ask(number, &ask), Decision::Queued);
             let told = world.core.explain(&id(number)).unwrap();
             prop_assert_eq!(&told.fate, &Fate::Waiting);
             let place = told.queued_at.clone().unwrap();

@@ -34,18 +34,15 @@ impl Fairness {
         self.pairs.clear();
     }
 
-    /// A branch has nobody left who waits.
-    pub(crate) fn fell_asleep(&mut self, waiting: &[Flow], left: Flow) {
-        for branch in left.branches() {
-            if !waiting.iter().any(|flow| flow.branches().contains(&branch)) {
-                self.pairs.retain(|(one, other), _| *one != branch && *other != branch);
-            }
-        }
+    /// Of a pool these flows compete now: races with branches that do not are over.
+    pub(crate) fn fell_asleep(&mut self, pool: usize, competing: &[Flow]) {
+        let active: BTreeSet<Branch> = competing.iter().flat_map(|flow| flow.branches()).collect();
+        self.pairs.retain(|(one, other), _| one.pool != pool || active.contains(one) && active.contains(other));
     }
 
-    /// Everyone who waits side by side now races from now on.
-    pub(crate) fn note_waiting(&mut self, waiting: &[Flow], weights: &Weights) {
-        let active: BTreeSet<Branch> = waiting.iter().flat_map(|flow| flow.branches()).collect();
+    /// All that compete side by side now race from now on.
+    pub(crate) fn note_waiting(&mut self, competing: &[Flow], weights: &Weights) {
+        let active: BTreeSet<Branch> = competing.iter().flat_map(|flow| flow.branches()).collect();
         for one in &active {
             for other in active.range(one..).skip(1).filter(|other| one.is_beside(**other)) {
                 let of_levels = one.level.is_some() && one.tenant.is_none();
@@ -62,17 +59,12 @@ impl Fairness {
     }
 
     /// A call has started; `moved` is what it was charged at each branch. P0 starts whatever its group has had.
-    pub(crate) fn started(
-        &mut self,
-        moved: [(Branch, i128); 3],
-        slots: u32,
-        policy: SharePolicy,
-    ) -> Result<(), String> {
-        let [(group, _), (level, _), _] = moved;
+    pub(crate) fn started(&mut self, moved: &[(Branch, i128)], slots: u32, policy: SharePolicy) -> Result<(), String> {
+        let [(group, _), (level, _), ..] = *moved else { return Err("a call that nothing was charged for".into()) };
         if policy == SharePolicy::Hybrid && level.level == Some(0) {
             self.pairs.retain(|(one, other), _| *one != group && *other != group);
         }
-        for (branch, by) in moved {
+        for (branch, by) in moved.iter().copied() {
             let extremes = self.largest.entry(branch).or_default();
             extremes.charge = extremes.charge.max(by);
             self.moved(branch, by, slots)?;
@@ -80,8 +72,8 @@ impl Fairness {
         Ok(())
     }
 
-    pub(crate) fn corrected(&mut self, moved: [(Branch, i128); 3], slots: u32) -> Result<(), String> {
-        for (branch, by) in moved {
+    pub(crate) fn corrected(&mut self, moved: &[(Branch, i128)], slots: u32) -> Result<(), String> {
+        for (branch, by) in moved.iter().copied() {
             let extremes = self.largest.entry(branch).or_default();
             extremes.error = extremes.error.max(by.abs());
             self.moved(branch, by, slots)?;

@@ -5,14 +5,14 @@
 
 use crate::fairness::Fairness;
 use crate::naive_bucket::NaiveBucket;
-use crate::naive_tree::{Flow, NaiveTree, Weights};
+use crate::naive_tree::{Flow, NaiveTree, Weights, competing};
 use crate::setup::{Setup, TenantSetup};
 use crate::world::{LONGEST_MS, World, id};
 use sluice_policy::admission::{Event, Settled};
 use sluice_policy::bucket::Rate;
 use sluice_policy::ledger::MeterName;
-use sluice_policy::units::{Millis, Tokens};
-use sluice_policy::wire::{Outcome, Reason, Refusal, Usage, UsageSource};
+use sluice_policy::units::{AdmissionId, Millis, Tokens};
+use sluice_policy::wire::{Grant, Outcome, Reason, Refusal, Usage, UsageSource};
 use std::collections::{BTreeMap, BTreeSet};
 
 macro_rules! ensure {
@@ -85,6 +85,8 @@ pub(crate) struct Model {
     pools: Vec<PoolBuckets>,
     /// Average output × 8, by tenant and model.
     yields: BTreeMap<(usize, usize), u64>,
+    /// The most that any call to a pool has yielded.
+    most_yielded: BTreeMap<usize, u64>,
     tree: NaiveTree,
     fairness: Fairness,
     draining: bool,
@@ -105,6 +107,7 @@ impl Model {
             accounts: vec![Account { in_flight: 0, buckets: [None, None, None] }; setup.tenants.len()],
             pools: vec![PoolBuckets { requests: None, tokens: None }; setup.pools.len()],
             yields: BTreeMap::new(),
+            most_yielded: BTreeMap::new(),
             tree: NaiveTree::default(),
             fairness: Fairness::default(),
             draining: false,
@@ -138,6 +141,9 @@ impl Model {
             }
             self.most_slots[index] = self.most_slots[index].max(pool.concurrent);
         }
+        for pool in 0..self.pools.len() {
+            self.tree.ruled(&self.flows(pool), self.weights.policy, setup.policy);
+        }
         self.setup = setup.clone();
         self.weights = Weights { tenants: self.weights.tenants.clone(), ..weights(setup) };
         self.fairness.begin_anew();
@@ -159,6 +165,13 @@ impl Model {
 
     fn flows(&self, pool: usize) -> Vec<Flow> {
         self.waiting().map(|call| call.flow).filter(|flow| flow.pool == pool).collect()
+    }
+
+    /// Others wait for a pool than before.
+    fn waiting_changed(&mut self, pool: usize, before: &[Flow]) {
+        let (after, policy) = (self.flows(pool), self.weights.policy);
+        self.tree.changed(before, &after, policy);
+        self.fairness.fell_asleep(pool, &competing(&after, policy));
     }
 
     fn charge_tenant(&mut self, call: &Call, world: &World) -> Result<(), String> {
@@ -208,23 +221,15 @@ impl Model {
         }
         let by = self.weights.above(flow);
         let call = Call { state: State::Running { since: now }, started: Some(now), by, ..call };
-        let waited = match self.live.iter_mut().find(|other| other.number == call.number) {
-            Some(waiting) => {
-                *waiting = call;
-                true
-            }
-            None => {
-                self.live.push(call);
-                false
-            }
-        };
+        let before = self.flows(pool);
+        match self.live.iter_mut().find(|other| other.number == call.number) {
+            Some(waiting) => *waiting = call,
+            None => self.live.push(call),
+        }
+        self.waiting_changed(pool, &before);
         let flows = self.flows(pool);
         let moved = self.tree.start(&flows, flow, charge, &self.weights);
-        self.fairness.started(moved, self.most_slots[pool], self.setup.policy)?;
-        if waited {
-            self.fairness.fell_asleep(&flows, flow);
-        }
-        Ok(())
+        self.fairness.started(&moved, self.most_slots[pool], self.setup.policy)
     }
 
     /// The core has answered a settlement.
@@ -242,6 +247,7 @@ impl Model {
             return Ok(());
         };
         let settled = settled.ok_or_else(|| format!("nobody settled {number}"))?;
+        let before = self.flows(self.live[at].flow.pool);
         let call = self.live.remove(at);
         let usage = self.believed(usage, &call);
         ensure!(settled.usage == usage, "settled {:?}, not {usage:?}", settled.usage);
@@ -249,8 +255,7 @@ impl Model {
         let flow = call.flow;
         if call.state == State::Waiting {
             self.release_tenant(&call, now);
-            let flows = self.flows(flow.pool);
-            self.fairness.fell_asleep(&flows, flow);
+            self.waiting_changed(flow.pool, &before);
         } else {
             self.end(&call, self.charge_of(&usage, flow.pool), now)?;
             if (outcome, usage.source) == (Outcome::Cancelled, UsageSource::None) {
@@ -264,6 +269,8 @@ impl Model {
             // Each sample moves the average by an eighth of the distance.
             let average = self.yields.get(&(flow.tenant, flow.pool)).map_or(sample * 8, |old| old - old / 8 + sample);
             self.yields.insert((flow.tenant, flow.pool), average);
+            let most = self.most_yielded.entry(flow.pool).or_default();
+            *most = sample.max(*most);
         }
         Ok(())
     }
@@ -274,8 +281,9 @@ impl Model {
         if let Some(tokens) = &mut self.pools[pool].tokens {
             tokens.correct(call.charge, actual, now);
         }
-        let moved = self.tree.correct(call.flow, actual, call.charge, call.by);
-        self.fairness.corrected(moved, self.most_slots[pool])
+        let (waiting, charges) = (self.flows(pool), (actual, call.charge));
+        let moved = self.tree.correct(&waiting, call.flow, charges, call.by, &self.weights);
+        self.fairness.corrected(&moved, self.most_slots[pool])
     }
 
     fn settle_tenant(&mut self, call: &Call, actual: u64, now: u64) {
@@ -340,21 +348,36 @@ impl Model {
             self.take(call.number, State::Outlived, now)?;
         }
         for (of, grant) in starts {
-            let number = self.waiting_number(of.as_str())?;
-            let call = self.waiting().find(|call| call.number == number).cloned().ok_or("it started twice")?;
-            self.check_turn(&call)?;
-            let has_tokens = world.has_failed || self.has_tokens(call.flow.pool, call.charge, now);
-            let (known, expected) = (world.pool_tokens(call.flow.pool), self.pool_tokens(call.flow.pool, now));
-            ensure!(has_tokens, "I2: {call:?} started without tokens: {expected:?} are left, not {known:?}");
-            self.check_grant(&call, grant, now)?;
-            self.start(call, now, world)?;
+            self.started(of, grant, world)?;
         }
         self.check_work_conservation(world)?;
         for pool in 0..self.pools.len() {
-            let flows = self.flows(pool);
+            let flows = competing(&self.flows(pool), self.weights.policy);
             self.fairness.note_waiting(&flows, &self.weights);
         }
         Ok(())
+    }
+
+    /// Those who started between a newcomer's arrival and its own start.
+    fn turned_before_newcomer(&mut self, world: &World) -> Result<(), String> {
+        for event in &world.before_newcomer {
+            let Event::Started(of, grant) = event else { return Err(format!("{event:?} before a newcomer")) };
+            self.started(of, grant, world)?;
+        }
+        Ok(())
+    }
+
+    /// A call that waited has started.
+    fn started(&mut self, of: &AdmissionId, grant: &Grant, world: &World) -> Result<(), String> {
+        let now = world.now;
+        let number = self.waiting_number(of.as_str())?;
+        let call = self.waiting().find(|call| call.number == number).cloned().ok_or("it started twice")?;
+        self.check_turn(&call)?;
+        let has_tokens = world.has_failed || self.has_tokens(call.flow.pool, call.charge, now);
+        let (known, expected) = (world.pool_tokens(call.flow.pool), self.pool_tokens(call.flow.pool, now));
+        ensure!(has_tokens, "I2: {call:?} started without tokens: {expected:?} are left, not {known:?}");
+        self.check_grant(&call, grant, now)?;
+        self.start(call, now, world)
     }
 
     pub(crate) fn drained(&mut self, events: &[Event], now: u64) -> Result<(), String> {
@@ -373,8 +396,6 @@ impl Model {
         let call = self.take(number, State::Refused(reason), now)?;
         ensure!(refusal.waited_ms == Millis(now - call.arrived), "{refusal:?} arrived at {}", call.arrived);
         self.release_tenant(&call, now);
-        let flows = self.flows(call.flow.pool);
-        self.fairness.fell_asleep(&flows, call.flow);
         Ok(())
     }
 
@@ -394,7 +415,9 @@ impl Model {
     fn take(&mut self, number: usize, state: State, now: u64) -> Result<Call, String> {
         self.bury(number, now);
         let at = self.live.iter().position(|call| call.number == number).ok_or("it ended twice")?;
+        let before = self.flows(self.live[at].flow.pool);
         let call = self.live.remove(at);
+        self.waiting_changed(call.flow.pool, &before);
         self.past.push(Call { state, ..call.clone() });
         Ok(call)
     }

@@ -50,9 +50,10 @@ impl Model {
             Decision::Admitted(grant) if !self.flows(pool).is_empty() => {
                 // It joined, and it was its turn: whoever stood there waits for more tokens than it needs.
                 ensure!(room, "a newcomer started without room");
-                let flows = self.flows(pool);
-                self.tree.lift(&flows, call.flow);
+                let before = self.flows(pool);
                 self.live.push(call.clone());
+                self.waiting_changed(pool, &before);
+                self.turned_before_newcomer(world)?;
                 self.check_turn(&call)?;
                 self.check_grant(&call, grant, now)?;
                 self.start(call, now, world)
@@ -72,9 +73,9 @@ impl Model {
                 let guessed = !self.has_ended[pool];
                 ensure!(guessed || place.estimated_wait.0 <= patience, "{call:?} waits {place:?}, has {patience}");
                 self.check_position(&call, place.position)?;
-                let flows = self.flows(pool);
-                self.tree.lift(&flows, call.flow);
+                let before = self.flows(pool);
                 self.live.push(call);
+                self.waiting_changed(pool, &before);
                 Ok(())
             }
             Decision::Rejected(refusal) => {
@@ -111,7 +112,9 @@ impl Model {
         let level = ask.level.or(ask.granted).unwrap_or(tenant.default).max(ceiling);
         let context = pool.and_then(|pool| pool.context);
         let input = ask.input.min(context.unwrap_or(u64::MAX));
-        let left = context.map_or(u64::MAX, |context| (context - input).max(1));
+        // Without a context no more is reserved than the pool's model has yielded, and than the default of the configuration.
+        let most_yielded = self.most_yielded.get(&ask.pool).map_or(32_768, |most| (*most).clamp(256, 32_768));
+        let left = context.map_or(most_yielded, |context| (context - input).max(1));
         let output = match self.yields.get(&(ask.tenant, ask.pool)) {
             Some(average) => average.div_ceil(8).max(16).min(ask.max.unwrap_or(u64::MAX)),
             None => ask.max.unwrap_or(256),

@@ -102,10 +102,18 @@ impl Model {
         self.check_refused(call, &told)?;
         ensure!(told.arrived == Millis(call.arrived), "{call:?} is told to have come at {}", told.arrived);
         if told.pool.is_some() {
-            ensure!(told.level.map(u8::from) == Some(call.flow.level), "{call:?} is told at {:?}", told.level);
-            // Refused before its size was looked at.
+            // Refused before its level was known, or its size was looked at.
             let early = [Reason::ModelNotAllowed, Reason::ContextLengthExceeded].map(State::Refused);
-            let (reserved, charge) = if early.contains(&call.state) { (0, 0) } else { (call.reserved, call.charge) };
+            let is_earliest = match call.state {
+                State::Refused(Reason::UnknownKey | Reason::TenantDisabled) => true,
+                // Either on arrival or from the queue; what came so far had reserved something.
+                State::Refused(Reason::ShuttingDown) => told.reserved == Tokens(0),
+                _ => false,
+            };
+            let is_at_level = told.level.map(u8::from) == Some(call.flow.level);
+            ensure!(is_earliest || is_at_level, "{call:?} is told at {:?}", told.level);
+            let (reserved, charge) =
+                if is_earliest || early.contains(&call.state) { (0, 0) } else { (call.reserved, call.charge) };
             ensure!(told.reserved == Tokens(reserved), "{call:?} is told to reserve {}", told.reserved);
             ensure!(told.charge == Tokens(charge), "{call:?} is told to cost {}", told.charge);
         }

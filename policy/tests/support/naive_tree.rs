@@ -95,15 +95,41 @@ fn storey(branch: Branch) -> Storey {
     }
 }
 
+/// Of those who wait, the flows that compete: where levels share by weight, a tenant's best one in each group.
+pub(crate) fn competing(waiting: &[Flow], policy: SharePolicy) -> Vec<Flow> {
+    let shares = |flow: &Flow| policy == SharePolicy::Wfq || policy == SharePolicy::Hybrid && flow.level > 0;
+    let stands_behind = |flow: &Flow, other: &Flow| {
+        let is_own = (other.pool, other.group, other.tenant) == (flow.pool, flow.group, flow.tenant);
+        is_own && other.level < flow.level && shares(flow) && shares(other)
+    };
+    waiting.iter().filter(|flow| !waiting.iter().any(|other| stands_behind(flow, other))).copied().collect()
+}
+
 impl NaiveTree {
+    /// Others wait than before: what competes now and did not is lifted.
+    pub(crate) fn changed(&mut self, before: &[Flow], after: &[Flow], policy: SharePolicy) {
+        let before = competing(before, policy);
+        for flow in competing(after, policy).into_iter().filter(|flow| !before.contains(flow)) {
+            self.lift(&before, flow);
+        }
+    }
+
+    /// Levels share by another rule: other flows compete.
+    pub(crate) fn ruled(&mut self, waiting: &[Flow], before: SharePolicy, after: SharePolicy) {
+        let before = competing(waiting, before);
+        for flow in competing(waiting, after).into_iter().filter(|flow| !before.contains(flow)) {
+            self.lift(&before, flow);
+        }
+    }
+
     fn counter(&self, branch: Branch) -> i128 {
         self.counters.get(&branch).copied().unwrap_or(0)
     }
 
     /// Nobody of an idle branch claims the past: when it wakes or starts something, it has had as much as the others.
-    pub(crate) fn lift(&mut self, waiting: &[Flow], flow: Flow) {
+    fn lift(&mut self, competing: &[Flow], flow: Flow) {
         for branch in flow.branches() {
-            if !waiting.iter().any(|other| other.branches().contains(&branch)) {
+            if !competing.iter().any(|other| other.branches().contains(&branch)) {
                 let time = self.times.get(&storey(branch)).copied().unwrap_or(0);
                 self.counters.insert(branch, self.counter(branch).max(time));
             }
@@ -117,9 +143,10 @@ impl NaiveTree {
         flow: Flow,
         charge: u64,
         weights: &Weights,
-    ) -> [(Branch, i128); 3] {
-        self.lift(waiting, flow);
-        let active: BTreeSet<Branch> = waiting.iter().flat_map(|flow| flow.branches()).collect();
+    ) -> Vec<(Branch, i128)> {
+        let competing = competing(waiting, weights.policy);
+        self.lift(&competing, flow);
+        let active: BTreeSet<Branch> = competing.iter().flat_map(|flow| flow.branches()).collect();
         // P0's turn is no matter of counters.
         let counted = |branch: &Branch| weights.policy != SharePolicy::Hybrid || branch.level != Some(0);
         for branch in flow.branches() {
@@ -132,24 +159,75 @@ impl NaiveTree {
             let time = self.times.entry(storey(branch)).or_insert(0);
             *time = reached.max(*time);
         }
-        self.correct(flow, charge, 0, weights.above(flow))
+        let mut moved = self.adjust(flow, charge, 0, weights.above(flow));
+        moved.extend(self.count_above(waiting, flow, i128::from(charge), weights));
+        moved
+    }
+
+    /// A call has cost so much and not what it was charged.
+    pub(crate) fn correct(
+        &mut self,
+        waiting: &[Flow],
+        flow: Flow,
+        (actual, reserved): (u64, u64),
+        by: [i128; 3],
+        weights: &Weights,
+    ) -> Vec<(Branch, i128)> {
+        let mut moved = self.adjust(flow, actual, reserved, by);
+        moved.extend(self.count_above(waiting, flow, i128::from(actual) - i128::from(reserved), weights));
+        moved
+    }
+
+    /// A charge counts at each better level that the tenant has used, too: at its own branch where others compete, at the
+    /// level where none does. At most 16 such charges ahead of what starts there.
+    fn count_above(&mut self, waiting: &[Flow], flow: Flow, charge: i128, weights: &Weights) -> Vec<(Branch, i128)> {
+        let mut moved = Vec::new();
+        let first = match weights.policy {
+            SharePolicy::Strict => return moved,
+            SharePolicy::Hybrid => 1,
+            SharePolicy::Wfq => 0,
+        };
+        let competing = competing(waiting, weights.policy);
+        for level in first..flow.level {
+            let better = Flow { level, ..flow };
+            let [_, of_level, of_tenant] = better.branches();
+            if self.counter(of_tenant) == 0 {
+                continue;
+            }
+            let contended =
+                competing.iter().any(|other| other.branches()[1] == of_level && other.tenant != flow.tenant);
+            let branch = if contended { of_tenant } else { of_level };
+            let (counter, time) = (self.counter(branch), self.times.get(&storey(branch)).copied().unwrap_or(0));
+            let scaled = charge * TOKEN / weights.of(branch);
+            let (before, after) = if charge < 0 {
+                (counter, (counter + scaled).max(counter.min(time)))
+            } else {
+                let lifted = counter.max(time);
+                (lifted, lifted.max((lifted + scaled).min(time + 16 * scaled)))
+            };
+            self.counters.insert(branch, after);
+            moved.push((branch, after - before));
+        }
+        moved
     }
 
     /// Adds a charge, or takes off what was too much, by the weights of when the call was charged, and tells by how much
     /// each branch moved.
-    pub(crate) fn correct(&mut self, flow: Flow, plus: u64, minus: u64, weights: [i128; 3]) -> [(Branch, i128); 3] {
+    fn adjust(&mut self, flow: Flow, plus: u64, minus: u64, weights: [i128; 3]) -> Vec<(Branch, i128)> {
         let [group, level, tenant] = flow.branches();
         let [of_group, of_level, of_tenant] = weights;
-        [(group, of_group), (level, of_level), (tenant, of_tenant)].map(|(branch, weight)| {
+        let adjust = |(branch, weight): (Branch, i128)| {
             let before = self.counter(branch);
             let after = (before + i128::from(plus) * TOKEN / weight - i128::from(minus) * TOKEN / weight).max(0);
             self.counters.insert(branch, after);
             (branch, after - before)
-        })
+        };
+        [(group, of_group), (level, of_level), (tenant, of_tenant)].map(adjust).to_vec()
     }
 
     /// The flows that may be next: one, unless counters lie very close together.
     pub(crate) fn next(&self, waiting: &[Flow], weights: &Weights) -> Vec<Flow> {
+        let waiting = &competing(waiting, weights.policy)[..];
         let urgent: Vec<Flow> = waiting.iter().filter(|flow| flow.level == 0).copied().collect();
         let waiting = if weights.policy == SharePolicy::Hybrid && !urgent.is_empty() { &urgent } else { waiting };
         let mut next = Vec::new();

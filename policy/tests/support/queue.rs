@@ -120,9 +120,9 @@ proptest! {
             };
             match turn {
                 Turn::Join { flow: (group, tenant, level), charge } => {
-                    let joins = waiter(key, flow(group, tenant, level), charge);
-                    tree.lift(&flows(&waiting), naive(joins.flow));
+                    let (joins, before) = (waiter(key, flow(group, tenant, level), charge), flows(&waiting));
                     waiting.push((queue.join(joins).unwrap(), joins));
+                    tree.changed(&before, &flows(&waiting), weights.policy);
                 }
                 Turn::Start => {
                     let next = tree.next(&flows(&waiting), &weights);
@@ -132,7 +132,9 @@ proptest! {
                     };
                     prop_assert!(next.contains(&naive(started.flow)), "{:?} is not in {:?}", started, next);
                     let first = waiting.iter().position(|(_, other)| other.flow == started.flow).unwrap();
+                    let before = flows(&waiting);
                     prop_assert_eq!(waiting.remove(first).1.key, started.key);
+                    tree.changed(&before, &flows(&waiting), weights.policy);
                     tree.start(&flows(&waiting), naive(started.flow), started.charge.0, &weights);
                     running.push((started, by, weights.above(naive(started.flow))));
                 }
@@ -143,18 +145,22 @@ proptest! {
                     running.push((started, by, weights.above(naive(started.flow))));
                 }
                 Turn::Leave { nth } if nth < waiting.len() => {
+                    let before = flows(&waiting);
                     let (ticket, leaves) = waiting.remove(nth);
                     prop_assert_eq!(queue.leave(ticket).map(|left| left.key), Some(leaves.key));
+                    tree.changed(&before, &flows(&waiting), weights.policy);
                 }
                 Turn::Correct { nth, percent } if nth < running.len() => {
                     let (ended, by, above) = running.remove(nth);
                     let actual = ended.charge.0 * percent / 100;
                     queue.correct(ended.flow, by, ended.charge, Tokens(actual));
-                    tree.correct(naive(ended.flow), actual, ended.charge.0, above);
+                    let charges = (actual, ended.charge.0);
+                    tree.correct(&flows(&waiting), naive(ended.flow), charges, above, &weights);
                 }
                 Turn::Leave { .. } | Turn::Correct { .. } => {}
                 Turn::Reshare { policy, levels, groups } => {
                     queue.set_shares(Shares { policy, levels, groups: groups.clone() });
+                    tree.ruled(&flows(&waiting), weights.policy, policy);
                     weights = Weights { policy, levels, groups: vec![groups], ..weights };
                 }
                 Turn::Weigh { tenant, weight } => {
@@ -236,7 +242,7 @@ proptest! {
                 1 => shares.levels[usize::from(at)] = *weight,
                 _ => drop(weights.insert(TenantIndex(u32::from(at)), *weight)),
             }
-            let place = [(u16::from(at), 0, 5), (0, 0, at), (0, u32::from(at), 5)][storey];
+            let place = [(u16::from(at), 0, 5), (0, u32::from(at), at), (0, u32::from(at), 5)][storey];
             (flow(place.0, place.1, place.2), *size)
         }).collect();
         let mut queue = FairQueue::new(roomy(shares));
@@ -260,7 +266,7 @@ proptest! {
         storey in 0_usize..3, alone in prop::collection::vec((any::<bool>(), 1_u64..50_000), 0..200),
         sizes in (1_u64..5_000, 1_u64..5_000),
     ) {
-        let places = [[(1, 0, 5), (2, 0, 5)], [(0, 0, 4), (0, 0, 6)], [(0, 1, 5), (0, 2, 5)]][storey];
+        let places = [[(1, 0, 5), (2, 0, 5)], [(0, 0, 4), (0, 1, 6)], [(0, 1, 5), (0, 2, 5)]][storey];
         let [a, b] = places.map(|(group, tenant, level)| flow(group, tenant, level));
         let shares = Shares { levels: [7; 10], groups: vec![7; 3], ..Shares::default() };
         let mut queue = FairQueue::new(roomy(shares));

@@ -108,6 +108,7 @@ impl Run {
     fn ask(&mut self, number: usize, ask: &Ask) -> Result<(), String> {
         let decision = self.world.ask(number, ask);
         self.model.asked(number, ask, &decision, &self.world)?;
+        self.world.before_newcomer.clear();
         if self.world.has_applied && matches!(decision, Decision::Rejected(_)) {
             // It was live for a moment, other than a call that is refused on arrival.
             self.model.bury(number, self.world.now);
@@ -290,5 +291,5 @@ fn the_random_runs_meet_every_kind_of_fate_often() {
     for fate in expected {
         assert!(fates.get(fate).is_some_and(|times| *times >= 5), "{fate} in {fates:#?}");
     }
-    assert!(fates["waited: true"] > 2_000 && fates["races"] > 10_000, "{fates:#?}");
+    assert!(fates["waited: true"] > 2_000 && fates["races"] > 5_000, "{fates:#?}");
 }

@@ -24,6 +24,9 @@ pub(crate) struct World {
     answered_at: BTreeMap<Account, u64>,
     /// What was told while a decision was waited for, and is not about it.
     unheard: Vec<Event>,
+    /// Of that, those who started before the newcomer did: it stands before the calls of its tenant that kept them waiting.
+    /// A model that has taken them clears them.
+    pub(crate) before_newcomer: Vec<Event>,
     /// The latest call was not decided about at once.
     pub(crate) has_applied: bool,
     /// Of what is in force.
@@ -118,6 +121,7 @@ impl World {
             ledgers: BTreeMap::new(),
             answered_at: BTreeMap::new(),
             unheard: Vec::new(),
+            before_newcomer: Vec::new(),
             has_applied: false,
             changes: 1,
             healthy_since: 0,
@@ -131,7 +135,8 @@ impl World {
 
     /// What the service does after everything that happens: a call to each ledger that is due, then whoever can start.
     pub(crate) fn turn(&mut self) -> Vec<Event> {
-        let mut events = std::mem::take(&mut self.unheard);
+        let mut events = std::mem::take(&mut self.before_newcomer);
+        events.append(&mut self.unheard);
         self.was_cut_off = (0..self.pools.len()).map(|pool| self.is_cut_off(pool)).collect();
         loop {
             events.extend(self.core.advance(Millis(self.now)));
@@ -212,20 +217,24 @@ impl World {
 
     /// What becomes of a call at once that had to wait for no more than the ledger.
     fn decided(&mut self, of: &AdmissionId) -> Decision {
-        let events = self.turn();
-        let (own, others): (Vec<Event>, Vec<Event>) = events.into_iter().partition(|event| match event {
+        let mut events = self.turn();
+        let own = events.iter().position(|event| match event {
             Event::Started(id, _) | Event::Refused(id, _) => id == of,
         });
-        self.unheard = others;
-        match own.into_iter().next() {
-            Some(Event::Started(_, grant)) => Decision::Admitted(grant),
-            Some(Event::Refused(_, refusal)) => Decision::Rejected(refusal),
+        let own = own.map(|at| (at, events.remove(at)));
+        self.unheard = events;
+        match own {
+            Some((at, Event::Started(_, grant))) => {
+                self.before_newcomer = self.unheard.drain(..at).collect();
+                Decision::Admitted(grant)
+            }
+            Some((_, Event::Refused(_, refusal))) => Decision::Rejected(refusal),
             None => Decision::Queued,
         }
     }
 
     pub(crate) fn settle(&mut self, number: usize, outcome: Outcome, usage: Usage) -> Option<Settled> {
-        let settlement = Settlement { id: id(number), outcome, usage, charge_to: None, timing: None };
+        let settlement = Settlement { id: id(number), outcome, usage, charge_to: None, timing: None, abandoned: false };
         self.core.settle(&settlement, Millis(self.now))
     }
 

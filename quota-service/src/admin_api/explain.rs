@@ -35,8 +35,13 @@ impl Explained {
                 let limit = limit.map(|limit| json!({"name": limit.name.as_str(), "most": limit.most}));
                 json!({"state": "refused", "reason": reason, "message": message, "limit": limit, "ms_ago": ago(*at)})
             }
-            Fate::Ended { at, outcome, usage } => {
-                json!({"state": "ended", "outcome": outcome, "usage": usage, "ms_ago": ago(*at)})
+            Fate::Ended { at, outcome, usage, slot_until } => {
+                let orphan = slot_until.filter(|until| *until > now);
+                let state = if orphan.is_some() { "orphaned" } else { "ended" };
+                let free_in = orphan.map(|until| until.since(now));
+                json!({
+                    "state": state, "outcome": outcome, "usage": usage, "ms_ago": ago(*at), "slot_free_in_ms": free_in,
+                })
             }
         };
         Self {

@@ -1,10 +1,10 @@
 //! The stats pages, with the field names that operators of such schedulers know.
 
 use crate::control::Control;
-use crate::engine::{Engine, PoolStats, Totals};
+use crate::engine::{Engine, Totals};
 use serde::Serialize;
 use serde_json::Value;
-use sluice_policy::admission::Waiting;
+use sluice_policy::admission::{PoolView, Waiting};
 use sluice_policy::units::{Millis, Priority, Tokens};
 
 /// Queues of one answer, and waiting calls of each: decisions wait while they are looked up.
@@ -21,7 +21,7 @@ pub(super) struct Stats {
     overall_utilization: f64,
     /// One entry a level, over all pools.
     queue_stats: Vec<QueueStats>,
-    pools: Vec<PoolView>,
+    pools: Vec<PoolLine>,
     /// The weights in force, P0 to P9, with rules and overlay applied.
     weights: [u64; Priority::COUNT],
     overlay_version: u64,
@@ -43,11 +43,13 @@ struct QueueStats {
 }
 
 #[derive(Serialize)]
-struct PoolView {
+struct PoolLine {
     name: String,
     capacity: u32,
     held: u32,
     running: u32,
+    /// Of these, abandoned calls that keep their slot: see `on_abort`.
+    orphaned: u32,
     queued: usize,
 }
 
@@ -83,7 +85,7 @@ impl Stats {
         let capacity: u64 = pools.iter().map(|pool| u64::from(pool.capacity)).sum();
         let level = |level: Priority| {
             let depth = pools.iter().map(|pool| depth(pool, level)).sum();
-            let most = pools.iter().map(|pool| pool.max_depth).sum();
+            let most = pools.len() * totals.max_depth;
             QueueStats::new(level, depth, most)
         };
         Self {
@@ -93,7 +95,7 @@ impl Stats {
             total_running_now: running,
             overall_utilization: percent(running, capacity),
             queue_stats: Priority::all().map(level).collect(),
-            pools: pools.iter().map(PoolView::of).collect(),
+            pools: pools.iter().map(PoolLine::of).collect(),
             weights: overlay.effective.weights,
             overlay_version: overlay.version,
             active_time_rules: control.active_rules(),
@@ -114,11 +116,11 @@ impl BusiestQueues {
         busiest.sort_by_key(|(pool, level)| std::cmp::Reverse(depth(pool, *level)));
         busiest.truncate(top);
         let now = engine.now();
-        let queue = |(pool, level): (&PoolStats, Priority)| {
+        let queue = |(pool, level): (&PoolView, Priority)| {
             let waiting = engine.read(|core| core.first_waiting(&pool.name, level, top));
             BusyQueue {
                 pool: pool.name.to_string(),
-                stats: QueueStats::new(level, depth(pool, level), pool.max_depth),
+                stats: QueueStats::new(level, depth(pool, level), totals.max_depth),
                 next_to_start: waiting.into_iter().map(|waiting| NextToStart::of(&waiting, now)).collect(),
             }
         };
@@ -150,23 +152,24 @@ impl QueueStats {
     }
 }
 
-impl PoolView {
-    fn of(pool: &PoolStats) -> Self {
+impl PoolLine {
+    fn of(pool: &PoolView) -> Self {
         Self {
             name: pool.name.to_string(),
             capacity: pool.capacity,
             held: pool.held,
             running: pool.running,
+            orphaned: pool.orphaned,
             queued: queued(pool),
         }
     }
 }
 
-fn depth(pool: &PoolStats, level: Priority) -> usize {
+fn depth(pool: &PoolView, level: Priority) -> usize {
     pool.depths.get(level.index()).copied().unwrap_or(0)
 }
 
-fn queued(pool: &PoolStats) -> usize {
+fn queued(pool: &PoolView) -> usize {
     pool.depths.iter().sum()
 }
 

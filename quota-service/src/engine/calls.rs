@@ -46,15 +46,22 @@ impl Engine {
     }
 
     fn hear(&self, account: &Account, answer: Result<SyncReply, LedgerError>, silence: &mut Silence) {
-        self.metrics.ledger_call(if answer.is_ok() { "answered" } else { "failed" });
+        self.metrics.ledger_call(match &answer {
+            Ok(_) => "answered",
+            Err(LedgerError::NoWrites { .. }) => "refused",
+            Err(_) => "failed",
+        });
         silence.note(account, answer.as_ref().err());
         let reply = answer.ok();
         let mut state = self.lock();
         let taken = state.core.ledger_answered(account, reply.as_ref(), self.now());
+        if !taken {
+            state.core.back_off(account, chance(), self.now());
+        }
         state.keeping.answered(account, taken);
         self.pump(&mut state);
         drop(state);
-        if reply.is_some() && !taken {
+        if reply.is_some_and(|reply| !reply.late) && !taken {
             self.metrics.ledger_call("stale");
             silence.note_stale(account);
         }
@@ -76,6 +83,13 @@ impl Engine {
     }
 }
 
+/// Anything: what is asked again at once by everybody would hold the ledger up.
+fn chance() -> u16 {
+    let mut bytes = [0; 2];
+    // Without a source of chance the longest pause is as good as any.
+    getrandom::fill(&mut bytes).map_or(u16::MAX, |()| u16::from_le_bytes(bytes))
+}
+
 fn send(ledger: &Arc<dyn Ledger>, Call { account, request }: Call, under_way: &mut JoinSet<Answered>) {
     let ledger = Arc::clone(ledger);
     under_way.spawn(async move {
@@ -88,13 +102,19 @@ fn send(ledger: &Arc<dyn Ledger>, Call { account, request }: Call, under_way: &m
 #[derive(Default)]
 struct Silence {
     is_silent: bool,
+    takes_no_writes: bool,
     is_stale: bool,
 }
 
 impl Silence {
     fn note(&mut self, account: &Account, error: Option<&LedgerError>) {
         let was_silent = std::mem::replace(&mut self.is_silent, error.is_some());
+        let takes_no_writes = matches!(error, Some(LedgerError::NoWrites { .. }));
+        let is_news = takes_no_writes && !std::mem::replace(&mut self.takes_no_writes, takes_no_writes);
         match error {
+            Some(error) if is_news => {
+                tracing::error!(%account, %error, "what is leased goes on until it ends");
+            }
             Some(error) if !was_silent => {
                 tracing::warn!(%account, %error, "the ledger does not answer; what is leased goes on until it ends");
             }

@@ -18,6 +18,8 @@ use tokio::time::{Duration, Instant, sleep};
 pub(super) struct Keeping {
     latest: u64,
     untold: BTreeMap<Account, Untold>,
+    /// Whose accounts the latest batch has charged.
+    charged: Vec<Account>,
     /// Accounts that have been asked for; others have nothing to tell.
     asked: BTreeSet<Account>,
 }
@@ -33,11 +35,13 @@ impl Keeping {
     /// A batch begins. Its number is larger than any before.
     pub(super) fn begin(&mut self) -> u64 {
         self.latest += 1;
+        self.charged.clear();
         self.latest
     }
 
     /// The batch that began last has charged an account.
     pub(super) fn charged(&mut self, account: Account) {
+        self.charged.push(account.clone());
         self.untold.entry(account).or_default().here.get_or_insert(self.latest);
     }
 
@@ -63,9 +67,11 @@ impl Keeping {
         }
     }
 
-    /// Forgets accounts that were charged and that the ledger need not know of.
+    /// Forgets those accounts of the latest batch that the ledger need not know of.
     pub(super) fn forget_unlimited(&mut self) {
-        self.untold.retain(|account, _| self.asked.contains(account));
+        for account in self.charged.drain(..).filter(|account| !self.asked.contains(account)) {
+            self.untold.remove(&account);
+        }
     }
 
     /// The last batch of which, and of all before it, the ledger has been told.

@@ -1,5 +1,6 @@
 use super::*;
 use crate::ledger::EmbeddedLedger;
+use serde_json::{Value, json};
 use sluice_policy::config::Config;
 use sluice_policy::config::reader::read_document;
 use sluice_policy::holder::{LeaseTerms, Replica};
@@ -19,15 +20,14 @@ impl Bench {
     }
 
     async fn leased(timeout_ms: u64, lease_ms: u64) -> Self {
-        let document = serde_json::json!({
-            "queue": {"timeout_ms": timeout_ms},
-            "pools": [{"name": "smol", "models": ["m"], "capacity": {"concurrent": 1, "tokens_per_s": 1_000_000}}],
-            "tenants": [{"id": "a"}],
-        });
-        let config = read_document(&document, Config::read).unwrap();
+        let pool = json!({"name": "smol", "models": ["m"], "capacity": {"concurrent": 1, "tokens_per_s": 1_000_000}});
+        Self::of(config(timeout_ms, &pool), lease_ms).await
+    }
+
+    async fn of(config: Config, lease_ms: u64) -> Self {
         let lease = LeaseTerms { lease: Millis(lease_ms), longest_request: Millis(60_000), shared: false };
         let core = Admission::new(config, &Replica { id: "gate-0".into(), incarnation: 1, lease }, Millis::ZERO);
-        let metrics = Arc::new(Metrics::new().unwrap());
+        let metrics = Arc::new(Metrics::new(false).unwrap());
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
         let usage = Arc::new(UsageRecords::new(&"gate-0".into(), 1, Arc::clone(&metrics)));
@@ -44,8 +44,12 @@ impl Bench {
     }
 
     fn end(&self, id: &str) {
+        self.end_as(id, Outcome::Completed);
+    }
+
+    fn end_as(&self, id: &str, outcome: Outcome) {
         let usage = Usage { source: UsageSource::Reported, output: Tokens(3), ..Usage::default() };
-        let ended = Settlement { id: id.into(), outcome: Outcome::Completed, usage, charge_to: None, timing: None };
+        let ended = Settlement { id: id.into(), outcome, usage, charge_to: None, timing: None, abandoned: false };
         self.engine.settle(&[ended]);
     }
 
@@ -58,6 +62,17 @@ impl Bench {
             tokio::task::yield_now().await;
         }
     }
+}
+
+fn config(timeout_ms: u64, pool: &Value) -> Config {
+    let document = json!({"queue": {"timeout_ms": timeout_ms}, "pools": [pool], "tenants": [{"id": "a"}]});
+    read_document(&document, Config::read).unwrap()
+}
+
+/// A pool's number on a page of metrics, or the sum of a counter's series.
+fn shown(page: &str, name: &str) -> u64 {
+    let series = page.lines().filter(|line| line.starts_with(&format!("{name}{{")));
+    series.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
 }
 
 fn request(id: &str) -> AdmissionRequest {
@@ -151,7 +166,7 @@ async fn shutdown_answers_everyone_and_gives_the_lease_back() {
 async fn a_worker_that_answers_for_a_call_no_more_frees_its_slot_and_its_callers_pay_what_they_reserved() {
     let bench = Bench::new(60_000).await;
     assert_eq!(reason(&bench.admit("w-1").await), None);
-    let report = |minted, numbers: &[u64]| LiveIds { minted, numbers: numbers.iter().copied().collect() };
+    let report = |minted, numbers: &[u64]| LiveIds { minted, numbers: numbers.iter().copied().collect(), seal: None };
     bench.engine.hear_of_live("w", &report(1, &[1]));
     bench.engine.hear_of_live("w", &report(0, &[]));
     bench.engine.hear_of_live("v", &report(9, &[]));
@@ -162,4 +177,42 @@ async fn a_worker_that_answers_for_a_call_no_more_frees_its_slot_and_its_callers
     assert_eq!(reason(&second), None, "the first one's slot is free");
     let served: u64 = bench.engine.read(|core| core.served().values().map(|(_, tokens)| tokens.0).sum());
     assert_eq!(served, 30);
+}
+
+#[tokio::test]
+async fn a_page_that_counts_an_abandoned_call_shows_its_orphan() {
+    let calls = 500;
+    let pool = json!({
+        "name": "smol", "models": ["m"], "capacity": {"concurrent": calls}, "on_abort": {"grace_ms": 60_000},
+    });
+    let bench = Bench::of(config(60_000, &pool), 2_000).await;
+    for call in 0..calls {
+        assert_eq!(reason(&bench.admit(&format!("x-{call}")).await), None);
+    }
+    std::thread::scope(|scope| {
+        let pages = scope.spawn(|| {
+            loop {
+                let page = bench.engine.metrics_page().unwrap();
+                let (settled, orphans) = (shown(&page, "sluice_settlements_total"), shown(&page, "sluice_orphans"));
+                assert_eq!(settled, orphans);
+                if settled == calls {
+                    break;
+                }
+            }
+        });
+        (0..calls).for_each(|call| bench.end_as(&format!("x-{call}"), Outcome::Aborted));
+        pages.join().unwrap();
+    });
+}
+
+#[tokio::test]
+async fn the_last_call_of_a_pool_that_a_reload_took_away_is_seen_to_end() {
+    let bench = Bench::new(60_000).await;
+    bench.admit("x-1").await;
+    let other = json!({"name": "other", "models": ["n"], "capacity": {"concurrent": 1}});
+    bench.engine.configure(config(60_000, &other), UnixMillis(1), |_, _| ());
+    let running = || shown(&bench.engine.metrics_page().unwrap(), "sluice_running");
+    assert_eq!(running(), 1);
+    bench.end("x-1");
+    assert_eq!(running(), 0);
 }

@@ -17,15 +17,15 @@ const HASH: &[(&str, &str)] = &[
     ("holders", "gate-0 gate-1 gate-2"),
     (
         "holder:gate-0",
-        r#"{"incarnation":1790000000000,"seq":3,"granted":7,"zombies":0,"zombies_until":0,"renewed_at":1795343390297,"lease":2000,"longest":600000,"asserted":1,"contended":1}"#,
+        r#"{"incarnation":1790000000000,"seq":3,"granted":7,"zombies":0,"zombies_until":0,"renewed_at":1795343390297,"lease":2000,"longest":600000,"asserted":1,"left":0,"contended":1}"#,
     ),
     (
         "holder:gate-1",
-        r#"{"incarnation":1790000000007,"seq":1,"granted":1,"zombies":0,"zombies_until":0,"renewed_at":1795343390292,"lease":2000,"longest":600000,"asserted":1,"contended":0}"#,
+        r#"{"incarnation":1790000000007,"seq":1,"granted":1,"zombies":0,"zombies_until":0,"renewed_at":1795343390292,"lease":2000,"longest":600000,"asserted":1,"left":0,"contended":0}"#,
     ),
     (
         "holder:gate-2",
-        r#"{"incarnation":1790000000009,"seq":44,"granted":0,"zombies":2,"zombies_until":1795343980397,"renewed_at":1795343380297,"lease":2000,"longest":600000,"asserted":1,"contended":0}"#,
+        r#"{"incarnation":1790000000009,"seq":44,"granted":0,"zombies":2,"zombies_until":1795343980397,"renewed_at":1795343380297,"lease":2000,"longest":600000,"asserted":1,"left":0,"contended":0}"#,
     ),
     ("rows:gate-1", "1795343390292\n/1/chat 1 450 3 20\n/4/batch 1 2000 1 800"),
     ("rows:gate-2", "1795343380297\n/1/chat 1 20 1 0"),

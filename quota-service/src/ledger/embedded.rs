@@ -161,6 +161,15 @@ impl Ledger for EmbeddedLedger {
         })
     }
 
+    fn kept_usage<'a>(&'a self, records: &'a [Record]) -> Answer<'a, Vec<Record>> {
+        Box::pin(async move {
+            match &self.committer {
+                Some(committer) => committer.kept_usage(records.to_vec()).await,
+                None => Ok(self.book().kept_usage(records)),
+            }
+        })
+    }
+
     fn usage<'a>(&'a self, tenant: &'a TenantId, hours: RangeInclusive<Hour>) -> Answer<'a, Vec<Record>> {
         Box::pin(async move {
             match &self.committer {

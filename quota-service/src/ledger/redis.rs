@@ -35,11 +35,22 @@ for _, key in ipairs(KEYS) do
 end
 return failed";
 
+/// What records' fields hold. ARGV are for each key the number of its fields and the fields. A key that cannot be read has
+/// nothing: writing to it fails.
+const KEPT_USAGE: &str = "local at, kept = 1, {}
+for i, key in ipairs(KEYS) do
+  local last = at + ARGV[at]
+  local found = redis.pcall('HMGET', key, unpack(ARGV, at + 1, last))
+  kept[i], at = found.err and {} or found, last + 1
+end
+return kept";
+
 pub struct RedisLedger {
     link: Link,
     script: Lua,
     replace_overlay: Lua,
     keep_usage: Lua,
+    kept_usage: Lua,
     retention: Duration,
 }
 
@@ -48,7 +59,8 @@ impl RedisLedger {
     #[must_use]
     pub fn new(link: Link, retention: Duration) -> Self {
         let (replace_overlay, keep_usage) = (Lua::new(include_str!("overlay.lua")), Lua::new(KEEP_USAGE));
-        Self { link, script: Lua::new(wire::SCRIPT), replace_overlay, keep_usage, retention }
+        let (script, kept_usage) = (Lua::new(wire::SCRIPT), Lua::new(KEPT_USAGE));
+        Self { link, script, replace_overlay, keep_usage, kept_usage, retention }
     }
 
     async fn call(&self, account: &Account, request: &SyncRequest) -> Result<SyncReply, LedgerError> {
@@ -71,6 +83,27 @@ impl RedisLedger {
             }
         }
         self.link.run(&call).await
+    }
+
+    async fn kept_records(&self, records: &[Record]) -> Result<Vec<Record>, LedgerError> {
+        let keys = records.iter().map(|record| usage_key(&record.tenant, record.hour)).collect();
+        let mut call = self.kept_usage.on_all(keys);
+        for record in records {
+            call.arg(record.fields.len());
+            for field in record.fields.keys() {
+                call.arg(field.to_string());
+            }
+        }
+        let found: Vec<Vec<Option<String>>> = self.link.run(&call).await?;
+        let kept = |(record, found): (&Record, Vec<Option<String>>)| {
+            let known = record.fields.keys().zip(found).filter_map(|(field, counts)| Some((field, counts?)));
+            let read = known.map(|(field, counts)| match serde_json::from_str::<Counts>(&counts) {
+                Ok(counts) => Ok((field.clone(), counts)),
+                Err(_) => Err(LedgerError::Malformed(format!("{field} {counts}"))),
+            });
+            Ok(Record { fields: read.collect::<Result<_, _>>()?, ..record.clone() })
+        };
+        records.iter().zip(found).map(kept).collect()
     }
 
     async fn record_of(&self, tenant: &TenantId, hour: Hour) -> Result<Option<Record>, LedgerError> {
@@ -165,6 +198,15 @@ impl Ledger for RedisLedger {
         Box::pin(async move {
             let kept: Vec<Result<(), LedgerError>> = stream::iter(writes).buffer_unordered(AT_ONCE).collect().await;
             kept.into_iter().collect()
+        })
+    }
+
+    fn kept_usage<'a>(&'a self, records: &'a [Record]) -> Answer<'a, Vec<Record>> {
+        let reads: Vec<_> =
+            records.chunks(self.link.keys_at_once()).map(|records| self.kept_records(records)).collect();
+        Box::pin(async move {
+            let found: Vec<Vec<Record>> = stream::iter(reads).buffer_unordered(AT_ONCE).try_collect().await?;
+            Ok(found.into_iter().flatten().collect())
         })
     }
 

@@ -4,7 +4,9 @@
 //! A reply is lines of `name=value name=value`. What a later release adds there, this one skips.
 
 use serde::Serialize;
-use sluice_policy::ledger::{Account, FlowName, Limit, MeterGrant, MeterName, SyncReply, SyncRequest, Terms, Version};
+use sluice_policy::ledger::{
+    Account, FlowName, Limit, Loss, MeterGrant, MeterName, Sighting, SyncReply, SyncRequest, Terms, Version,
+};
 use sluice_policy::queue::SharePolicy;
 use sluice_policy::units::{HolderId, Millis};
 use std::collections::BTreeMap;
@@ -47,6 +49,12 @@ pub fn encode(request: &SyncRequest) -> Vec<String> {
         format!("{} {} {} {} {} {}", row.flow, row.weight, row.head.0, row.waiting, row.waited.0, row.money)
     });
     arguments.extend([json(reports), json(spent), rows.collect::<Vec<_>>().join("\n")]);
+    let servers = request.servers.iter().map(|seen| format!("{} {} {}", seen.run, seen.ago.0, number_of(seen.lost)));
+    let heard_ago = request.last_heard.map(|(_, ago)| ago.0.to_string());
+    let optional = |time: Option<Millis>| time.map(|time| time.0.to_string()).unwrap_or_default();
+    arguments.extend([servers.collect::<Vec<_>>().join("\n"), heard_ago.unwrap_or_default()]);
+    arguments.extend([optional(request.patience), optional(request.jump)]);
+    arguments.extend([request.answered.map(|seq| seq.to_string()).unwrap_or_default(), optional(request.wall)]);
     arguments
 }
 
@@ -76,10 +84,12 @@ pub fn parse(answer: &str) -> Option<SyncReply> {
             .map(|(name, grant)| Some((name, parse_grant(grant)?)))
             .collect::<Option<_>>()?,
         now: Millis(number("now")?),
+        late: words.get("late") == Some(&"1"),
         wait: optional("wait")?,
         alone: number("alone")? == 1,
         zombies: words.get("zombies")?.parse().ok()?,
         frozen_until: optional("frozen_until")?,
+        server: words.get("server").and_then(|text| parse_sighting(text)),
     })
 }
 
@@ -124,6 +134,22 @@ fn record(text: &str) -> BTreeMap<&str, &str> {
     text.split(' ').filter_map(|word| word.split_once('=')).collect()
 }
 
+/// What a server has lost, as a number.
+fn number_of(lost: Loss) -> u8 {
+    match lost {
+        Loss::None => 0,
+        Loss::Latest => 1,
+        Loss::All => 2,
+    }
+}
+
+fn parse_sighting(text: &str) -> Option<Sighting> {
+    let mut parts = text.split('/');
+    let (run, ago, lost) = (parts.next()?, parts.next()?.parse().ok()?, parts.next()?);
+    let lost = [Loss::None, Loss::Latest, Loss::All].into_iter().find(|loss| number_of(*loss).to_string() == lost)?;
+    Some(Sighting { run: run.to_owned(), ago: Millis(ago), lost })
+}
+
 fn parse_grant(text: &str) -> Option<MeterGrant> {
     let numbers: Vec<&str> = text.split('/').collect();
     let [held, level, fraction, period] = numbers[..] else { return None };
@@ -133,4 +159,57 @@ fn parse_grant(text: &str) -> Option<MeterGrant> {
         fraction: fraction.parse().ok()?,
         period: period.parse().ok()?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sluice_policy::holder::{Demand, FlowNames, Holder, LeaseTerms, Replica};
+    use sluice_policy::ledger::{MOST_ROWS, Row};
+    use sluice_policy::queue::{Flow, GroupIndex, Shares, TenantIndex};
+    use sluice_policy::units::{Priority, Tokens};
+
+    /// Names of 256 bytes, the longest.
+    struct Long;
+
+    impl FlowNames for Long {
+        fn name(&self, flow: Flow) -> Option<FlowName> {
+            let long = |number: u32| format!("{number:0>256}");
+            let (group, tenant) = (long(flow.group.0.into()), long(flow.tenant.0));
+            Some(FlowName { group: group.as_str().into(), level: flow.level, tenant: tenant.as_str().into() })
+        }
+
+        fn flow(&self, _: &FlowName) -> Option<Flow> {
+            None
+        }
+    }
+
+    fn flow(tenant: u32) -> Flow {
+        Flow { group: GroupIndex(0), tenant: TenantIndex(tenant), level: Priority::LAST }
+    }
+
+    /// Where `on_ledger_outage` is `open`, a thousand tenants start a thousand calls each while the ledger is away.
+    #[test]
+    fn no_call_after_an_outage_is_larger_than_64_kib_whatever_was_charged_meanwhile() {
+        let lease = LeaseTerms { lease: Millis(2_000), longest_request: Millis(600_000), shared: true };
+        let Shares { policy, levels, .. } = Shares::default();
+        let (groups, meters) = (BTreeMap::new(), BTreeMap::new());
+        let terms = Terms { version: Version::default(), capacity: 8, policy, levels, groups, meters };
+        let mut holder = Holder::new(&Replica { id: "gate-0".into(), incarnation: 1, lease }, terms);
+        let row = |number| {
+            let flow = Long.name(flow(number)).unwrap();
+            Row { flow, weight: 1, head: Tokens(1 << 40), money: 1 << 40, waiting: 9_999, waited: Millis(60_000) }
+        };
+        for second in 0..1_000 {
+            (0..1_000).for_each(|tenant| holder.start(flow(tenant), 1, Tokens(1 << 30)));
+            let rows = (0..u32::try_from(MOST_ROWS).unwrap()).map(row).collect();
+            let request = holder.ask(Demand { running: 8, waiting: 99 }, rows, &Long, Millis(second * 1_000));
+            let bytes: usize = encode(&request).iter().map(String::len).sum();
+            assert!(bytes <= 64 << 10, "{bytes} bytes after {second} s");
+            holder.failed();
+        }
+        let last = holder.give_back(8, &Long, Millis(1_000_000));
+        let bytes: usize = encode(&last).iter().map(String::len).sum();
+        assert!(bytes <= 64 << 10, "{bytes} bytes of the last call");
+    }
 }

@@ -1,12 +1,14 @@
 //! OpenTelemetry's GenAI metrics in Prometheus' spelling, with the buckets that its conventions advise.
 //!
 //! Times are the upstream's: from the moment at which a call left for it, so without the time in the queue. They are
-//! measured on replies that succeed.
+//! measured on replies that succeed. By model and never by tenant: a histogram of each of a thousand tenants is a page of
+//! megabytes.
 
 use super::register;
-use prometheus::{HistogramOpts, HistogramVec, Registry};
+use prometheus::{Histogram, HistogramOpts, HistogramVec, Registry};
 use sluice_policy::admission::Settled;
 use sluice_policy::wire::{Outcome, Timing, UsageSource};
+use std::sync::OnceLock;
 
 const TOKEN_BUCKETS: [f64; 14] = [
     1.0,
@@ -37,19 +39,28 @@ pub(super) struct GenAi {
     time_per_output_token: HistogramVec,
 }
 
+/// The series of one model, made when they are first observed.
+#[derive(Default)]
+pub(super) struct OfModel {
+    token_usage: [OnceLock<Histogram>; 2],
+    request_duration: OnceLock<Histogram>,
+    time_to_first_token: OnceLock<Histogram>,
+    time_per_output_token: OnceLock<Histogram>,
+}
+
 impl GenAi {
     pub(super) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
         let histogram = |name: &str, help: &str, buckets: &[f64], labels: &[&str]| {
             let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
             register(registry, HistogramVec::new(options, labels)?)
         };
-        let labels = &["tenant", "gen_ai_request_model"];
+        let labels = &["gen_ai_request_model"];
         Ok(Self {
             token_usage: histogram(
                 "gen_ai_client_token_usage",
                 "Tokens of one call, by type.",
                 &TOKEN_BUCKETS,
-                &["tenant", "gen_ai_request_model", "gen_ai_token_type"],
+                &["gen_ai_request_model", "gen_ai_token_type"],
             )?,
             request_duration: histogram(
                 "gen_ai_server_request_duration_seconds",
@@ -72,22 +83,26 @@ impl GenAi {
         })
     }
 
-    pub(super) fn settled(&self, settled: &Settled, outcome: Outcome, timing: Option<Timing>) {
-        let labels = [settled.tenant.as_str(), settled.model.as_str()];
-        let usage = settled.usage;
+    pub(super) fn settled(&self, of: &OfModel, settled: &Settled, outcome: Outcome, timing: Option<Timing>) {
+        let (model, usage) = (settled.model.as_str(), settled.usage);
         if matches!(usage.source, UsageSource::Reported | UsageSource::Estimated) {
-            for (kind, tokens) in [("input", usage.input), ("output", usage.output)] {
-                let labels = [labels[0], labels[1], kind];
-                self.token_usage.with_label_values(&labels).observe(as_f64(tokens.0));
+            for ((kind, tokens), series) in
+                [("input", usage.input), ("output", usage.output)].iter().zip(&of.token_usage)
+            {
+                let series = series.get_or_init(|| self.token_usage.with_label_values(&[model, kind]));
+                series.observe(as_f64(tokens.0));
             }
         }
         let (Some(timing), Outcome::Completed) = (timing, outcome) else { return };
-        self.request_duration.with_label_values(&labels).observe(seconds(timing.duration_ms.0));
+        let observe = |series: &OnceLock<Histogram>, all: &HistogramVec, value: f64| {
+            series.get_or_init(|| all.with_label_values(&[model])).observe(value);
+        };
+        observe(&of.request_duration, &self.request_duration, seconds(timing.duration_ms.0));
         if timing.streamed {
-            self.time_to_first_token.with_label_values(&labels).observe(seconds(timing.first_token_ms.0));
+            observe(&of.time_to_first_token, &self.time_to_first_token, seconds(timing.first_token_ms.0));
             if let Some(gaps @ 1..) = usage.output.0.checked_sub(1) {
-                let span = timing.duration_ms.since(timing.first_token_ms);
-                self.time_per_output_token.with_label_values(&labels).observe(seconds(span.0) / as_f64(gaps));
+                let span = seconds(timing.duration_ms.since(timing.first_token_ms).0);
+                observe(&of.time_per_output_token, &self.time_per_output_token, span / as_f64(gaps));
             }
         }
     }

@@ -9,7 +9,14 @@ const PAGES: usize = 3_000;
 
 fn settlement() -> (Settlement, Settled) {
     let usage = Usage { source: UsageSource::Reported, output: Tokens(OUTPUT), ..Usage::default() };
-    let settlement = Settlement { id: "w-1".into(), outcome: Outcome::Completed, usage, charge_to: None, timing: None };
+    let settlement = Settlement {
+        id: "w-1".into(),
+        outcome: Outcome::Completed,
+        usage,
+        charge_to: None,
+        timing: None,
+        abandoned: false,
+    };
     let settled = Settled { tenant: "a".into(), pool: "pool".into(), model: "m".into(), usage };
     (settlement, settled)
 }
@@ -29,7 +36,7 @@ fn pages_during(metrics: &Metrics, change: impl Fn(&Metrics) + Sync, check: impl
                 change(metrics);
             }
         });
-        let pages = (0..PAGES).map(|_| metrics.render().unwrap()).collect::<Vec<_>>();
+        let pages = (0..PAGES).map(|_| metrics.render(metrics.moment(Vec::new())).unwrap()).collect::<Vec<_>>();
         is_over.store(true, Ordering::Relaxed);
         pages.iter().for_each(|page| check(page));
     });
@@ -37,7 +44,7 @@ fn pages_during(metrics: &Metrics, change: impl Fn(&Metrics) + Sync, check: impl
 
 #[test]
 fn a_page_that_counts_a_call_counts_its_tokens_too() {
-    let metrics = Metrics::new().unwrap();
+    let metrics = Metrics::new(false).unwrap();
     let (settlement, settled) = settlement();
     let change = |metrics: &Metrics| metrics.settled(&settlement, Some(&settled), Price::default());
     pages_during(&metrics, change, |page| {
@@ -48,17 +55,20 @@ fn a_page_that_counts_a_call_counts_its_tokens_too() {
 }
 
 #[test]
-fn gauges_that_are_set_together_are_shown_together() {
-    let metrics = Metrics::new().unwrap();
-    let set = |metrics: &Metrics, running: i64| {
-        let _together = metrics.together();
-        metrics.running.with_label_values(&["pool"]).set(running);
-        metrics.queue_depth.with_label_values(&["pool", "5"]).set(1 - running);
-    };
-    set(&metrics, 0);
-    let change = |metrics: &Metrics| (0..2).for_each(|running| set(metrics, running));
-    pages_during(&metrics, change, |page| {
-        let (running, queued) = (sum(page, "sluice_running", ""), sum(page, "sluice_queue_depth", ""));
-        assert_eq!(running + queued, 1, "{running} runs, {queued} waits");
-    });
+fn what_stands_where_is_shown_as_it_was_at_the_moment() {
+    let metrics = Metrics::new(false).unwrap();
+    let mut depths = [0; Priority::COUNT];
+    depths[5] = 7;
+    let pool = PoolView { name: "smol".into(), capacity: 9, held: 4, running: 3, orphaned: 1, depths };
+    let page = metrics.render(metrics.moment(vec![pool])).unwrap();
+    for (name, number) in [
+        ("sluice_capacity", 9),
+        ("sluice_held_slots", 4),
+        ("sluice_running", 3),
+        ("sluice_orphans", 1),
+        ("sluice_queue_depth", 7),
+    ] {
+        assert_eq!(sum(&page, name, "pool=\"smol\""), number, "{name}");
+    }
+    assert!(page.contains("sluice_queue_depth{pool=\"smol\",priority=\"5\"} 7\n"), "{page}");
 }

@@ -6,6 +6,8 @@ mod budgets;
 mod clock;
 #[path = "cases/contention.rs"]
 mod contention;
+#[path = "cases/failback.rs"]
+mod failback;
 #[path = "cases/freeze.rs"]
 mod freeze;
 #[path = "cases/grants.rs"]
@@ -36,6 +38,7 @@ pub(crate) fn all() -> Vec<Case> {
         grants::CASES,
         zombies::CASES,
         freeze::CASES,
+        failback::CASES,
         clock::CASES,
         contention::CASES,
         order::CASES,

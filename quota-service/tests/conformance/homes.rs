@@ -66,9 +66,9 @@ local published = {}
 local server = redis
 local redis = {error_reply = server.error_reply}
 function redis.call(command, ...)
-  local now = tonumber(ARGV[20])
+  local now = tonumber(ARGV[#ARGV - 1])
   if command == 'TIME' then return {tostring(math.floor(now / 1000)), tostring(now % 1000 * 1000)} end
-  if command == 'INFO' then return 'run_id:' .. ARGV[21] end
+  if command == 'INFO' then return 'run_id:' .. ARGV[#ARGV] end
   return server.call(command, ...)
 end
 function redis.pcall(command, ...)
@@ -81,7 +81,8 @@ const POSTLUDE: &str = "end)()\nreturn {answer, unpack(published)}\n";
 
 impl Redis {
     pub(crate) fn on(servers: &[e2e::stack::Redis]) -> Self {
-        let script = [PRELUDE, wire::SCRIPT, POSTLUDE].concat();
+        let (flags, body) = wire::SCRIPT.split_once('\n').unwrap();
+        let script = [flags, PRELUDE, body, POSTLUDE].concat();
         let (mut nodes, mut hash) = (Vec::new(), String::new());
         for server in servers {
             let mut connection = Client::open(server.url()).unwrap().get_connection().unwrap();

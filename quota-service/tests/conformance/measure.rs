@@ -17,9 +17,9 @@ const RUNS: u64 = 25;
 const CALLS_OF_A_RUN: u64 = 40;
 const CHARGE: u64 = 100;
 
-/// Microseconds of a call with so many rows.
-pub(crate) fn microseconds(rig: &Rig, rows: u64) -> f64 {
-    let (mut home, account) = (Redis::on(&rig.servers), Account::Pool(format!("measured-{rows}").into()));
+/// Microseconds of a call with so many rows and charges.
+pub(crate) fn microseconds(rig: &Rig, rows: u64, charges: u64) -> f64 {
+    let (mut home, account) = (Redis::on(&rig.servers), Account::Pool(format!("measured-{rows}-{charges}").into()));
     let hash: String = home.ask(&account, cmd("SCRIPT").arg("LOAD").arg(wire::SCRIPT)).unwrap();
     let mut sync = |request: &SyncRequest| {
         let mut call = cmd("EVALSHA");
@@ -27,14 +27,14 @@ pub(crate) fn microseconds(rig: &Rig, rows: u64) -> f64 {
         let answer: String = home.ask(&account, &call).unwrap();
         wire::parse(&answer).unwrap()
     };
-    sync(&SyncRequest { want: 98, ..request("gate-0", 1, 0) });
+    sync(&SyncRequest { want: 98, ..request("gate-0", 1, 0, 1) });
     let mut best = f64::INFINITY;
     for run in 0..RUNS {
         let before = busy(rig);
         for call in 0..CALLS_OF_A_RUN {
             let number = run * CALLS_OF_A_RUN + call;
             let (holder, seq) = (if number.is_multiple_of(2) { "gate-1" } else { "gate-2" }, 1 + number / 2);
-            let reply = sync(&request(holder, seq, rows));
+            let reply = sync(&request(holder, seq, rows, charges));
             assert_eq!(reply.seq, seq, "an answer, not a refusal");
         }
         let after = busy(rig);
@@ -44,7 +44,7 @@ pub(crate) fn microseconds(rig: &Rig, rows: u64) -> f64 {
     best
 }
 
-fn request(holder: &str, seq: u64, rows: u64) -> SyncRequest {
+fn request(holder: &str, seq: u64, rows: u64, charges: u64) -> SyncRequest {
     let row = |number: u64| Row {
         flow: format!("/{}/tenant-{number}", 1 + number % 3).parse().unwrap(),
         weight: 1,
@@ -53,7 +53,10 @@ fn request(holder: &str, seq: u64, rows: u64) -> SyncRequest {
         waiting: 3,
         waited: Millis(100),
     };
-    let spent = Spent { seq, flow: "/1/tenant-0".parse().unwrap(), weight: 1, charge: CHARGE as i64 };
+    let spent = |number: u64| {
+        let flow = format!("/1/tenant-{number}").parse().unwrap();
+        Spent { seq, flow, weight: 1, charge: CHARGE as i64 }
+    };
     let tokens = Limit::Rate(Rate::per_minute(1 << 30));
     let drawn = MeterReport { drawn: (CHARGE * seq) as i64, ..MeterReport::default() };
     SyncRequest {
@@ -73,9 +76,14 @@ fn request(holder: &str, seq: u64, rows: u64) -> SyncRequest {
         lease: Millis(3_600_000),
         longest_request: Millis(600_000),
         last_heard: None,
+        answered: None,
+        wall: None,
         guarded: false,
         ahead: true,
-        spent: vec![spent],
+        spent: (0..charges).map(spent).collect(),
+        servers: Vec::new(),
+        patience: None,
+        jump: None,
         rows: (0..rows).map(row).collect(),
         meters: [(MeterName::TokensPerMinute, drawn)].into(),
     }

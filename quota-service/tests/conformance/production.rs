@@ -34,18 +34,25 @@ fn account(name: &str) -> Account {
 
 /// What every field held last of those that random calls bring about.
 async fn it_tells_the_servers_own_time_and_run(rig: &Rig) -> BTreeMap<String, String> {
-    let (ledger, account) = (rig.ledger(), account("real-time"));
-    let info: String = rig.home().ask(&account, cmd("INFO").arg("server")).unwrap();
-    let run = info.lines().find_map(|line| line.strip_prefix("run_id:")).unwrap();
-    let (mut pure, mut fields) = (AccountLedger::default(), BTreeMap::new());
-    for request in Trace::random(1, CALLS).requests() {
-        // Its times are the trace's own.
-        let request = SyncRequest { last_heard: None, ..request };
-        let answer = ledger.sync(&account, &request).await.unwrap();
-        assert_eq!(answer, pure.sync(&request, Server { run, now: answer.now }).reply, "asked {request:?}");
-        let known: BTreeMap<String, String> =
-            rig.home().ask(&account, cmd("HGETALL").arg(account.to_string())).unwrap();
-        fields.extend(known);
+    let ledger = rig.ledger();
+    let mut fields = BTreeMap::new();
+    for (seed, begins_frozen) in [(1, true), (2, false)] {
+        let (account, mut pure) = (account(&format!("real-time-{seed}")), AccountLedger::default());
+        let info: String = rig.home().ask(&account, cmd("INFO").arg("server")).unwrap();
+        let run = info.lines().find_map(|line| line.strip_prefix("run_id:")).unwrap();
+        for (number, request) in Trace::random(seed, CALLS).requests().into_iter().enumerate() {
+            // Its times are the trace's own.
+            let mut request = SyncRequest { last_heard: None, answered: None, ..request };
+            if number == 0 && !begins_frozen {
+                (request.keep, request.guarded) = (0, false);
+                request.servers.clear();
+            }
+            let answer = ledger.sync(&account, &request).await.unwrap();
+            assert_eq!(answer, pure.sync(&request, Server { run, now: answer.now }).reply, "asked {request:?}");
+            let known: BTreeMap<String, String> =
+                rig.home().ask(&account, cmd("HGETALL").arg(account.to_string())).unwrap();
+            fields.extend(known);
+        }
     }
     fields
 }
@@ -56,8 +63,8 @@ fn every_field_of_an_account_is_documented(known: &BTreeMap<String, String>) {
     for (field, value) in known {
         let (kind, of) = field.split_once(':').map_or((field.as_str(), ""), |(kind, _)| (kind, ":"));
         assert!(document.contains(&format!("`{kind}{of}")), "{field} is not documented");
-        // Groups have names of their own, and so have flows, which are not such words.
-        let names = value.split('"').skip(1).step_by(2).filter(|_| field != "groups");
+        // Groups and holders have names of their own, and so have flows, which are not such words.
+        let names = value.split('"').skip(1).step_by(2).filter(|_| field != "groups" && field != "awaited");
         for name in names.filter(|name| name.chars().all(|c| c == '_' || c.is_ascii_lowercase())) {
             assert!(document.contains(&format!("`{name}`")), "{name} of {field} is not documented");
         }
@@ -196,6 +203,10 @@ fn two_holders() -> [SyncRequest; 2] {
         keep: 0,
         want: requests[0].terms.capacity,
         last_heard: None,
+        // Nothing was lost, so the account is not frozen.
+        servers: Vec::new(),
+        answered: None,
+        wall: None,
         guarded: false,
         spent: Vec::new(),
         rows: Vec::new(),

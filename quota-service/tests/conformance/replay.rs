@@ -4,8 +4,8 @@
 use super::homes::{Call, Home, Pure, Redis};
 use sluice_policy::bucket::Rate;
 use sluice_policy::ledger::{
-    Account, FlowName, Limit, MOST_ROWS, MeterName, MeterReport, Row, Spent, SyncReply, SyncRequest, Synced, Terms,
-    Version,
+    Account, FlowName, Limit, Loss, MOST_ROWS, MeterName, MeterReport, Row, Sighting, Spent, SyncReply, SyncRequest,
+    Synced, Terms, Version,
 };
 use sluice_policy::queue::SharePolicy;
 use sluice_policy::units::{HolderId, Millis, Priority, Tokens};
@@ -224,6 +224,7 @@ impl World {
             1 => _ = self.terms.groups.insert(dice.of(&["red", "blue"]).into(), 1 + dice.below(5)),
             2 => self.terms.levels[usize::try_from(dice.below(10)).unwrap()] = 1 + dice.below(300),
             3 | 4 => self.change_meter(),
+            _ if dice.one_in(8) => self.terms.capacity = Terms::UNCOUNTED,
             _ => self.terms.capacity = u32::try_from(dice.below(16)).unwrap(),
         }
     }
@@ -249,6 +250,7 @@ impl World {
     }
 
     fn make_call(&mut self) -> SyncRequest {
+        let servers = self.known_servers();
         let (dice, is_huge) = (&mut self.dice, self.is_huge);
         let index = usize::try_from(dice.below(self.holders.len() as u64)).unwrap();
         let teller = &mut self.holders[index];
@@ -274,17 +276,34 @@ impl World {
             incarnation: teller.incarnation,
             seq: teller.seq,
             keep: u32::try_from(dice.below(most)).unwrap(),
-            want: dice.of(&[0, 1, 3, 20]),
+            want: dice.of(&[0, 0, 1, 3, 20]),
             terms: teller.terms.clone(),
             lease: teller.lease,
             longest_request: Millis(dice.of(&[5_000, 5_000, 1_000, 20_000])),
             last_heard: teller.last_heard.map(|(ledger, at)| (ledger, Millis(self.time - at))),
+            wall: dice.of(&[None, Some(0), Some(0), Some(60_000)]).map(|wrong| Millis(self.time + wrong)),
+            answered: dice.of(&[None, Some(1), Some(2), Some(3)]).map(|before| teller.seq.saturating_sub(before)),
             guarded: dice.one_in(2),
             ahead: !dice.one_in(4),
             spent: teller.unacknowledged.clone(),
+            servers,
+            patience: dice.of(&[None, Some(500), Some(2_000)]).map(Millis),
+            jump: dice.of(&[None, None, Some(300), Some(3_600_000)]).map(Millis),
             rows: rows.into_values().collect(),
             meters: teller.report(dice),
         }
+    }
+
+    /// What a replica may know of the server that answers, and of others.
+    fn known_servers(&mut self) -> Vec<Sighting> {
+        let dice = &mut self.dice;
+        let runs = [self.run, self.run.saturating_sub(1)].into_iter().filter(|_| dice.one_in(2)).collect::<Vec<_>>();
+        let sighting = |run| Sighting {
+            run: format!("run{run}"),
+            ago: Millis(dice.of(&[0, 10, 1_500, 3_000, 100_000])),
+            lost: dice.of(&[Loss::None, Loss::Latest, Loss::Latest, Loss::All]),
+        };
+        runs.into_iter().map(sighting).collect()
     }
 
     fn heard(&mut self, request: &SyncRequest, answer: &Synced) {
@@ -308,7 +327,7 @@ impl Teller {
     }
 
     fn hear(&mut self, reply: &SyncReply, time: u64, is_answer: bool) {
-        if (reply.incarnation, reply.seq) != (self.incarnation, self.seq) {
+        if reply.late || (reply.incarnation, reply.seq) != (self.incarnation, self.seq) {
             return;
         }
         self.granted = reply.granted;

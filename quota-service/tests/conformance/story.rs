@@ -2,7 +2,8 @@
 
 use super::homes::{Call, Home};
 use sluice_policy::ledger::{
-    Account, FlowName, Limit, MeterName, MeterReport, Row, Spent, SyncReply, SyncRequest, Synced, Terms, Version,
+    Account, FlowName, Limit, Loss, MeterName, MeterReport, Row, Sighting, Spent, SyncReply, SyncRequest, Synced,
+    Terms, Version,
 };
 use sluice_policy::queue::SharePolicy;
 use sluice_policy::units::{HolderId, Millis, Tokens};
@@ -70,6 +71,10 @@ impl<'a> Story<'a> {
         self.run += 1;
     }
 
+    fn run(&self) -> String {
+        format!("run{}", self.run)
+    }
+
     /// The account is gone.
     pub(crate) fn lose(&mut self) {
         self.home.lose(&self.account);
@@ -100,9 +105,14 @@ impl<'a> Story<'a> {
             lease: Millis(LEASE),
             longest_request: Millis(LONGEST),
             last_heard: teller.heard.map(|(ledger, at)| (ledger, Millis(time - at))),
+            answered: None,
+            wall: None,
             guarded: false,
             ahead: false,
             spent: Vec::new(),
+            servers: Vec::new(),
+            patience: None,
+            jump: None,
             rows: Vec::new(),
             meters: BTreeMap::new(),
         };
@@ -111,7 +121,7 @@ impl<'a> Story<'a> {
 
     /// A call arrives, perhaps not for the first time.
     pub(crate) fn deliver(&mut self, request: &SyncRequest) -> Said {
-        let call = Call { request: request.clone(), run: format!("run{}", self.run), now: self.now() };
+        let call = Call { request: request.clone(), run: self.run(), now: self.now() };
         let answer = self.home.sync(&self.account, std::slice::from_ref(&call)).remove(0);
         for (holder, reply) in answer.notices.iter().chain([(&request.holder, &answer.reply)]) {
             self.hear(holder, reply, holder == &request.holder);
@@ -125,7 +135,7 @@ impl<'a> Story<'a> {
 
     fn hear(&mut self, holder: &HolderId, reply: &SyncReply, is_answer: bool) {
         let Some(teller) = self.tellers.get_mut(holder) else { return };
-        if (teller.incarnation, teller.seq) == (reply.incarnation, reply.seq) {
+        if !reply.late && (teller.incarnation, teller.seq) == (reply.incarnation, reply.seq) {
             teller.granted = reply.granted;
             if is_answer {
                 teller.heard = Some((reply.now, self.time));
@@ -169,6 +179,51 @@ impl Ask<'_, '_> {
 
     pub(crate) fn lease(mut self, ms: u64) -> Self {
         self.request.lease = Millis(ms);
+        self
+    }
+
+    /// Its replica knows that the server which answers now has been in charge for so long, and lost so much.
+    pub(crate) fn knows(mut self, ago: u64, lost: Loss) -> Self {
+        let run = self.story.run();
+        self.request.servers.push(Sighting { run, ago: Millis(ago), lost });
+        self
+    }
+
+    /// Its replica knows the server before the one that answers now.
+    pub(crate) fn knows_the_last_server(mut self) -> Self {
+        self.request.servers.push(Sighting { run: "run".to_owned(), ago: Millis(1_000_000), lost: Loss::None });
+        self
+    }
+
+    /// It waits so long for its answer.
+    pub(crate) fn patience(mut self, ms: u64) -> Self {
+        self.request.patience = Some(Millis(ms));
+        self
+    }
+
+    /// A late answer has shown that the server's clock is ahead by so much.
+    pub(crate) fn jump(mut self, ms: u64) -> Self {
+        self.request.jump = Some(Millis(ms));
+        self
+    }
+
+    /// It is its call of this number; those before went elsewhere.
+    pub(crate) fn numbered(mut self, seq: u64) -> Self {
+        self.request.seq = seq;
+        self.story.tellers.entry(self.request.holder.clone()).or_default().seq = seq;
+        self
+    }
+
+    /// Its call of this number was answered, so long ago.
+    pub(crate) fn answered(mut self, seq: u64, ago: u64) -> Self {
+        self.request.answered = Some(seq);
+        self.request.last_heard = Some((self.story.now().since(Millis(ago)), Millis(ago)));
+        self
+    }
+
+    /// Its own clock is right.
+    pub(crate) fn by_the_clock(mut self) -> Self {
+        self.request.wall = Some(Millis(self.story.time));
         self
     }
 

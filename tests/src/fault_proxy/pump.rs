@@ -57,7 +57,7 @@ pub(super) async fn pump(
                     continue;
                 }
                 chunk.truncate(read);
-                last_due = arrival(direction, link.fault(), last_due, read);
+                last_due = arrival(direction, link.fault(), Instant::now(), last_due, read);
                 on_the_way.push_back((last_due, chunk));
             }
             () = sleep_until(due.unwrap_or(last_due)), if due.is_some() => {
@@ -99,9 +99,8 @@ async fn deliver(
     Ok(())
 }
 
-/// When so many bytes that enter now come out: not before those ahead of them.
-fn arrival(direction: Direction, fault: Fault, last_due: Instant, bytes: usize) -> Instant {
-    let now = Instant::now();
+/// When so many bytes that enter `now` come out: not before those ahead of them.
+pub(super) fn arrival(direction: Direction, fault: Fault, now: Instant, last_due: Instant, bytes: usize) -> Instant {
     let due = match fault {
         Fault::Delay { to_server, to_client } => match direction {
             Direction::ToServer => now + to_server,

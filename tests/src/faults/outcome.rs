@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 /// L + D + 2Δ: a lease, the longest a call may live, and two ticks.
 pub const BOUND: Duration = Duration::from_millis(LEASE.as_millis() as u64 + LONGEST_REQUEST.as_millis() as u64 + 200);
 
-/// That much longer the callers are left to themselves, so that a service that heals late is seen to heal.
-const LATE: Duration = Duration::from_secs(6);
+/// That much longer the callers are left to themselves, so that a service that heals late is seen to heal. One that is whole
+/// in time does not wait for it.
+pub const LATE: Duration = Duration::from_secs(30);
 /// While calls come and go all slots but one are in use more often than this, even where others keep the processor busy.
 const BLINK: Duration = Duration::from_secs(1);
 /// From one look to the next.

@@ -13,6 +13,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// How long a gateway goes on without a word from the ledger, and how long a call may live: short, so that what must
@@ -40,6 +41,8 @@ pub struct FleetBuilder {
     lease: Duration,
     longest_request: Duration,
     changes: Vec<Change>,
+    /// What the gates run and whose configuration they have; `None` for this release's.
+    builds: Option<(Value, Vec<PathBuf>)>,
 }
 
 impl FleetBuilder {
@@ -54,6 +57,7 @@ impl FleetBuilder {
             lease: LEASE,
             longest_request: LONGEST_REQUEST,
             changes: Vec::new(),
+            builds: None,
         }
     }
 
@@ -100,6 +104,13 @@ impl FleetBuilder {
         Self { longest_request, ..self }
     }
 
+    /// Other builds of the sidecar than this release's, one for each gate, on a configuration that all of them know.
+    #[must_use]
+    pub fn builds(self, config: Value, programs: &[&Path]) -> Self {
+        let programs = programs.iter().map(|program| program.to_path_buf()).collect();
+        Self { builds: Some((config, programs)), ..self }
+    }
+
     /// The ledger of all of them.
     #[must_use]
     pub fn redis(self, redis: &Redis) -> Self {
@@ -143,19 +154,32 @@ impl FleetBuilder {
             config["tenants"] = tenants.clone();
             folder.write(quota_service::CONFIG, &document::text(&config))?;
         }
-        let gates = prepared.into_iter().map(|(folder, port)| self.gate(folder, port, &token, upstream.address()));
+        let gates = prepared.into_iter().enumerate();
+        let gates = gates.map(|(number, prepared)| self.gate(number, prepared, &token, upstream.address()));
         let gates = try_join_all(gates).await?;
         Ok(Fleet { gates, upstream, keys })
     }
 
     fn config(&self, number: usize, operators_port: u16) -> Result<Value> {
-        let mut config = document::load(&paths::root().join(quota_service::CONFIG))?;
+        let mut config = match &self.builds {
+            Some((config, _)) => config.clone(),
+            None => document::load(&paths::root().join(quota_service::CONFIG))?,
+        };
         quota_service::adapt(&mut config, operators_port)?;
         quota_service::set_capacity(&mut config, self.capacity)?;
+        if let Some(pool) =
+            config.pointer_mut("/pools/0").and_then(Value::as_object_mut).filter(|_| self.builds.is_some())
+        {
+            // It is the default, and the release before knows no other.
+            pool.remove("on_abort");
+        }
         let ledger = &mut config["ledger"];
         ledger["holder"] = json!(format!("gate-{number}"));
         ledger["lease_ms"] = json!(self.lease.as_millis());
         ledger["longest_request_ms"] = json!(self.longest_request.as_millis());
+        if let Some(ledger) = ledger.as_object_mut() {
+            ledger.remove("longest_stream_ms");
+        }
         let waits_ms = self.longest_request.as_millis() * 3 / 5;
         let timeout_ms = &mut config["queue"]["timeout_ms"];
         *timeout_ms = json!(timeout_ms.as_u64().map_or(waits_ms, |shipped| waits_ms.min(shipped.into())));
@@ -165,9 +189,19 @@ impl FleetBuilder {
         Ok(config)
     }
 
-    async fn gate(&self, folder: Folder, operators: u16, token: &str, upstream: SocketAddr) -> Result<Gate> {
+    async fn gate(
+        &self,
+        number: usize,
+        (folder, operators): (Folder, u16),
+        token: &str,
+        upstream: SocketAddr,
+    ) -> Result<Gate> {
         let operators = Operators::new(&format!("http://127.0.0.1:{operators}"), token)?;
-        let sidecar = QuotaService::start(folder.path(), operators).await?;
+        let program = match &self.builds {
+            Some((_, programs)) => programs.get(number).context("a gate without a program")?.clone(),
+            None => paths::built("quota-service")?,
+        };
+        let sidecar = QuotaService::start_program(program, None, folder.path(), operators).await?;
         let envoy = if self.with_envoy { Some(self.envoy(&folder, upstream).await?) } else { None };
         Ok(Gate { envoy, sidecar, folder })
     }

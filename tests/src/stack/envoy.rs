@@ -2,8 +2,10 @@
 
 use crate::document::{find_mut, text};
 use crate::folder::Folder;
+use crate::metrics::Metrics;
 use crate::paths;
 use crate::process::Component;
+use crate::wait::wait_for;
 use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -85,6 +87,30 @@ impl Envoy {
     #[must_use]
     pub fn admin_base(&self) -> String {
         format!("http://127.0.0.1:{}", self.admin_port)
+    }
+
+    /// What it counts, the filter's own metrics too.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn metrics(&self) -> Result<Metrics> {
+        let url = format!("{}/stats/prometheus", self.admin_base());
+        Ok(Metrics::parse(&reqwest::get(url).await?.text().await?))
+    }
+
+    /// Waits until its metrics are so.
+    ///
+    /// # Errors
+    /// When the deadline passes first.
+    pub async fn wait_for_metrics(
+        &self,
+        what: &str,
+        deadline: Duration,
+        are_so: impl Fn(&Metrics) -> bool,
+    ) -> Result<()> {
+        wait_for(what, deadline, || async { self.metrics().await.ok().filter(|metrics| are_so(metrics)) })
+            .await
+            .map(drop)
     }
 
     #[must_use]

@@ -5,7 +5,7 @@ use crate::folder::Folder;
 use crate::process::Component;
 use crate::{document, paths, ports};
 use anyhow::Result;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::process::Command;
 use std::time::Duration;
 
@@ -14,6 +14,14 @@ const STARTS_WITHIN: Duration = Duration::from_secs(180);
 
 /// It starts with no other way in. Envoy sends this along; clients never see it.
 pub const MASTER_KEY: &str = "sk-litellm-behind-sluice";
+
+/// Has Envoy put it in the place of the client's key.
+pub fn send_master_key(bootstrap: &mut Value) {
+    let manager = &mut bootstrap["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0];
+    let host = &mut manager["typed_config"]["route_config"]["virtual_hosts"][0];
+    let key = json!({"key": "authorization", "value": format!("Bearer {MASTER_KEY}")});
+    host["request_headers_to_add"] = json!([{"header": key, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}]);
+}
 
 pub struct LiteLlm {
     _process: Component,
@@ -24,14 +32,22 @@ impl LiteLlm {
     /// # Errors
     /// When it is not installed (`./justw setup full`) or does not start.
     pub async fn start(folder: &Folder, model_server: &str) -> Result<Self> {
-        let port = ports::free()?;
         let config = json!({"model_list": [{
             "model_name": MODEL,
             "litellm_params": {
                 "model": format!("openai/{MODEL}"), "api_base": format!("{model_server}/v1"), "api_key": "none",
             },
         }]});
-        folder.write("litellm.yaml", &document::text(&config))?;
+        Self::configured(folder, &config).await
+    }
+
+    /// Starts it with this configuration.
+    ///
+    /// # Errors
+    /// As [`LiteLlm::start`].
+    pub async fn configured(folder: &Folder, config: &Value) -> Result<Self> {
+        let port = ports::free()?;
+        folder.write("litellm.yaml", &document::text(config))?;
         let mut command = Command::new(paths::tool("venv-full/bin/litellm")?);
         command
             .current_dir(folder.path())

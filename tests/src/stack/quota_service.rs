@@ -28,6 +28,8 @@ pub struct QuotaService {
     folder: PathBuf,
     /// `gate` or `control`; absent for both in one.
     role: Option<&'static str>,
+    /// Of this release or another.
+    program: PathBuf,
 }
 
 impl QuotaService {
@@ -44,7 +46,21 @@ impl QuotaService {
     /// # Errors
     /// As [`QuotaService::start`].
     pub async fn start_as(role: Option<&'static str>, folder: &Path, operators: Operators) -> Result<Self> {
-        let mut service = Self { process: spawn(folder, role)?, operators, folder: folder.to_path_buf(), role };
+        Self::start_program(paths::built("quota-service")?, role, folder, operators).await
+    }
+
+    /// The same of another build.
+    ///
+    /// # Errors
+    /// As [`QuotaService::start`].
+    pub async fn start_program(
+        program: PathBuf,
+        role: Option<&'static str>,
+        folder: &Path,
+        operators: Operators,
+    ) -> Result<Self> {
+        let process = spawn(&program, folder, role)?;
+        let mut service = Self { process, operators, folder: folder.to_path_buf(), role, program };
         service.ready().await?;
         Ok(service)
     }
@@ -74,8 +90,13 @@ impl QuotaService {
     /// When it cannot be started.
     pub fn restart_without_waiting(&mut self) -> Result<()> {
         self.kill();
-        self.process = spawn(&self.folder, self.role)?;
+        self.process = spawn(&self.program, &self.folder, self.role)?;
         Ok(())
+    }
+
+    /// Another build of it runs from the next restart on.
+    pub fn install(&mut self, program: &Path) {
+        self.program = program.to_path_buf();
     }
 
     /// Waits until it serves.
@@ -92,6 +113,11 @@ impl QuotaService {
             .await
     }
 
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
     /// # Errors
     /// When it is gone already.
     pub fn signal(&self, signal: Signal) -> Result<()> {
@@ -104,14 +130,25 @@ impl QuotaService {
         self.process.ended(deadline).await
     }
 
+    /// Bytes of memory that it has resident, as the kernel counts them.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn resident_bytes(&self) -> Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.pid()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS: it has ended")?;
+        let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse()?;
+        Ok(kilobytes * 1024)
+    }
+
     #[must_use]
     pub fn log(&self) -> String {
         self.process.log()
     }
 }
 
-fn spawn(folder: &Path, role: Option<&str>) -> Result<Component> {
-    let mut command = Command::new(paths::built("quota-service")?);
+fn spawn(program: &Path, folder: &Path, role: Option<&str>) -> Result<Component> {
+    let mut command = Command::new(program);
     command.current_dir(folder).args(["serve", "--config", CONFIG]);
     command.args(role.into_iter().flat_map(|role| ["--role", role]));
     Component::start("quota-service", command, &folder.join("quota-service.log"))
@@ -184,13 +221,14 @@ pub fn adapt(config: &mut Value, operators_port: u16) -> Result<()> {
     Ok(())
 }
 
-/// A pool of this many slots without a limit on tokens.
+/// A pool of this many slots without a limit on tokens, whose server stops with its clients, as the scripted one does.
 ///
 /// # Errors
 /// When the configuration has no pool.
 pub fn set_capacity(config: &mut Value, concurrent: u64) -> Result<()> {
     let pool = config.pointer_mut("/pools/0").context("no pool")?;
     pool["capacity"] = json!({"concurrent": concurrent});
+    pool["on_abort"] = json!("cancels");
     Ok(())
 }
 

@@ -10,12 +10,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use tokio::sync::watch;
 
+/// The trailers of a request, beside its headers.
+#[derive(Clone, Default)]
+pub(super) struct Trailers(pub(super) HeaderMap);
+
 /// One call as it arrived, and as it ended.
 #[derive(Clone, Debug)]
 pub struct Call {
     pub path: String,
+    pub query: Option<String>,
     pub headers: HeaderMap,
     pub body: Bytes,
+    /// What came behind the body.
+    pub trailers: HeaderMap,
     /// What the upstream told its client; `None` until it has, or when it did not.
     pub usage: Option<Usage>,
     pub ended: bool,
@@ -159,8 +166,10 @@ impl CallLog {
         let header = |name: &str| parts.headers.get(name)?.to_str().ok();
         let level = header("x-priority").and_then(|level| level.parse().ok());
         let ticket = self.add(Span::begun(header("x-tenant-id").unwrap_or_default(), level), || {
-            let (path, headers) = (parts.uri.path().to_owned(), parts.headers.clone());
-            Some(Call { path, headers, body, usage: None, ended: false })
+            let (path, query) = (parts.uri.path().to_owned(), parts.uri.query().map(str::to_owned));
+            let headers = parts.headers.clone();
+            let Trailers(trailers) = parts.extensions.get().cloned().unwrap_or_default();
+            Some(Call { path, query, headers, body, trailers, usage: None, ended: false })
         });
         let mut gate = self.gate.subscribe();
         while !self.passes() {

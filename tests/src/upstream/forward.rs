@@ -20,7 +20,8 @@ pub(super) struct Forwarder {
 
 impl Forwarder {
     pub(super) fn new(base: &str) -> Result<Self> {
-        Ok(Self { base: base.to_owned(), http: reqwest::Client::builder().build()? })
+        // A connection of its own for each call: the model closes idle ones whenever it likes, also as a call goes out.
+        Ok(Self { base: base.to_owned(), http: reqwest::Client::builder().pool_max_idle_per_host(0).build()? })
     }
 }
 

@@ -3,16 +3,17 @@
 //! It speaks the dialect of the path that is called, OpenAI's chat where that says nothing, as a document and as a stream,
 //! and like a real server it sends the usage of a chat's stream only when `stream_options.include_usage` asks for it. It packs its replies for whoever takes gzip.
 
-use super::calls::{CallLog, Ticket};
+use super::calls::{CallLog, Ticket, Trailers};
 use super::dialects::Dialect;
 use super::server::Answer;
 use super::usage::Usage;
 use crate::gzip::Gzip;
-use axum::body::{Body, to_bytes};
+use axum::body::Body;
 use futures_util::{StreamExt, stream};
-use http_body_util::StreamBody;
+use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Bytes, Frame, Incoming};
 use hyper::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue};
+use hyper::http::request::Parts;
 use hyper::{HeaderMap, Request, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -34,6 +35,8 @@ pub struct Behaviour {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub pieces: Vec<String>,
     pub ending: Ending,
+    /// The server works until its answer is ready, whether its client is still there or not; else it stops with it.
+    pub works_on: bool,
     /// Overrides the counts in the reply; `null` leaves them out.
     #[serde(skip_serializing_if = "Reported::is_honest")]
     pub usage: Reported,
@@ -52,6 +55,8 @@ pub enum Ending {
     CutLine,
     /// A stream's last event has no empty line after it, and trailers (of HTTP/2) follow.
     Trailers,
+    /// A stream does not end with its last event: it stays open until its client leaves.
+    Lingers,
 }
 
 /// What the reply says of its usage.
@@ -80,6 +85,7 @@ impl Default for Behaviour {
             words: 3,
             pieces: Vec::new(),
             ending: Ending::Whole,
+            works_on: false,
             usage: Reported::Honest,
         }
     }
@@ -114,6 +120,9 @@ impl Behaviour {
 }
 
 pub(super) async fn answer(log: CallLog, request: Request<Incoming>) -> Answer {
+    if request.uri().path() == crate::grpc::STREAM_PATH {
+        return super::grpc::answer(log, request);
+    }
     let takes_gzip = takes_gzip(request.headers());
     let reply = plain_answer(log, request).await?;
     Ok(if takes_gzip { packed(reply) } else { reply })
@@ -141,10 +150,20 @@ fn packed(reply: Response<Body>) -> Response<Body> {
 }
 
 async fn plain_answer(log: CallLog, request: Request<Incoming>) -> Answer {
-    let (parts, body) = request.into_parts();
-    let body = to_bytes(Body::new(body), usize::MAX).await.map_err(io::Error::other)?;
+    let (mut parts, body) = request.into_parts();
+    let collected = body.collect().await.map_err(io::Error::other)?;
+    parts.extensions.insert(Trailers(collected.trailers().cloned().unwrap_or_default()));
+    let body = collected.to_bytes();
     let call: Value = serde_json::from_slice(&body).unwrap_or_default();
     let behaviour = Behaviour::of(&call);
+    if behaviour.works_on {
+        // A task of its own ends by itself.
+        return tokio::spawn(worked(log, parts, body, call, behaviour)).await.map_err(io::Error::other)?;
+    }
+    worked(log, parts, body, call, behaviour).await
+}
+
+async fn worked(log: CallLog, parts: Parts, body: Bytes, call: Value, behaviour: Behaviour) -> Answer {
     let mut ticket = log.begin(&parts, body).await;
     tokio::time::sleep(Duration::from_millis(behaviour.delay_ms)).await;
     if behaviour.ending == Ending::ResetAtOnce {
@@ -197,6 +216,7 @@ enum Step {
     Send(String),
     Trailers,
     Break,
+    Linger,
 }
 
 fn stream_steps(dialect: Dialect, call: &Value, behaviour: &Behaviour, usage: Option<Usage>) -> VecDeque<Step> {
@@ -215,13 +235,16 @@ fn stream_steps(dialect: Dialect, call: &Value, behaviour: &Behaviour, usage: Op
             half.truncate(half.len() / 2);
             last.push(Step::Send(half));
         }
-        Ending::Whole | Ending::ResetAtOnce | Ending::Trailers => {
+        Ending::Whole | Ending::ResetAtOnce | Ending::Trailers | Ending::Lingers => {
             events.extend(text);
             events.extend(dialect.closing(call, &pieces.concat(), usage));
             if dialect.says_done() {
                 events.push("data: [DONE]\n\n".to_owned());
             }
         }
+    }
+    if behaviour.ending == Ending::Lingers {
+        last.push(Step::Linger);
     }
     if behaviour.ending == Ending::Trailers {
         last.extend(events.pop().map(|event| Step::Send(event.trim_end().to_owned())));
@@ -247,6 +270,7 @@ fn stepwise(content_type: &str, steps: VecDeque<Step>, gap: Duration, usage: Opt
                 tokio::task::yield_now().await;
                 Err(io::Error::from(io::ErrorKind::ConnectionReset))
             }
+            Step::Linger => std::future::pending().await,
         };
         if gap > Duration::ZERO && !steps.is_empty() {
             tokio::time::sleep(gap).await;

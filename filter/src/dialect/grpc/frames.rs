@@ -69,6 +69,8 @@ pub(crate) enum Wrong {
     /// Admitted for one model, and asking for another.
     OtherModel,
     CutOff,
+    /// More than one in a call that has one.
+    Several,
 }
 
 impl Wrong {
@@ -80,6 +82,7 @@ impl Wrong {
             Wrong::NoModel => (Reason::InvalidBody, "model_name is required: a text of 1 to 256 bytes."),
             Wrong::OtherModel => (Reason::InvalidBody, "All messages of one call must have the same model_name."),
             Wrong::CutOff => (Reason::InvalidBody, "The request ends in the middle of a message."),
+            Wrong::Several => (Reason::InvalidBody, "A call of this method has one message."),
         };
         Refusal::new(reason, message)
     }

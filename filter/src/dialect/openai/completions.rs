@@ -1,7 +1,7 @@
 //! Completions of bare prompts, one or a list of them.
 
-use crate::dialect::raw::{self, Field, Use};
-use crate::dialect::{Call, Fault, Reads, Spec, fields};
+use crate::dialect::raw::{self, Field, Known, Use};
+use crate::dialect::{Call, Fault, Reads, Rules, Spec, fields};
 use crate::refusal::Style;
 use crate::usage::Shape;
 use sluice_policy::units::Tokens;
@@ -10,6 +10,7 @@ pub(in crate::dialect) const SPEC: Spec = Spec {
     name: "openai_completions",
     paths: &["/v1/completions"],
     method: Some("POST"),
+    query: &["api-version"],
     reads: Reads::Json(parse),
     style: Style::OpenAi,
     reply: Shape::OpenAi,
@@ -27,10 +28,20 @@ const FIELDS: &[Field] = &[
     ("n", Use::Keep),
     ("n_cmpl", Use::Keep),
     ("best_of", Use::Keep),
+    ("echo", Use::Pass),
+    ("frequency_penalty", Use::Pass),
+    ("logit_bias", Use::Pass),
+    ("logprobs", Use::Pass),
+    ("presence_penalty", Use::Pass),
+    ("seed", Use::Pass),
+    ("stop", Use::Pass),
+    ("temperature", Use::Pass),
+    ("top_p", Use::Pass),
+    ("user", Use::Pass),
 ];
 
-fn parse(body: &[u8], sequences_max: u32) -> Result<Call, Fault> {
-    let found = raw::read_with_model(body, FIELDS)?;
+fn parse(body: &[u8], rules: Rules) -> Result<Call, Fault> {
+    let found = raw::read(body, Known::call(FIELDS, rules.strict_fields))?;
     let stream = fields::flag(&found, "stream")?.unwrap_or(false);
     let wants_usage = fields::usage_request(body, &found)?;
     let (model, place) = fields::model(body, &found)?;
@@ -40,8 +51,8 @@ fn parse(body: &[u8], sequences_max: u32) -> Result<Call, Fault> {
         stream,
         max_tokens: limits.bound(),
         prompts: found.prompt.prompts(),
-        sequences: fields::sequences(&found, found.prompt.prompts(), sequences_max)?,
-        n: fields::returned(&found, sequences_max)?,
+        sequences: fields::sequences(&found, found.prompt.prompts(), rules.sequences_max)?,
+        n: fields::returned(&found, rules.sequences_max)?,
         input_tokens: Tokens(found.prompt.tokens()),
         usage_request: wants_usage.filter(|_| stream),
         model_place: Some(place),
@@ -54,7 +65,7 @@ mod tests {
     use super::*;
 
     fn call(body: &str) -> Call {
-        parse(body.as_bytes(), 16).unwrap()
+        parse(body.as_bytes(), Rules::TEST).unwrap()
     }
 
     #[test]
@@ -72,8 +83,8 @@ mod tests {
         }
         assert_eq!(call(r#"{"model":"m","prompt":["a","b"],"n":2,"best_of":3}"#).sequences, 6);
         assert_eq!(call(r#"{"model":"m","prompt":["a","b"],"n":2,"n_cmpl":5}"#).sequences, 10);
-        let too_many = parse(br#"{"model":"m","prompt":["a","b","c"],"n":6}"#, 16).unwrap_err();
-        assert_eq!(too_many.param, Some("prompt"));
+        let too_many = parse(br#"{"model":"m","prompt":["a","b","c"],"n":6}"#, Rules::TEST).unwrap_err();
+        assert_eq!(too_many.param.as_deref(), Some("prompt"));
     }
 
     #[test]
@@ -81,7 +92,7 @@ mod tests {
         let call = call(r#"{"model":"m","prompt":"x","stream":true,"max_tokens":5,"n_predict":9}"#);
         assert!(call.usage_request.is_some());
         assert_eq!(call.max_tokens, Some(Tokens(9)));
-        let endless = parse(br#"{"model":"m","prompt":"x","max_tokens":5,"n_predict":-1}"#, 16).unwrap();
+        let endless = parse(br#"{"model":"m","prompt":"x","max_tokens":5,"n_predict":-1}"#, Rules::TEST).unwrap();
         assert_eq!(endless.max_tokens, None);
         assert_eq!(endless.limits.clamp(Tokens(7)).len(), 1);
     }

@@ -11,6 +11,7 @@ pub(in crate::dialect) const SPEC: Spec = Spec {
     name: "openai_models",
     paths: &["/v1/models", "/v1/models/{model}"],
     method: Some("GET"),
+    query: &[],
     reads: Reads::Models,
     style: Style::OpenAi,
     reply: Shape::Fixed,

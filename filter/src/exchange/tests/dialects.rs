@@ -51,6 +51,47 @@ fn settled(path: &str, body: &str, kind: (&str, &str), reply: &str) -> (Outcome,
 }
 
 #[test]
+fn in_each_dialect_a_stream_is_whole_with_its_last_event_and_not_before() {
+    let chat = r#"{"model":"m","stream":true,"messages":[]}"#;
+    let input = r#"{"model":"m","stream":true,"input":"x"}"#;
+    let text = r#"{"text_input":"x"}"#;
+    let (begun, last) =
+        ("data: {\"type\":\"message_delta\",\"usage\":null}\n\n", "data: {\"type\":\"message_stop\"}\n\n");
+    for (path, body, begun, last) in [
+        ("/v1/chat/completions", chat, "data: {\"choices\":[]}\n\n", "data: [DONE]\n\n"),
+        ("/v1/messages", chat, begun, last),
+        (
+            "/v1/responses",
+            input,
+            "data: {\"type\":\"response.created\"}\n\n",
+            "data: {\"type\":\"response.completed\"}\n\n",
+        ),
+        ("/v1/responses", input, "data: {\"type\":[]}\n\n", "data: {\"type\":\"response.incomplete\"}\n\n"),
+        ("/v2/models/m/generate_stream", text, "data: {\"text_output\":\"[DONE]\"}\n\n", "data: [DONE]\n\n"),
+    ] {
+        for (reply, outcome) in [(begun.to_owned(), Outcome::Aborted), (format!("{begun}{last}"), Outcome::Completed)] {
+            let mut world = world();
+            asked(&mut world, path, body);
+            assert!(matches!(world.answer(&admitted()), Step::Forward { .. }));
+            world.reply_headers(&[OK, EVENTS]);
+            world.reply_body(&reply, false);
+            world.abandoned(Ended::ByClient);
+            assert_eq!(world.settled().0, outcome, "{path}: {reply}");
+        }
+    }
+}
+
+#[test]
+fn a_model_in_a_path_has_a_name_of_256_bytes_at_most() {
+    let mut world = world();
+    let path = |length: usize| format!("/v2/models/{}/infer", "m".repeat(length));
+    assert_eq!(start(&mut world, "POST", &path(256), &[]), Step::Hold);
+    for length in [257, 58_000] {
+        assert_eq!(refused(start(&mut world, "POST", &path(length), &[])), (404, "model_not_found"));
+    }
+}
+
+#[test]
 fn each_dialect_settles_what_its_server_reports() {
     use UsageSource::{Estimated, Fixed, Reported};
     let chat = r#"{"model":"m","messages":[]}"#;
@@ -90,6 +131,23 @@ fn each_dialect_settles_what_its_server_reports() {
     ] {
         let (source, input, output) = expected;
         assert_eq!(settled(path, body, kind, reply), (Outcome::Completed, source, input, output), "{path}");
+    }
+}
+
+/// Every JSON dialect, where it reads a field or not.
+#[test]
+fn no_body_is_deeper_than_its_server_may_survive() {
+    let mut world = world();
+    let paths = ["chat/completions", "completions", "responses", "embeddings", "images/generations", "messages"];
+    let paths = paths.map(|path| format!("/v1/{path}"));
+    let others = ["/v1/messages/count_tokens", "/v2/models/m/generate", "/v2/models/m/generate_stream"];
+    for path in paths.iter().map(String::as_str).chain(others) {
+        for field in ["max_tokens", "n", "tools", "user", "parameters", "thinking", "stream_options", "x"] {
+            let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
+            start(&mut world, "POST", path, &[]);
+            let reply = reply_of(world.body(format!(r#"{{"model":"m","{field}":{deep}}}"#)));
+            assert_eq!((reply.status, reply.details), (400, "invalid_body"), "{path} {field}");
+        }
     }
 }
 
@@ -146,7 +204,11 @@ fn the_model_is_the_body_s_or_the_path_s_and_else_the_route_names_the_pool() {
     assert_eq!((of_body.model.as_deref(), of_body.input_tokens), (Some("e"), Tokens(2)));
     let of_route = asked(&mut world, "/v1/audio/transcriptions", "--x");
     assert_eq!((of_route.model, of_route.pool), (None, Some("whisper".into())));
-    assert_eq!(refused(start(&mut world, "POST", "/v2/models/a%20b/infer", &[])), (400, "path_not_normalized"));
+    for path in
+        ["/v2/models/a%20b/infer", "/v2/models/m/versions/..%252f..%252fx/infer", "/v2/models/m/versions/%2e./infer"]
+    {
+        assert_eq!(refused(start(&mut world, "POST", path, &[])), (400, "path_not_normalized"), "{path}");
+    }
 }
 
 #[test]
@@ -184,11 +246,11 @@ fn an_alias_and_a_ceiling_are_written_into_the_body_and_nothing_else_changes() {
 #[test]
 fn an_alias_in_a_path_is_written_into_the_path() {
     let mut world = world();
-    start(&mut world, "POST", "/v2/models/alias/infer?x=1", &[]);
+    start(&mut world, "POST", "/v2/models/alias/infer?model=secret", &[]);
     world.body("{}");
     let grant = grant_with(|grant| grant.upstream_model = Some("real".into()));
     let Step::Forward { edits, body, .. } = world.answer(&grant) else { panic!("forwards") };
-    assert!(has_set(&edits, ":path", "/v2/models/real/infer?x=1") && body.is_empty());
+    assert!(has_set(&edits, ":path", "/v2/models/real/infer") && body.is_empty());
 }
 
 #[test]
@@ -266,16 +328,23 @@ fn models_are_listed_for_the_key_and_nothing_goes_upstream() {
 
 #[test]
 fn a_worker_that_holds_as_much_as_it_may_refuses_more_and_takes_it_again_later() {
-    let mut world = World::with(|document| document["body"]["paused_max_bytes"] = json!(1500));
+    let mut world = World::with(|document| {
+        document["body"]["paused_max_bytes"] = json!(1500);
+        document["tenants"] = json!({"body_bytes": 1500});
+    });
+    let keys = [("sk-1", "dept-a"), ("sk-2", "dept-b")];
+    for (key, tenant) in keys {
+        world.worker.belongs(crate::caller::caller_key(key).digest(), &tenant.into(), NOW);
+    }
     world.asked(&format!("{BODY}{}", " ".repeat(900)));
     let mut waiting = std::mem::replace(&mut world.exchange, Exchange::new(world.config.clone()));
-    assert_eq!(world.headers(&[]), Step::Hold);
+    assert_eq!(world.head(&[(":method", "POST"), (":path", PATH), ("api-key", "sk-2")]), Step::Hold);
     assert_eq!(world.exchange.request_body_grew(500, &mut world.worker, NOW), Step::Hold);
     let reply = reply_of(world.exchange.request_body_grew(600, &mut world.worker, NOW));
     assert_eq!((reply.status, reply.details), (503, "worker_full"));
-    assert_eq!(world.worker.paused_bytes, BODY.len() as u64 + 900);
+    assert_eq!(world.worker.holdings.paused_bytes(), BODY.len() as u64 + 900);
     waiting.answered(&admitted(), &mut world.worker, NOW);
-    assert_eq!(world.worker.paused_bytes, 0);
+    assert_eq!(world.worker.holdings.paused_bytes(), 0);
     world.asked(&format!("{BODY}{}", " ".repeat(900)));
 }
 

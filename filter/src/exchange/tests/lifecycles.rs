@@ -109,6 +109,7 @@ proptest! {
         let settled = world.settlements().len();
         prop_assert_eq!(settled, usize::from(asked && !excused));
         prop_assert!(!world.exchange.owes_settlement());
-        prop_assert_eq!(world.worker.paused_bytes, 0);
+        prop_assert_eq!(world.worker.holdings.paused_bytes(), 0);
+        prop_assert_eq!(world.worker.holdings.strangers().calls, 0);
     }
 }

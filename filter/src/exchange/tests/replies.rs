@@ -124,24 +124,103 @@ fn a_client_that_leaves_in_the_middle_pays_for_what_had_streamed() {
 }
 
 #[test]
-fn a_client_that_leaves_before_the_reply_pays_for_the_prompt() {
+fn a_client_that_leaves_at_the_last_event_has_had_its_whole_reply() {
+    for (request, is_taken_out) in
+        [(STREAM, true), (r#"{"model":"m","stream":true,"stream_options":{"include_usage":true}}"#, false)]
+    {
+        for ended in [Ended::ByClient, Ended::ByUpstream] {
+            let mut world = World::closed();
+            world.admitted(request);
+            world.reply_headers(&[OK, EVENTS]);
+            let passage = world.reply_body(&format!("{CONTENT}data: {USAGE}\n\ndata: [DONE]\n\n"), false);
+            assert_eq!(matches!(passage, Passage::Replaced(_)), is_taken_out);
+            world.abandoned(ended);
+            let [settlement] = world.settlements().try_into().unwrap();
+            assert_eq!(settlement.outcome, Outcome::Completed);
+            assert_eq!((settlement.usage.input, settlement.usage.output), (Tokens(7), Tokens(3)));
+            assert!(settlement.timing.is_some_and(|timing| timing.streamed));
+        }
+    }
+}
+
+#[test]
+fn an_error_s_last_event_makes_no_success_of_it() {
     let mut world = World::closed();
-    world.admitted(BODY);
+    world.admitted(STREAM);
+    world.reply_headers(&[(":status", "500"), EVENTS]);
+    world.reply_body("data: [DONE]\n\n", false);
+    world.abandoned(Ended::ByClient);
+    assert_eq!(world.settled(), (Outcome::Failed, UsageSource::None, 0, 0));
+}
+
+#[test]
+fn a_client_that_leaves_a_stream_before_the_reply_pays_for_the_prompt() {
+    let mut world = World::closed();
+    world.admitted(&BODY.replacen('{', r#"{"stream":true,"#, 1));
     world.abandoned(Ended::ByClient);
     assert_eq!(world.settled(), (Outcome::Aborted, UsageSource::Estimated, 6, 0));
 }
 
 #[test]
-fn an_upstream_that_resets_has_failed() {
+fn a_client_that_leaves_a_document_pays_what_was_reserved_for_it() {
     let mut world = World::closed();
-    world.admitted(STREAM);
-    world.abandoned(Ended::ByUpstream);
-    assert_eq!(world.settled(), (Outcome::Failed, UsageSource::None, 0, 0));
-    world.admitted(STREAM);
-    world.reply_headers(&[OK, EVENTS]);
-    world.reply_body(CONTENT, false);
-    world.abandoned(Ended::ByUpstream);
-    assert_eq!(world.settled(), (Outcome::Failed, UsageSource::Estimated, 0, 1));
+    world.admitted(BODY);
+    world.abandoned(Ended::ByClient);
+    assert_eq!(world.settled(), (Outcome::Aborted, UsageSource::Estimated, 6, 93));
+    world.admitted(BODY);
+    world.reply_headers(&[OK, JSON]);
+    world.reply_body(r#"{"choices":[{"message":{"content":"four"#, false);
+    world.abandoned(Ended::ByClient);
+    assert_eq!(world.settled(), (Outcome::Aborted, UsageSource::Estimated, 6, 93), "it has begun, and is no cheaper");
+}
+
+#[test]
+fn an_end_that_is_not_the_client_s_doing_costs_what_had_come() {
+    for (ended, may_run_on) in [(Ended::ByUpstream, false), (Ended::ByEnvoy, true)] {
+        for body in [STREAM, BODY] {
+            let mut world = World::closed();
+            world.admitted(body);
+            world.abandoned(ended);
+            let settlements = world.settlements();
+            let [settlement] = settlements.as_slice() else { panic!("one, not {settlements:?}") };
+            assert_eq!((settlement.outcome, settlement.usage.source), (Outcome::Failed, UsageSource::None));
+            assert_eq!(settlement.may_run_on(), may_run_on, "{ended:?}");
+        }
+        let mut world = World::closed();
+        world.admitted(STREAM);
+        world.reply_headers(&[OK, EVENTS]);
+        world.reply_body(CONTENT, false);
+        world.abandoned(ended);
+        assert_eq!(world.settled(), (Outcome::Failed, UsageSource::Estimated, 0, 1));
+    }
+}
+
+#[test]
+fn a_reply_of_envoy_s_own_tells_whether_the_model_server_may_work_on() {
+    for (ended, outcome, may_run_on) in [
+        (Ended::ByEnvoy, Outcome::Failed, true),
+        (Ended::ByUpstream, Outcome::Failed, false),
+        (Ended::ByClient, Outcome::Aborted, true),
+    ] {
+        let mut world = World::closed();
+        world.admitted(BODY);
+        world.exchange.envoy_replies(ended, &mut world.worker, NOW);
+        world.reply_headers(&[(":status", "504")]);
+        world.reply_body("upstream request timeout", true);
+        let settlements = world.settlements();
+        let [settlement] = settlements.as_slice() else { panic!("one, not {settlements:?}") };
+        assert_eq!((settlement.outcome, settlement.may_run_on()), (outcome, may_run_on), "{ended:?}");
+        assert_eq!(settlement.usage.source == UsageSource::None, outcome == Outcome::Failed);
+    }
+}
+
+#[test]
+fn a_reply_that_is_complete_leaves_nothing_running() {
+    let mut world = World::closed();
+    world.admitted(BODY);
+    world.reply_headers(&[(":status", "500"), JSON]);
+    world.reply_body("{}", true);
+    assert!(world.settlements().iter().all(|settlement| !settlement.may_run_on()));
 }
 
 #[test]
@@ -151,4 +230,31 @@ fn the_filter_s_own_replies_pass_by_untouched() {
     let head = [(":status", "400"), ("x-sluice-reason", "invalid_priority")];
     assert!(world.reply_headers(&head).is_empty());
     assert!(!world.exchange.meters_reply());
+}
+
+#[test]
+fn a_list_of_prompts_costs_what_is_reported_of_all_and_else_no_less_than_our_estimate() {
+    let prompt = |count: usize| format!("[{}]", vec!["\"12345678\""; count].join(","));
+    let llama = r#","timings":{}"#;
+    // Our estimate is two tokens for each prompt.
+    for (prompts, reported, more, expected) in [
+        (10, 18, "", (UsageSource::Reported, 18)),
+        (10, 11, "", (UsageSource::Reported, 11)),
+        (10, 10, "", (UsageSource::Estimated, 20)),
+        (10, 2, "", (UsageSource::Estimated, 20)),
+        (10, 18, llama, (UsageSource::Estimated, 20)),
+        (10, 25, llama, (UsageSource::Reported, 25)),
+        (1, 1, "", (UsageSource::Reported, 1)),
+        (1, 1, llama, (UsageSource::Reported, 1)),
+    ] {
+        let mut world = World::with(|document| {
+            document["routes"] = json!([{"path": PATH, "dialect": "openai_completions"}]);
+        });
+        world.admitted(&format!(r#"{{"model":"m","prompt":{}}}"#, prompt(prompts)));
+        world.reply_headers(&[(":status", "200"), ("content-type", "application/json")]);
+        let usage = format!(r#"{{"prompt_tokens":{reported},"completion_tokens":0}}"#);
+        world.reply_body(&format!(r#"{{"choices":[],"usage":{usage}{more}}}"#), true);
+        let (source, input) = expected;
+        assert_eq!(world.settled(), (Outcome::Completed, source, input, 0), "{prompts} {reported} {more}");
+    }
 }

@@ -37,6 +37,24 @@ fn an_admitted_call_is_tagged_and_stripped() {
 }
 
 #[test]
+fn only_an_admitted_call_shows_the_routes_their_secret_and_a_client_s_own_is_removed() {
+    const SECRET: &str = "0123456789abcdef0123456789abcdef";
+    let mut world = World::with(|document| document["route_secret"] = json!(SECRET));
+    for spelling in ["x-sluice-route", "X_Sluice_Route", "x-sluice_route"] {
+        world.headers(&[(spelling, SECRET)]);
+        let Step::Ask { .. } = world.body(BODY) else { panic!("asks") };
+        let Step::Forward { edits, .. } = world.answer(&admitted()) else { panic!("forwards") };
+        assert!(has_removed(&edits, spelling), "{spelling}");
+        let shown: Vec<_> = edits.iter().filter(|edit| matches!(edit, HeaderEdit::SetSecret(..))).collect();
+        let [HeaderEdit::SetSecret(name, secret)] = shown.as_slice() else { panic!("once, not {shown:?}") };
+        assert_eq!((*name, secret.expose()), ("x-sluice-route", SECRET));
+        assert_eq!(edits.last(), Some(shown[0]), "after what is removed");
+        assert!(!format!("{edits:?}").contains(SECRET));
+    }
+    assert_eq!(refused(world.head(&[(":method", "POST"), (":path", "/v1/load_lora_adapter")])).0, 404);
+}
+
+#[test]
 fn what_is_removed_is_removed_before_anything_is_set() {
     let mut world = World::closed();
     world.headers(&[("x-priority", "7"), ("x-pool", "mine")]);
@@ -84,6 +102,110 @@ fn bad_heads_are_refused_each_with_its_reason() {
     let plain = world.headers(&[("content-encoding", "Identity"), ("content-length", "1000")]);
     assert_eq!(plain, Step::Hold);
     assert!(world.settlements().is_empty());
+}
+
+#[test]
+fn a_body_that_is_read_as_json_must_be_said_to_be_json() {
+    let mut world = World::closed();
+    for kind in [
+        "application/x-www-form-urlencoded",
+        "multipart/form-data; boundary=x",
+        "text/plain",
+        "application/jsonp",
+        "application/json; charset=utf-16",
+        "application/json; x=multipart/form-data",
+        "application/json, application/x-www-form-urlencoded",
+        "application/x-protobuf",
+        "",
+    ] {
+        assert_eq!(refused(world.headers(&[("content-type", kind)])), (415, "unsupported_encoding"), "{kind:?}");
+    }
+    let form = ("content-type", "application/x-www-form-urlencoded");
+    let json = ("content-type", "application/json");
+    for pair in [[json, form], [form, json], [json, json], [json, ("Content_Type", form.1)]] {
+        assert_eq!(refused(world.headers(&pair)), (415, "unsupported_encoding"), "{pair:?}");
+    }
+    assert_eq!(refused(world.headers(&[("content_type", json.1)])), (415, "unsupported_encoding"));
+}
+
+#[test]
+fn what_was_read_as_json_reaches_its_server_as_json() {
+    let mut world = World::closed();
+    for (kind, is_set) in [
+        (None, true),
+        (Some("application/json"), false),
+        (Some("Application/JSON;charset=UTF-8"), true),
+        (Some("application/json; charset=\"utf-8\";"), true),
+    ] {
+        let head: Vec<_> = kind.map(|kind| ("content-type", kind)).into_iter().collect();
+        world.headers(&head);
+        world.body(BODY);
+        let Step::Forward { edits, .. } = world.answer(&admitted()) else { panic!("forwards") };
+        assert_eq!(has_set(&edits, "content-type", "application/json"), is_set, "{kind:?}");
+    }
+}
+
+#[test]
+fn of_a_query_only_what_the_dialect_and_the_route_name_reaches_the_server() {
+    let mut world = World::with(|document| {
+        document["routes"] = json!([
+            {"dialect": "openai_chat"},
+            {"dialect": "anthropic_messages", "query": ["trace", "include[]"]},
+            {"dialect": "openai_uploads", "pool": "smol"},
+            {"dialect": "kserve_infer"},
+            {"dialect": "request", "path": "/rerank", "pool": "smol"},
+            {"dialect": "request", "path": "/search", "pool": "smol", "query": ["*"]},
+        ]);
+    });
+    for (path, query, kept) in [
+        (PATH, "", ""),
+        (PATH, "?model=secret", ""),
+        (PATH, "?api-version=2024-10-21", "?api-version=2024-10-21"),
+        (PATH, "?model=secret&api-version=1&beta=true", "?api-version=1"),
+        (
+            "/v1/messages",
+            "?beta=true&model=secret&trace=1&include[]=a&include[]=b",
+            "?beta=true&trace=1&include[]=a&include[]=b",
+        ),
+        ("/v1/audio/transcriptions", "?model=secret", ""),
+        ("/v2/models/m/infer", "?x=1", ""),
+        ("/rerank", "?model=secret", ""),
+        ("/search", "?q=a;b&model=x", "?q=a;b&model=x"),
+    ] {
+        let asked = format!("{path}{query}");
+        let head = [(":method", "POST"), (":path", asked.as_str()), ("authorization", "Bearer sk-1")];
+        world.head(&head);
+        world.body(BODY);
+        let Step::Forward { edits, .. } = world.answer(&admitted()) else { panic!("forwards {asked}") };
+        let set = edits.iter().find_map(|edit| match edit {
+            HeaderEdit::Set(":path", path) => Some(path.as_str()),
+            HeaderEdit::Set(..) | HeaderEdit::SetSecret(..) | HeaderEdit::Remove(_) => None,
+        });
+        let left = format!("{path}{kept}");
+        assert_eq!(set.unwrap_or(&asked), left, "{asked}");
+    }
+}
+
+#[test]
+fn headers_by_which_a_client_would_steer_a_server_do_not_reach_it() {
+    let mut world = World::closed();
+    let steering = ["x-litellm-tags", "X-LiteLLM_Api-Key", "x_data_parallel_rank", "x-gateway-destination-endpoint"];
+    world.headers(&steering.map(|name| (name, "x")));
+    world.body(BODY);
+    let Step::Forward { edits, .. } = world.answer(&admitted()) else { panic!("forwards") };
+    for name in steering {
+        assert!(has_removed(&edits, name), "{name}");
+    }
+}
+
+#[test]
+fn a_strict_route_passes_the_fields_of_its_api_alone() {
+    let mut world = World::with(|document| document["routes"][0]["strict_fields"] = json!(true));
+    world.headers(&[]);
+    let reply = reply_of(world.body(r#"{"model":"m","messages":[],"top_k":5}"#));
+    let body: Value = serde_json::from_slice(&reply.body).unwrap();
+    assert_eq!((reply.status, &body["error"]["param"]), (400, &json!("top_k")));
+    world.asked(r#"{"model":"m","messages":[],"temperature":0,"user":"u","stop":["x"],"max_tokens":5}"#);
 }
 
 #[test]
@@ -156,6 +278,30 @@ fn a_rejection_reaches_the_client_and_owes_nothing() {
     assert!(reply.headers.contains(&("x-admission-id", id.to_string())));
     world.abandoned(Ended::ByClient);
     assert!(world.settlements().is_empty());
+}
+
+#[test]
+fn a_model_that_a_key_may_not_use_looks_like_none_whatever_the_service_says() {
+    let mut replies = [Reason::ModelNotFound, Reason::ModelNotAllowed].map(|reason| {
+        let mut world = World::closed();
+        world.asked(BODY);
+        let mut reply = reply_of(world.answer(&rejected(reason)));
+        reply.headers.retain(|(name, _)| *name != "x-admission-id");
+        reply
+    });
+    assert_eq!((replies[0].status, replies[0].details), (404, "model_not_found"));
+    let [one, other] = &mut replies;
+    assert_eq!(one, other);
+}
+
+#[test]
+fn a_key_that_may_not_use_a_model_any_more_does_not_use_it_while_the_service_is_away() {
+    let mut world = World::open();
+    world.admitted(BODY);
+    world.asked(BODY);
+    world.answer(&rejected(Reason::ModelNotFound));
+    world.asked(BODY);
+    assert_eq!(refused(world.answer(&away())), (503, "service_unavailable"));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Events of Anthropic's messages: the input stands in `message_start`, the output so far in every `message_delta`.
 
-use super::Event;
+use super::{Event, from_json};
 use crate::usage::Shape;
 use crate::usage::reports::Reports;
 use crate::usage::written::{TextBytes, Written};
@@ -9,6 +9,8 @@ use serde_json::value::RawValue;
 
 #[derive(Deserialize)]
 struct Payload<'a> {
+    #[serde(borrow, default, rename = "type")]
+    kind: Option<&'a RawValue>,
     #[serde(borrow, default)]
     message: Option<Message<'a>>,
     #[serde(borrow, default)]
@@ -34,7 +36,7 @@ struct Delta {
 }
 
 pub(super) fn read(data: &[u8], reports: &mut Reports) -> Option<Event> {
-    let payload: Payload<'_> = serde_json::from_slice(data).ok()?;
+    let payload: Payload<'_> = from_json(data).ok()?;
     let usage = payload.message.and_then(|message| message.usage).or(payload.usage);
     if let Some(usage) = usage {
         reports.take(usage.get(), Shape::Anthropic, None);
@@ -43,5 +45,6 @@ pub(super) fn read(data: &[u8], reports: &mut Reports) -> Option<Event> {
         let texts = [delta.text, delta.thinking, delta.partial_json];
         texts.into_iter().flatten().map(|TextBytes(bytes)| bytes).sum()
     });
-    Some(Event { written: Written::piece(bytes), is_report: usage.is_some(), ..Event::default() })
+    let is_last = payload.kind.is_some_and(|kind| kind.get() == "\"message_stop\"");
+    Some(Event { written: Written::piece(bytes), is_report: usage.is_some(), is_last, ..Event::default() })
 }

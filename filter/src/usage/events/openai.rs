@@ -1,6 +1,6 @@
 //! Chunks of chat completions and of completions.
 
-use super::Event;
+use super::{Event, from_json};
 use crate::usage::Shape;
 use crate::usage::reports::Reports;
 use crate::usage::written::{TextBytes, Written};
@@ -53,18 +53,19 @@ pub(super) fn read(data: &[u8], reports: &mut Reports) -> Option<Event> {
     if data.trim_ascii_start().first() != Some(&b'{') {
         return None;
     }
-    let (written, choice, usage) = match serde_json::from_slice::<Chunk<'_>>(data) {
+    let (written, choice, usage) = match from_json::<Chunk<'_>>(data) {
         Ok(chunk) => {
             let choices = chunk.choices.as_deref().unwrap_or_default();
             let only = if let [choice] = choices { choice.index() } else { None };
             (choices.iter().map(Choice::written).sum(), only, chunk.usage)
         }
         // They still are output.
-        Err(_) => (Written::UNREADABLE, None, serde_json::from_slice::<OddChunk<'_>>(data).ok()?.usage),
+        Err(_) => (Written::UNREADABLE, None, from_json::<OddChunk<'_>>(data).ok()?.usage),
     };
     let Some(usage) = usage else { return Some(Event { written, choice, ..Event::default() }) };
     reports.take(usage.get(), Shape::OpenAi, choice);
-    Some(Event { written, choice, is_report: true, is_usage_only: written.is_empty() && bears_only_usage(data) })
+    let is_usage_only = written.is_empty() && bears_only_usage(data);
+    Some(Event { written, choice, is_report: true, is_usage_only, ..Event::default() })
 }
 
 /// Whether no choice adds or ends anything: LiteLLM's usage event has one choice with an empty delta. Without a list of
@@ -89,7 +90,7 @@ fn bears_only_usage(data: &[u8]) -> bool {
         let has_delta = !delta.trim_matches(['{', '}', ' ', '\t', '\r', '\n']).is_empty();
         !has_delta && choice.text.is_none() && choice.finish_reason.is_none()
     };
-    let bare = serde_json::from_slice::<Bare<'_>>(data).ok();
+    let bare = from_json::<Bare<'_>>(data).ok();
     bare.and_then(|bare| bare.choices).is_some_and(|choices| choices.iter().all(is_bare))
 }
 

@@ -1,6 +1,6 @@
 //! Events of the responses API: text comes as `delta`, the usage with the response's last event.
 
-use super::Event;
+use super::{Event, from_json};
 use crate::usage::Shape;
 use crate::usage::reports::Reports;
 use crate::usage::written::{TextBytes, Written};
@@ -9,6 +9,8 @@ use serde_json::value::RawValue;
 
 #[derive(Deserialize)]
 struct Payload<'a> {
+    #[serde(borrow, default, rename = "type")]
+    kind: Option<&'a RawValue>,
     #[serde(borrow, default)]
     delta: Option<&'a RawValue>,
     #[serde(borrow, default)]
@@ -21,8 +23,11 @@ struct Response<'a> {
     usage: Option<&'a RawValue>,
 }
 
+/// How a response may end, each as the JSON of an event's type.
+const LAST: [&str; 3] = ["\"response.completed\"", "\"response.incomplete\"", "\"response.failed\""];
+
 pub(super) fn read(data: &[u8], reports: &mut Reports) -> Option<Event> {
-    let payload: Payload<'_> = serde_json::from_slice(data).ok()?;
+    let payload: Payload<'_> = from_json(data).ok()?;
     // Every event of the response as a whole repeats it; only the last has a usage that is not null.
     let usage = payload.response.and_then(|response| response.usage);
     if let Some(usage) = usage {
@@ -31,6 +36,7 @@ pub(super) fn read(data: &[u8], reports: &mut Reports) -> Option<Event> {
     Some(Event {
         written: payload.delta.map_or(Written::default(), |delta| written_in(delta.get())),
         is_report: usage.is_some(),
+        is_last: payload.kind.is_some_and(|kind| LAST.contains(&kind.get())),
         ..Event::default()
     })
 }

@@ -1,6 +1,6 @@
 //! Events of KServe's `generate_stream`: text, and nobody counts it but we.
 
-use super::Event;
+use super::{Event, from_json};
 use crate::usage::written::{TextBytes, Written};
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -12,7 +12,7 @@ struct Payload<'a> {
 }
 
 pub(super) fn read(data: &[u8]) -> Option<Event> {
-    let payload: Payload<'_> = serde_json::from_slice(data).ok()?;
+    let payload: Payload<'_> = from_json(data).ok()?;
     let bytes = payload.text_output.map_or(0, |output| {
         let text = serde_json::from_str::<TextBytes>(output.get());
         text.map_or(output.get().len(), |TextBytes(bytes)| bytes)

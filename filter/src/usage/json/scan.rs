@@ -2,6 +2,7 @@
 //! the text that a model wrote, and nothing else; whether the rest is valid JSON is the client's business.
 
 use crate::usage::work;
+use memchr::memchr2;
 
 /// A larger `usage` is none.
 const USAGE_BYTES_MAX: usize = 16 << 10;
@@ -104,7 +105,7 @@ impl Scan {
 
     /// Takes a value's string as far as it goes without a byte that matters; returns the bytes taken.
     fn text(&mut self, piece: &[u8]) -> usize {
-        let plain = piece.iter().position(|byte| matches!(byte, b'"' | b'\\')).unwrap_or(piece.len());
+        let plain = memchr2(b'"', b'\\', piece).unwrap_or(piece.len());
         if self.is_text_field {
             self.text_bytes = self.text_bytes.saturating_add(plain as u64);
         }

@@ -1,9 +1,11 @@
 //! What has become of ids: live in a place, or ended. An end that is told twice must not be charged twice, and a
 //! cancellation may overtake the request that it cancels.
 
+use super::ended::EndedNumbers;
 use super::{Place, at};
-use crate::admission::hashed::{hash, spread};
+use crate::admission::hashed::{hash, spread, whole_hash};
 use crate::units::{AdmissionId, Millis};
+use crate::wire::LiveIds;
 use hashbrown::HashTable;
 use std::collections::VecDeque;
 
@@ -15,7 +17,7 @@ pub(super) enum Stands {
     Ended,
 }
 
-/// An id by its hash and by where it stands: eight bytes instead of the id's thirty-two.
+/// An id by half of its hash and by where it stands: eight bytes instead of the id's thirty-two.
 #[derive(Clone, Copy, Debug)]
 struct Name {
     hash: u32,
@@ -30,7 +32,10 @@ const ENDED: u32 = 1 << 31;
 #[derive(Debug, Default)]
 pub(super) struct Names {
     known: HashTable<Name>,
-    ended: VecDeque<(Millis, AdmissionId)>,
+    /// Of ids that no report tells how to read, a hash: it takes a fifth of the memory.
+    ended: VecDeque<(Millis, u64)>,
+    /// The others.
+    numbers: EndedNumbers,
     /// How many ended before the first one in `ended`.
     forgotten: u32,
     /// Names in `known` whose ids are not in `ended` any more.
@@ -38,17 +43,20 @@ pub(super) struct Names {
 }
 
 impl Names {
-    /// A filter repeats what was not acknowledged within a second or so.
+    /// A filter repeats what was not acknowledged within a second or so, and within a minute it is.
     const KEPT: Millis = Millis(120_000);
-    /// Bounds memory (I7).
-    const MOST: usize = 65_536;
+    /// Bounds memory (I7): as many as end in two minutes at 4,000 a second.
+    const MOST: usize = 524_288;
     /// So that few names are not swept again and again.
     const SPARE: usize = 64;
 
     pub(super) fn find(&self, id: &AdmissionId, places: &[Place]) -> Option<Stands> {
-        let hash = hash(id);
-        let name = self.known.find(spread(hash), |name| name.hash == hash && self.id(*name, places) == Some(id))?;
-        Some(if name.stands < ENDED { Stands::Live(name.stands) } else { Stands::Ended })
+        let name = self.known.find(spread(hash(id)), |name| name.hash == hash(id) && self.is_of(*name, id, places));
+        match name {
+            Some(name) if name.stands < ENDED => Some(Stands::Live(name.stands)),
+            Some(_) => Some(Stands::Ended),
+            None => self.numbers.has(id).then_some(Stands::Ended),
+        }
     }
 
     /// A new id is in a place now.
@@ -59,16 +67,26 @@ impl Names {
     /// The id in a place has ended, and leaves it.
     pub(super) fn end(&mut self, id: AdmissionId, place: u32, now: Millis) {
         let next = self.next_ended();
-        if let Some(name) = self.known.find_mut(spread(hash(&id)), |name| name.stands == place) {
-            name.stands = next;
-            self.ended.push_back((now, id));
+        let Ok(mut name) = self.known.find_entry(spread(hash(&id)), |name| name.stands == place) else { return };
+        if self.numbers.note(&id) {
+            name.remove();
+        } else {
+            name.get_mut().stands = next;
+            self.ended.push_back((now, whole_hash(&id)));
         }
     }
 
     /// An id has ended that was not known.
     pub(super) fn end_unknown(&mut self, id: &AdmissionId, now: Millis) {
-        self.insert(Name { hash: hash(id), stands: self.next_ended() });
-        self.ended.push_back((now, id.clone()));
+        if !self.numbers.note(id) {
+            self.insert(Name { hash: hash(id), stands: self.next_ended() });
+            self.ended.push_back((now, whole_hash(id)));
+        }
+    }
+
+    /// A worker has told which of its calls are not over.
+    pub(super) fn reported(&mut self, worker: &str, live: &LiveIds, now: Millis) {
+        self.numbers.reported(worker, live, now);
     }
 
     /// Forgets ids whose end is long ago, or too many. Their names stay for a while: a sweep through all names takes less
@@ -93,11 +111,14 @@ impl Names {
         self.known.insert_unique(spread(name.hash), name, |name| spread(name.hash));
     }
 
-    fn id<'a>(&'a self, name: Name, places: &'a [Place]) -> Option<&'a AdmissionId> {
+    fn is_of(&self, name: Name, id: &AdmissionId, places: &[Place]) -> bool {
         if name.stands < ENDED {
-            return Some(&places.get(at(name.stands))?.live.as_ref()?.id);
+            return places
+                .get(at(name.stands))
+                .and_then(|place| place.live.as_ref())
+                .is_some_and(|live| live.id == *id);
         }
-        self.ended.get(nth_of(name.stands, self.forgotten)).map(|(_, id)| id)
+        self.ended.get(nth_of(name.stands, self.forgotten)).is_some_and(|(_, hash)| *hash == whole_hash(id))
     }
 
     fn next_ended(&self) -> u32 {

@@ -23,6 +23,8 @@ pub struct Standing {
     counter: u128,
     weight: u32,
     waiting: Ahead,
+    /// Calls of its tenant that it stands behind, at better levels.
+    own_before: Ahead,
 }
 
 impl Ahead {
@@ -86,13 +88,20 @@ impl Group {
 
 impl Tree {
     pub(in crate::queue) fn standing(&self, flow: Flow) -> Standing {
-        match self.find(flow).and_then(|index| self.leaf(index)) {
-            Some(leaf) => {
-                let waiting = Ahead { calls: u64::from(leaf.line.len), charge: leaf.line.charge };
-                Standing { flow, counter: leaf.counter, weight: leaf.weight, waiting }
+        let nothing = Ahead::default();
+        let new =
+            Standing { flow, counter: 0, weight: self.weight(flow.tenant), waiting: nothing, own_before: nothing };
+        let own = std::iter::successors(self.newest_of(flow.tenant), |index| self.leaf(*index)?.sibling);
+        own.filter_map(|index| self.leaf(index)).fold(new, |known, leaf| {
+            let waiting = Ahead { calls: u64::from(leaf.line.len), charge: leaf.line.charge };
+            if leaf.flow == flow {
+                Standing { counter: leaf.counter, weight: leaf.weight, waiting, ..known }
+            } else if self.shares.policy.puts_behind(flow, leaf.flow) {
+                Standing { own_before: known.own_before.plus(waiting), ..known }
+            } else {
+                known
             }
-            None => Standing { flow, counter: 0, weight: self.weight(flow.tenant), waiting: Ahead::default() },
-        }
+        })
     }
 
     /// What starts before a newcomer of a flow, if nobody else comes or leaves.
@@ -103,13 +112,15 @@ impl Tree {
         };
         let in_group = self.of_level(standing, group);
         let in_group = in_group.plus(self.of_other_levels(flow, group, in_group));
+        let own = standing.own_before;
+        let in_group = if in_group.calls < own.calls { own } else { in_group };
         let counter = if group.waiting == 0 { group.counter.max(self.time) } else { group.counter };
         in_group.plus(self.of_other_groups(flow, in_group, counter))
     }
 
     /// The waiting calls of the newcomer's own flow, and those of the other tenants of its level.
     fn of_level(&self, standing: &Standing, group: &Group) -> Ahead {
-        let Standing { flow, counter, weight, waiting: own } = *standing;
+        let Standing { flow, counter, weight, waiting: own, .. } = *standing;
         let Some(level) = group.levels.get(flow.level.index()) else { return Ahead::default() };
         let counter = if own.calls == 0 { counter.max(level.time) } else { counter };
         let (until, lowest) = (counter.saturating_add(scaled(own.charge, weight)), level.order.lowest());

@@ -1,5 +1,6 @@
 //! The first waiters of one level, in the order in which they will start if nobody else comes: the walk down the tree,
-//! taken ahead of time. For those who look, not for decisions.
+//! taken ahead of time, and behind them those that stand behind other calls of their tenant. For those who look, not for
+//! decisions.
 
 use super::{FlowIndex, Tree, scaled};
 use crate::queue::places::Places;
@@ -35,7 +36,20 @@ impl Tree {
             Some(Candidates { counter: group.counter, share: self.share(index), flows })
         });
         let mut groups: Vec<Candidates<'_>> = groups.collect();
-        std::iter::from_fn(|| start_next(&mut groups, places)).take(most).collect()
+        let next = std::iter::from_fn(|| start_next(&mut groups, places));
+        next.chain(self.behind(level, places)).take(most).collect()
+    }
+}
+
+impl Tree {
+    /// Of a level those that stand behind other calls of their tenant, flow by flow.
+    fn behind<'p>(&'p self, level: Priority, places: &'p Places) -> impl Iterator<Item = Waiter> + 'p {
+        let levels = self.groups.iter().filter_map(move |group| group.levels.get(level.index()));
+        let heads = levels.flat_map(|level| &level.behind).filter_map(|index| places.first(&self.leaf(*index)?.line));
+        heads.flat_map(|head| {
+            let line = std::iter::successors(Some(head), |(ticket, _)| places.behind(*ticket));
+            line.map(|(_, waiter)| *waiter)
+        })
     }
 }
 

@@ -156,6 +156,16 @@ impl Book {
         self.changes
     }
 
+    /// What it has of these records' fields, where there is no file.
+    pub(super) fn kept_usage(&self, records: &[Record]) -> Vec<Record> {
+        let kept = |record: &Record| {
+            let kept = self.usage.get(&(record.hour, record.tenant.clone()))?;
+            let fields = record.fields.keys().filter_map(|field| Some((field.clone(), *kept.get(field)?)));
+            Some(Record { fields: fields.collect(), ..record.clone() })
+        };
+        records.iter().filter_map(kept).collect()
+    }
+
     /// The usage records of a tenant, where there is no file.
     pub(super) fn usage(&mut self, tenant: &TenantId, hours: &RangeInclusive<Hour>) -> Vec<Record> {
         let of_tenant = self.usage.iter().filter(|((hour, of), _)| of == tenant && hours.contains(hour));
@@ -290,6 +300,8 @@ fn take_over(ledger: &mut AccountLedger, estate: &Lent, may_run: bool, next: &Sy
         guarded: false,
         ahead: false,
         last_heard: None,
+        answered: None,
+        wall: None,
         spent: Vec::new(),
         rows: Vec::new(),
         meters: BTreeMap::new(),

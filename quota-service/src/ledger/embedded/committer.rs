@@ -83,6 +83,13 @@ impl Committer {
         read.map_err(|error| LedgerError::File(error.to_string()))?.map_err(failed)
     }
 
+    pub(super) async fn kept_usage(&self, records: Vec<Record>) -> Result<Vec<Record>, LedgerError> {
+        let shared = Arc::clone(&self.shared);
+        let read = spawn_blocking(move || shared.store.kept_usage(&records)).await;
+        let failed = |error: StoreError| LedgerError::File(error.to_string());
+        read.map_err(|error| LedgerError::File(error.to_string()))?.map_err(failed)
+    }
+
     /// Why it takes so long.
     pub(super) fn trouble(&self) -> String {
         let trouble = self.shared.trouble.lock().unwrap_or_else(PoisonError::into_inner);

@@ -20,7 +20,7 @@ use std::ops::RangeInclusive;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// `format`, `incarnation` and `clock`.
 const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
@@ -101,11 +101,15 @@ impl Store {
     /// Opens a file, or makes one, and keeps it from everybody else. `incarnation` is made larger than any before it.
     pub(super) fn open(path: &Path, incarnation: u64, retention: Duration) -> Result<(Self, Contents), StoreError> {
         let database = open_database(path)?;
-        let (before, contents) = read(&database).map_err(|error| error.of(path))?;
+        let (before, mut contents) = read(&database).map_err(|error| error.of(path))?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = Millis(u64::try_from(now.as_millis()).unwrap_or(u64::MAX)).max(contents.clock);
+        let forgotten: Vec<Account> =
+            contents.accounts.extract_if(.., |_, account| account.is_forgotten(now)).map(|(name, _)| name).collect();
         let incarnation = incarnation.max(before.saturating_add(1));
         let retention = u32::try_from(retention.as_secs() / 3_600).unwrap_or(u32::MAX);
         let store = Self { path: path.to_owned(), incarnation, retention, database: Mutex::new(None) };
-        store.begin(&database).map_err(|error| error.of(path))?;
+        store.begin(&database, &forgotten).map_err(|error| error.of(path))?;
         *store.lock() = Some(database);
         Ok((store, contents))
     }
@@ -136,15 +140,33 @@ impl Store {
         read_usage(database, tenant, hours).map_err(|error| error.of(&self.path))
     }
 
+    /// What it has of these records' fields.
+    pub(super) fn kept_usage(&self, records: &[Record]) -> Result<Vec<Record>, StoreError> {
+        let mut open = self.lock();
+        let database = match open.take() {
+            Some(database) => database,
+            None => self.open_again()?,
+        };
+        let kept = read_kept_usage(&database, records).map_err(|error| error.of(&self.path))?;
+        *open = Some(database);
+        Ok(kept)
+    }
+
     fn open_again(&self) -> Result<Database, StoreError> {
         let database = open_database(&self.path)?;
         let (found, _) = read(&database).map_err(|error| error.of(&self.path))?;
         if found == self.incarnation { Ok(database) } else { Err(StoreError::Taken { file: self.path.clone() }) }
     }
 
-    fn begin(&self, database: &Database) -> Result<(), Trouble> {
+    /// Notes this process, and removes accounts that nobody has used for so long that they say nothing any more.
+    fn begin(&self, database: &Database, forgotten: &[Account]) -> Result<(), Trouble> {
         let transaction = database.begin_write()?;
         {
+            let (mut accounts, mut lent) = (transaction.open_table(ACCOUNTS)?, transaction.open_table(LENT)?);
+            for account in forgotten.iter().map(Account::to_string) {
+                accounts.remove(account.as_str())?;
+                lent.remove(account.as_str())?;
+            }
             let mut meta = transaction.open_table(META)?;
             meta.insert("format", FORMAT)?;
             meta.insert("incarnation", self.incarnation)?;
@@ -257,6 +279,28 @@ fn read_usage(database: &Database, tenant: &TenantId, hours: &RangeInclusive<Hou
         }
     }
     Ok(records)
+}
+
+fn read_kept_usage(database: &Database, records: &[Record]) -> Result<Vec<Record>, Trouble> {
+    let transaction = database.begin_read()?;
+    let table = match transaction.open_table(USAGE) {
+        Ok(table) => table,
+        Err(TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+        Err(error) => return Err(error.into()),
+    };
+    let mut kept = Vec::new();
+    for record in records {
+        let mut fields = BTreeMap::new();
+        for field in record.fields.keys() {
+            let key = (record.hour.number(), record.tenant.as_str(), field.to_string());
+            if let Some(counts) = table.get((key.0, key.1, key.2.as_str()))? {
+                let damaged = |error| Trouble::Damaged(format!("usage {} {} {}: {error}", key.0, key.1, key.2));
+                fields.insert(field.clone(), serde_json::from_str(counts.value()).map_err(damaged)?);
+            }
+        }
+        kept.push(Record { fields, ..record.clone() });
+    }
+    Ok(kept)
 }
 
 fn write(database: &Database, changes: &Changes, oldest: Hour) -> Result<(), Trouble> {

@@ -1,10 +1,13 @@
 //! Passwords and certificates, from where the settings say they are.
 
 use super::settings::{Password, Place, RedisSettings, TlsFiles};
-use crate::secret::Secret;
+use crate::secret::{Secret, read_private};
 use redis::{ClientTlsConfig, TlsCertificates};
 use sluice_policy::config::reader::ConfigError;
 use std::path::Path;
+
+/// How PEM calls it.
+const PRIVATE_KEY: &str = "PRIVATE KEY";
 
 /// What [`RedisSettings`] names, opened.
 #[derive(Default)]
@@ -49,10 +52,14 @@ fn open_password(password: &Password, report: &mut impl FnMut(&str, String)) -> 
 fn open_certificates(files: &TlsFiles, report: &mut impl FnMut(&str, String)) -> TlsCertificates {
     let mut open = |field: &str, file: &Path, holds: &str| {
         let at = format!("ledger.redis.tls.{field}");
-        let text = match std::fs::read_to_string(file) {
+        let text = match holds {
+            PRIVATE_KEY => read_private(file).map(|text| text.to_string()),
+            _ => std::fs::read_to_string(file).map_err(|error| error.to_string()),
+        };
+        let text = match text {
             Ok(text) => text,
-            Err(error) => {
-                report(&at, format!("{}: {error}", file.display()));
+            Err(problem) => {
+                report(&at, format!("{}: {problem}", file.display()));
                 return Vec::new();
             }
         };
@@ -66,7 +73,7 @@ fn open_certificates(files: &TlsFiles, report: &mut impl FnMut(&str, String)) ->
         root_cert: files.authority.as_ref().map(|file| open("ca_file", file, "CERTIFICATE")),
         client_tls: files.client.as_ref().map(|(certificate, key)| ClientTlsConfig {
             client_cert: open("cert_file", certificate, "CERTIFICATE"),
-            client_key: open("key_file", key, "PRIVATE KEY"),
+            client_key: open("key_file", key, PRIVATE_KEY),
         }),
     }
 }

@@ -26,6 +26,8 @@ pub(crate) const CASES: &[Case] = cases![
     a_call_draws_of_every_budget_or_of_none,
     a_call_draws_its_money_beside_its_tokens,
     who_costs_nothing_passes_an_empty_purse,
+    a_day_that_has_begun_nowhere_changes_nothing,
+    a_day_of_the_future_counts_where_nobody_knows_better_and_its_draws_are_those_of_today,
 ];
 
 const FIRST: u64 = 20_260_131;
@@ -207,4 +209,29 @@ fn who_costs_nothing_passes_an_empty_purse(story: &mut Story<'_>) {
     story.set_meter(MoneyPerDay, day(100, FIRST));
     let said = story.call("a").drew_in(FIRST, MoneyPerDay, 100, 0).row_of("/1/t", 1, 60, 1, 0).send();
     assert_eq!((said.granted, said.level(MoneyPerDay)), (1, 0));
+}
+
+/// When stories begin, 2026-09-21, and a year later, by a clock that is ahead.
+const TODAY: u64 = 20_260_921;
+const AHEAD: u64 = 20_270_921;
+
+fn a_day_that_has_begun_nowhere_changes_nothing(story: &mut Story<'_>) {
+    story.set_meter(TokensPerDay, day(100, TODAY));
+    story.call("a").drew_in(TODAY, TokensPerDay, 30, 0).send();
+    story.set_meter(TokensPerDay, day(100, AHEAD));
+    let said = story.call("ahead").drew_in(AHEAD, TokensPerDay, 0, 0).send();
+    assert_eq!((said.level(TokensPerDay), said.meters[&TokensPerDay].period), (70, TODAY));
+    // It has heard which day it is.
+    assert_eq!(story.call("ahead").drew_in(TODAY, TokensPerDay, 20, 0).send().level(TokensPerDay), 50);
+    // In the east it may be tomorrow.
+    story.set_meter(TokensPerDay, day(100, TODAY + 1));
+    assert_eq!(story.call("a").send().level(TokensPerDay), 100);
+}
+
+fn a_day_of_the_future_counts_where_nobody_knows_better_and_its_draws_are_those_of_today(story: &mut Story<'_>) {
+    story.set_meter(TokensPerDay, day(100, AHEAD));
+    story.call("ahead").drew_in(AHEAD, TokensPerDay, 30, 0).send();
+    story.set_meter(TokensPerDay, day(100, TODAY));
+    let said = story.call("b").send();
+    assert_eq!((said.level(TokensPerDay), said.meters[&TokensPerDay].period), (70, TODAY));
 }

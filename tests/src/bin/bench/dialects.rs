@@ -4,7 +4,7 @@
 //! filter reads nothing of the reply. Calls alternate between them, so that whatever else the machine does meets both.
 
 use super::awake::Awake;
-use super::{Figure, figure};
+use super::{Figure, doing, figure};
 use anyhow::{Context, Result, ensure};
 use e2e::client::Client;
 use e2e::stack::{MODEL, POOL, Stack};
@@ -25,6 +25,7 @@ const DIALECTS: [(&str, &str); 5] = [
     ("anthropic_messages", "/v1/messages"),
     ("kserve_generate_stream", "/v2/models/smollm2-135m/generate_stream"),
 ];
+pub(super) const FIGURES: &[&str] = &["added_first_byte_us", "cpu_ratio"];
 /// Before the path of a dialect: the same server, and nothing read of its reply.
 const UNMETERED: &str = "/unmetered";
 
@@ -45,6 +46,7 @@ pub(super) async fn measure(rounds: usize) -> Result<Vec<Figure>> {
     let _awake = Awake::keep()?;
     let mut figures = Vec::new();
     for (dialect, path) in DIALECTS {
+        doing(format!("streams of {dialect}, metered and not"));
         for stream in STREAMS {
             figures.extend(compare(&stack, &client, dialect, path, stream, rounds).await?);
         }

@@ -4,7 +4,7 @@
 //! from the service: as a document, as a stream of a token a piece, and as one of eight tokens a piece.
 
 use super::texts::TEXTS;
-use super::{Figure, PATIENCE, figure};
+use super::{Figure, PATIENCE, doing, figure};
 use anyhow::{Context, Result, ensure};
 use e2e::client::send;
 use e2e::folder::Folder;
@@ -17,13 +17,17 @@ use serde_json::{Value, json};
 const FORMS: [(&str, Option<usize>); 3] =
     [("document", None), ("token a piece", Some(1)), ("8 tokens a piece", Some(8))];
 const PROMPT: &str = "prompt";
+pub(super) const FIGURES: &[&str] = &["estimator_error"];
 
-pub(super) async fn measure() -> Result<Vec<Figure>> {
+/// `quick`: the texts of one kind only.
+pub(super) async fn measure(quick: bool) -> Result<Vec<Figure>> {
+    doing("starting the real model, whose tokenizer counts");
     let folder = Folder::create("bench-estimator")?;
     let model = Model::start(&folder).await?;
     let stack = Stack::builder("bench-estimator-stack").workers(1).tenant(Tenant::new("only")).start().await?;
     let mut figures = Vec::new();
-    for (kind, texts) in TEXTS {
+    for (kind, texts) in TEXTS.into_iter().take(if quick { 1 } else { TEXTS.len() }) {
+        doing(format!("the estimate of texts: {kind}"));
         let mut errors = vec![Vec::new(); FORMS.len()];
         let mut of_prompts = Vec::new();
         for text in texts {

@@ -4,7 +4,7 @@
 //! What is measured of calls is what the upstream saw, through three Envoys. Only for what Redis is asked, sidecars are
 //! driven in their own protocol, as two cores cannot also carry so many calls through Envoys.
 
-use super::{Figure, PATIENCE, figure};
+use super::{Figure, PATIENCE, doing, figure};
 use anyhow::{Context, Result, ensure};
 use e2e::client::Chat;
 use e2e::fleet::{Caller, Direct, Fleet, Load};
@@ -19,34 +19,76 @@ use tokio::task::JoinSet;
 const GATES: usize = 3;
 const CAPACITY: usize = 20;
 const CALLERS: usize = 500;
-const HAND_OVERS: usize = 200;
 const LEASE_MS: u64 = 2_000;
 /// In a minute of fewer starts a share is a matter of chance.
-const LEAST_STARTS: u64 = 60;
+const LEAST_STARTS_PER_MINUTE: u64 = 60;
 /// Longer than anybody waits.
 const LONG: Duration = Duration::from_secs(300);
-/// Windows in which a mean is taken.
-const WINDOWS: usize = 3;
 /// Tenants of those who are counted at Redis.
 const TENANTS: usize = 10;
 
-pub(super) async fn measure(minutes: usize, window_s: u64, most_accounts: usize) -> Result<Vec<Figure>> {
-    let window = Duration::from_secs(window_s);
-    let mut figures = of_calls(minutes, window).await?;
-    for (service_ms, at_least) in [(200, 120), (10, 20)] {
-        for requests_per_s in [at_least, at_least * 10] {
-            let counted = commands(requests_per_s, service_ms, window).await?;
-            figures.push(Figure { requests_per_s: Some(requests_per_s), service_ms: Some(service_ms), ..counted });
+pub(super) const FIGURES: &[&str] =
+    &["mean_running", "hand_over_ms", "hand_over_p99_ms", "share_error", "redis_commands_per_s"];
+
+/// How much is measured, and for how long.
+pub(super) struct Size {
+    /// In which shares are compared, each of them this long.
+    minutes: usize,
+    minute: Duration,
+    /// In which a mean is taken.
+    windows: usize,
+    window: Duration,
+    hand_overs: usize,
+    /// Requests a second, and how long each of them runs, in milliseconds.
+    arrivals: &'static [(u64, u64)],
+    most_accounts: usize,
+    /// Accounts that are in use are asked for every third of a lease; of 10,000 and 2 s Redis would do nothing else.
+    third_of_lease: Duration,
+}
+
+impl Size {
+    pub(super) const QUICK: Self = Self {
+        minutes: 1,
+        minute: Duration::from_secs(2),
+        windows: 1,
+        window: Duration::from_millis(500),
+        hand_overs: 5,
+        arrivals: &[(120, 200)],
+        most_accounts: 100,
+        third_of_lease: Duration::from_secs(1),
+    };
+
+    pub(super) fn new(minutes: usize, window_s: u64, most_accounts: usize) -> Self {
+        Self {
+            minutes,
+            minute: Duration::from_secs(60),
+            windows: 3,
+            window: Duration::from_secs(window_s),
+            hand_overs: 200,
+            arrivals: &[(120, 200), (1_200, 200), (20, 10), (200, 10)],
+            most_accounts,
+            third_of_lease: Duration::from_secs(10),
         }
     }
-    for accounts in [100, 1_000, 10_000].into_iter().filter(|accounts| *accounts <= most_accounts) {
-        figures.push(Figure { accounts: Some(accounts), ..commands_of_accounts(accounts, window).await? });
+}
+
+pub(super) async fn measure(size: &Size) -> Result<Vec<Figure>> {
+    let mut figures = of_calls(size).await?;
+    for (requests_per_s, service_ms) in size.arrivals.iter().copied() {
+        doing(format!("calls to Redis at {requests_per_s} requests a second of {service_ms} ms"));
+        let counted = commands(requests_per_s, service_ms, size).await?;
+        figures.push(Figure { requests_per_s: Some(requests_per_s), service_ms: Some(service_ms), ..counted });
+    }
+    for accounts in [100, 1_000, 10_000].into_iter().filter(|accounts| *accounts <= size.most_accounts) {
+        doing(format!("calls to Redis for {accounts} accounts in use"));
+        figures.push(Figure { accounts: Some(accounts), ..commands_of_accounts(accounts, size).await? });
     }
     Ok(figures)
 }
 
 /// Everything that the upstream sees, with the same three gateways.
-async fn of_calls(minutes: usize, window: Duration) -> Result<Vec<Figure>> {
+async fn of_calls(size: &Size) -> Result<Vec<Figure>> {
+    doing("starting three gateways and Redis");
     let folder = Folder::create("bench-ledger-redis")?;
     let redis = Redis::start(&folder).await?;
     let tenants = ["batch", "everywhere", "in-one-place", "below"].map(Tenant::new);
@@ -62,15 +104,18 @@ async fn of_calls(minutes: usize, window: Duration) -> Result<Vec<Figure>> {
             let caller = Caller::new(fleet.client(gate, "batch")?, chat(service_ms));
             load.add(&caller, CALLERS / GATES + usize::from(gate < CALLERS % GATES));
         }
-        figures.push(Figure { service_ms: Some(service_ms), ..mean_running(&fleet, window).await? });
+        doing(format!("a crowd with calls of {service_ms} ms"));
+        figures.push(Figure { service_ms: Some(service_ms), ..mean_running(&fleet, size).await? });
         if service_ms == 1_000 {
-            figures.extend(hand_overs(&fleet).await?);
+            doing(format!("slots that a P0 gets, {} times", size.hand_overs));
+            figures.extend(hand_overs(&fleet, size.hand_overs).await?);
         }
         drop(load);
         fleet.wait_until_idle(PATIENCE).await?;
     }
-    if minutes > 0 {
-        figures.push(share_error(&fleet, minutes).await?);
+    if size.minutes > 0 {
+        doing(format!("shares of three tenants, {} times {} s", size.minutes, size.minute.as_secs()));
+        figures.push(share_error(&fleet, size).await?);
     }
     let most = fleet.upstream.calls().max_running();
     ensure!(most == CAPACITY, "{most} calls ran at once, of {CAPACITY}");
@@ -86,7 +131,7 @@ fn chat(service_ms: u64) -> Chat {
 }
 
 /// While all callers wait.
-async fn mean_running(fleet: &Fleet, window: Duration) -> Result<Figure> {
+async fn mean_running(fleet: &Fleet, size: &Size) -> Result<Figure> {
     let calls = fleet.upstream.calls();
     wait_until("everybody waits", PATIENCE, || async {
         let mut queued = 0;
@@ -97,9 +142,9 @@ async fn mean_running(fleet: &Fleet, window: Duration) -> Result<Figure> {
     })
     .await?;
     let mut means = Vec::new();
-    for _ in 0..WINDOWS {
+    for _ in 0..size.windows {
         let from = Instant::now();
-        let_pass(window).await;
+        let_pass(size.window).await;
         means.push(calls.record().mean_running(from, Instant::now()) * 100.0);
     }
     let of_hundred = figure("mean_running", "slots", means);
@@ -108,10 +153,10 @@ async fn mean_running(fleet: &Fleet, window: Duration) -> Result<Figure> {
 }
 
 /// From the first slot that comes free anywhere after a P0 was sent, to its start.
-async fn hand_overs(fleet: &Fleet) -> Result<[Figure; 2]> {
+async fn hand_overs(fleet: &Fleet, count: usize) -> Result<[Figure; 2]> {
     let calls = fleet.upstream.calls();
     let mut spans_ms = Vec::new();
-    for number in 0..HAND_OVERS {
+    for number in 0..count {
         let client = fleet.client(number % GATES, "urgent")?;
         // Until whoever got the slot of the P0 before runs.
         let before = calls.count();
@@ -126,7 +171,7 @@ async fn hand_overs(fleet: &Fleet) -> Result<[Figure; 2]> {
         spans_ms.push(waited.as_secs_f64() * 1_000.0);
     }
     spans_ms.sort_by(f64::total_cmp);
-    let p99 = spans_ms[HAND_OVERS * 99 / 100 - 1];
+    let p99 = spans_ms[(count * 99 / 100).saturating_sub(1)];
     let of_all = figure("hand_over_ms", "ms", spans_ms);
     let p99 = Figure { n: of_all.n, ..figure("hand_over_p99_ms", "ms", vec![p99]) };
     Ok([of_all, p99])
@@ -134,8 +179,9 @@ async fn hand_overs(fleet: &Fleet) -> Result<[Figure; 2]> {
 
 /// Two tenants of P5, one at all gateways and one at a single one, and one of P6, which weighs half: a third each. The
 /// worst share of each minute, as it is off that third.
-async fn share_error(fleet: &Fleet, minutes: usize) -> Result<Figure> {
-    const MINUTE: Duration = Duration::from_secs(60);
+async fn share_error(fleet: &Fleet, size: &Size) -> Result<Figure> {
+    let Size { minutes, minute, .. } = *size;
+    let least_starts = LEAST_STARTS_PER_MINUTE * minute.as_secs() / 60;
     let callers = [("everywhere", 5, [0, 1, 2].as_slice()), ("in-one-place", 5, &[0]), ("below", 6, &[1, 2])];
     let mut load = Load::default();
     for (tenant, level, gates) in callers {
@@ -150,13 +196,13 @@ async fn share_error(fleet: &Fleet, minutes: usize) -> Result<Figure> {
     let mut worst = Vec::new();
     for _ in 0..minutes {
         let from = Instant::now();
-        let_pass(MINUTE).await;
+        let_pass(minute).await;
         let record = calls.record();
-        let starts = record.starts(from, from + MINUTE);
+        let starts = record.starts(from, from + minute);
         let third = starts.values().sum::<u64>() as f64 / callers.len() as f64;
         let of = |tenant, level| starts.get(&(tenant, Some(level))).copied().unwrap_or(0);
         let counts = callers.map(|(tenant, level, _)| of(tenant, level));
-        ensure!(counts.iter().all(|count| *count >= LEAST_STARTS), "too few starts in a minute: {counts:?}");
+        ensure!(counts.iter().all(|count| *count >= least_starts), "too few starts in a minute: {counts:?}");
         let errors = counts.map(|count| (count as f64 / third - 1.0).abs() * 100.0);
         worst.push(errors.into_iter().fold(0.0, f64::max));
     }
@@ -166,7 +212,7 @@ async fn share_error(fleet: &Fleet, minutes: usize) -> Result<Figure> {
 }
 
 /// Calls to Redis while so many requests arrive a second, of which the pool serves what it can.
-async fn commands(requests_per_s: u64, service_ms: u64, window: Duration) -> Result<Figure> {
+async fn commands(requests_per_s: u64, service_ms: u64, size: &Size) -> Result<Figure> {
     let folder = Folder::create("bench-ledger-redis")?;
     let redis = Redis::start(&folder).await?;
     let fleet =
@@ -182,7 +228,7 @@ async fn commands(requests_per_s: u64, service_ms: u64, window: Duration) -> Res
     let drivers = (0..GATES).map(|gate| fleet.direct(gate, "first")).collect::<Result<Vec<_>>>()?;
     let pause = Duration::from_secs_f64(1.0 / requests_per_s as f64);
     let (mut calls, begun) = (JoinSet::new(), Instant::now());
-    let (mut counts, mut counted_at) = (Vec::new(), begun + window / 4);
+    let (mut counts, mut counted_at) = (Vec::new(), begun + size.window / 4);
     let mut before = None;
     for number in 0_u32.. {
         let due = begun + pause * number;
@@ -192,9 +238,9 @@ async fn commands(requests_per_s: u64, service_ms: u64, window: Duration) -> Res
             if let Some((then, earlier)) = before.replace((now, sum)) {
                 counts.push((sum - earlier) as f64 / now.duration_since(then).as_secs_f64());
             }
-            counted_at = now + window;
+            counted_at = now + size.window;
         }
-        if counts.len() == WINDOWS {
+        if counts.len() == size.windows {
             break;
         }
         let (gate, tenant) = (number as usize % GATES, number as usize / GATES % TENANTS);
@@ -208,9 +254,8 @@ async fn commands(requests_per_s: u64, service_ms: u64, window: Duration) -> Res
 }
 
 /// Calls to Redis while each of so many tenants has one call that runs, and nobody comes or goes.
-async fn commands_of_accounts(accounts: usize, window: Duration) -> Result<Figure> {
-    // Accounts that are in use are asked for every third of a lease; of 10,000 and 2 s Redis would do nothing else.
-    const THIRD_OF_LEASE: Duration = Duration::from_secs(10);
+async fn commands_of_accounts(accounts: usize, size: &Size) -> Result<Figure> {
+    let third_of_lease = size.third_of_lease;
     let folder = Folder::create("bench-ledger-redis")?;
     let redis = Redis::start(&folder).await?;
     let fleet = Fleet::builder("bench-ledger")
@@ -220,7 +265,7 @@ async fn commands_of_accounts(accounts: usize, window: Duration) -> Result<Figur
         .longest_request(LONG)
         .tenant(Tenant::new("first").limit("requests_per_min", 1_000))
         .copies(accounts)
-        .sidecar_config(|_, config| config["ledger"]["lease_ms"] = json!(THIRD_OF_LEASE.as_millis() as u64 * 3))
+        .sidecar_config(move |_, config| config["ledger"]["lease_ms"] = json!(third_of_lease.as_millis() as u64 * 3))
         .start()
         .await?;
     let calls = fleet.upstream.calls();
@@ -231,13 +276,13 @@ async fn commands_of_accounts(accounts: usize, window: Duration) -> Result<Figur
         let driver = drivers[number % GATES].copy(number);
         running.spawn(async move { driver.call(LONG).await });
         // So many accounts are not taken into use in one moment, and an empty ledger is silent for a lease first.
-        wait_until("it is let in", 3 * THIRD_OF_LEASE + PATIENCE, || async { calls.running() + 100 > number }).await?;
+        wait_until("it is let in", 3 * third_of_lease + PATIENCE, || async { calls.running() + 100 > number }).await?;
     }
-    wait_until("all of them run", 3 * THIRD_OF_LEASE + PATIENCE, || async { calls.running() == accounts }).await?;
+    wait_until("all of them run", 3 * third_of_lease + PATIENCE, || async { calls.running() == accounts }).await?;
     let mut counts = Vec::new();
-    for _ in 0..WINDOWS {
+    for _ in 0..size.windows {
         let (from, before) = (Instant::now(), asked(&redis)?);
-        let_pass(THIRD_OF_LEASE.max(window)).await;
+        let_pass(third_of_lease.max(size.window)).await;
         counts.push((asked(&redis)? - before) as f64 / from.elapsed().as_secs_f64());
     }
     Ok(figure("redis_commands_per_s", "1/s", counts))

@@ -1,27 +1,29 @@
 //! `bench AREA`: `first-light` is how soon Sluice notices what must not wait, as the client and the operator see it;
-//! `queue` is what a decision costs, `dialects` what metering costs, `ledger` what replicas ask of Redis and get from it.
+//! `queue` is what a decision costs, `dialects` what metering costs, `instructions` what a call costs in the filter,
+//! `ledger` what replicas ask of Redis and get from it, `growth` what the size of a configuration costs.
 //!
 //! Prints a table and writes `target/bench/AREA.json`: a list of `{figure, value, unit, n, spread}`, where `value` is
 //! the median of `n` repeats and `spread` the distance from the lowest to the highest of them. Where there are many
 //! repeats, `likely` is where the median of ever more would be found, with a chance of 95%.
 
+mod all;
 mod awake;
 mod dialects;
 mod estimator;
+mod first_light;
+mod growth;
+mod instructions;
 mod ledger;
 mod queue;
 mod texts;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use clap::{Parser, Subcommand};
-use e2e::client::{Chat, Client};
 use e2e::paths;
-use e2e::stack::{MODEL, Stack};
-use e2e::tenant::Tenant;
-use e2e::wait::{wait_for, wait_until};
 use serde::Serialize;
+use std::fmt::Display;
 use std::fs;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -30,11 +32,16 @@ const PATIENCE: Duration = Duration::from_secs(20);
 struct Arguments {
     #[command(subcommand)]
     what: What,
+    /// Seconds instead of minutes: it shows that everything is still measured, and no figure to rely on.
+    #[arg(long, global = true)]
+    quick: bool,
 }
 
 #[derive(Subcommand)]
 enum What {
-    /// How soon a killed sidecar closes its routes, and how soon a caller that left the queue frees its place.
+    /// Every area, one after the other; fails where a figure is missing.
+    All,
+    /// How soon a killed sidecar closes its routes, how soon one that stands still is found out, and how soon a caller that left the queue frees its place.
     FirstLight {
         #[arg(long, default_value_t = 15)]
         repeats: usize,
@@ -44,6 +51,11 @@ enum What {
     Dialects {
         #[arg(long, default_value_t = 400)]
         rounds: usize,
+    },
+    /// What a call costs in the filter, in instructions of its native build, by the kind and the size of its reply.
+    Instructions {
+        #[arg(long, default_value_t = 3)]
+        repeats: usize,
     },
     /// What a decision of the fair queue costs, in time and memory, and how fast the simulator runs.
     Queue {
@@ -64,6 +76,9 @@ enum What {
         #[arg(long, default_value_t = 10_000)]
         most_accounts: usize,
     },
+    /// What a call costs the service with ever more pools and tenants, how large its page of metrics grows, and what an
+    /// idle tenant takes.
+    Growth,
 }
 
 #[derive(Serialize)]
@@ -98,86 +113,42 @@ struct Figure {
     service_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     accounts: Option<usize>,
+    /// How many the configuration has, where that matters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pools: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tenants: Option<usize>,
 }
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    match Arguments::parse().what {
-        What::FirstLight { repeats } => first_light(repeats).await,
+    let Arguments { what, quick } = Arguments::parse();
+    match what {
+        What::All => all::measure(quick),
+        What::FirstLight { repeats } => {
+            report("first-light", &first_light::measure(if quick { 2 } else { repeats }).await?)
+        }
         What::Dialects { rounds } => {
-            let mut figures = estimator::measure().await?;
-            figures.extend(dialects::measure(rounds).await?);
+            let mut figures = estimator::measure(quick).await?;
+            figures.extend(dialects::measure(if quick { 4 } else { rounds }).await?);
             report("dialects", &figures)
         }
         What::Ledger { minutes, window_s, most_accounts } => {
-            report("ledger", &ledger::measure(minutes, window_s, most_accounts).await?)
+            let size = if quick { ledger::Size::QUICK } else { ledger::Size::new(minutes, window_s, most_accounts) };
+            report("ledger", &ledger::measure(&size).await?)
         }
-        What::Queue { repeats, most_waiters } => report("queue", &queue::measure(repeats, most_waiters)?),
+        What::Instructions { repeats } => report("instructions", &instructions::measure(repeats, quick)?),
+        What::Queue { repeats, most_waiters } => {
+            let size = if quick { queue::Size::QUICK } else { queue::Size::new(repeats, most_waiters) };
+            report("queue", &queue::measure(&size)?)
+        }
+        What::Growth => report("growth", &growth::measure(quick).await?),
     }
 }
 
-async fn first_light(repeats: usize) -> Result<()> {
-    ensure!(repeats > 0, "--repeats must be at least 1");
-    let mut stack =
-        Stack::builder("bench-first-light").workers(1).capacity(1).tenant(Tenant::new("only")).start().await?;
-    let cancels = repeat(repeats, async |_| cancel_frees(&stack).await).await?;
-    let mut closes = Vec::new();
-    for _ in 0..repeats {
-        closes.push(fail_closed(&mut stack).await?);
-    }
-    report("first-light", &[in_ms("fail_closed_ms", &closes), in_ms("cancel_frees_ms", &cancels)])
-}
-
-async fn repeat(n: usize, measure: impl AsyncFn(usize) -> Result<Duration>) -> Result<Vec<Duration>> {
-    let mut spans = Vec::new();
-    for index in 0..n {
-        spans.push(measure(index).await?);
-    }
-    Ok(spans)
-}
-
-/// From the start of a call to a sidecar that was just killed, to the 503.
-async fn fail_closed(stack: &mut Stack) -> Result<Duration> {
-    let client = stack.client("only")?;
-    wait_for("calls are served", PATIENCE, || async {
-        let reply = client.chat(&Chat::to(MODEL)).await.ok()?;
-        (reply.status == 200).then_some(())
-    })
-    .await?;
-    stack.sidecar.kill();
-    let reply = client.chat(&Chat::to(MODEL)).await?;
-    ensure!(reply.reason() == Some("service_unavailable"), "{}", reply.summary());
-    stack.sidecar.restart().await?;
-    Ok(reply.took)
-}
-
-/// From a queued client's leaving to the moment at which the sidecar's statistics no longer count it. Includes the
-/// polling of the statistics, some milliseconds.
-async fn cancel_frees(stack: &Stack) -> Result<Duration> {
-    let client = stack.client("only")?;
-    let calls = stack.upstream.calls();
-    calls.hold();
-    let running = spawn(&client);
-    wait_until("the call runs", PATIENCE, || async { calls.running() == 1 }).await?;
-    let leaving = spawn(&client);
-    stack.operators().wait_for_queued(1, PATIENCE).await?;
-    let left = Instant::now();
-    leaving.abort();
-    stack.operators().wait_for_queued(0, PATIENCE).await?;
-    let took = left.elapsed();
-    calls.release();
-    running.await??;
-    stack.operators().wait_until_idle(PATIENCE).await?;
-    Ok(took)
-}
-
-fn spawn(client: &Client) -> tokio::task::JoinHandle<Result<()>> {
-    let client = client.clone();
-    tokio::spawn(async move { client.chat(&Chat::to(MODEL)).await.map(|_| ()) })
-}
-
-fn in_ms(name: &'static str, spans: &[Duration]) -> Figure {
-    figure(name, "ms", spans.iter().map(|span| span.as_secs_f64() * 1_000.0).collect())
+/// What is being done, for whoever waits for it.
+fn doing(what: impl Display) {
+    eprintln!("… {what}");
 }
 
 /// Fewer repeats say too little of their median.
@@ -209,6 +180,8 @@ fn figure(name: &'static str, unit: &'static str, mut values: Vec<f64>) -> Figur
         requests_per_s: None,
         service_ms: None,
         accounts: None,
+        pools: None,
+        tenants: None,
     }
 }
 
@@ -228,7 +201,10 @@ fn report(area: &str, figures: &[Figure]) -> Result<()> {
         let service = row.service_ms.map(|service| format!("{}{service} ms", arrivals.unwrap_or_default()));
         let accounts = row.accounts.map(|accounts| format!("{accounts} accounts"));
         let waiters = row.waiters.map(|waiters| waiters.to_string());
-        let with = waiters.or(load).or(of_text).or(of_size).or(service).or(accounts).unwrap_or_default();
+        let sizes = [(row.pools, "pools"), (row.tenants, "tenants")];
+        let sizes: Vec<_> = sizes.iter().filter_map(|(count, of)| Some(format!("{} {of}", (*count)?))).collect();
+        let size = (!sizes.is_empty()).then(|| sizes.join(", "));
+        let with = size.or(waiters).or(load).or(of_text).or(of_size).or(service).or(accounts).unwrap_or_default();
         let Figure { figure, value, unit, n, spread, .. } = row;
         let likely = row.likely.map(|[low, high]| format!("{low} to {high}")).unwrap_or_default();
         println!("{figure:<28} {with:>32} {value:>12} {unit:<6} {n:>3} {spread:>12} {likely:>18}");

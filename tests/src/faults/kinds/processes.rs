@@ -2,10 +2,11 @@
 
 use super::{A_WHILE, Kind};
 use crate::faults::world::Home::Server;
+use crate::fleet::{LEASE, LONGEST_REQUEST};
 use crate::wait::let_pass;
 use nix::sys::signal::Signal;
 
-pub(super) const KINDS: [Kind; 6] = [
+pub(super) const KINDS: [Kind; 7] = [
     Kind::new("a replica is killed, and is back at once", Server, |world| {
         Box::pin(async move { world.fleet.gates[0].sidecar.restart().await })
     })
@@ -28,6 +29,17 @@ pub(super) const KINDS: [Kind; 6] = [
             replica.restart().await
         })
     }),
+    Kind::new("all replicas are killed, and are back when no call can run", Server, |world| {
+        Box::pin(async move {
+            world.fleet.gates.iter_mut().for_each(|gate| gate.sidecar.kill());
+            let_pass(LEASE + LONGEST_REQUEST + A_WHILE).await;
+            for gate in &mut world.fleet.gates {
+                gate.sidecar.restart().await?;
+            }
+            Ok(())
+        })
+    })
+    .killing(),
     Kind::new("a replica stands still for longer than its lease", Server, |world| {
         Box::pin(async move {
             let replica = &world.fleet.gates[0].sidecar;

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 const AN_HOUR_S: i64 = 3_600;
 
-pub(super) const KINDS: [Kind; 17] = [
+pub(super) const KINDS: [Kind; 20] = [
     Kind::new("Redis is killed, and is back empty", Server, |world| {
         Box::pin(async move {
             world.server()?.forget()?;
@@ -48,6 +48,15 @@ pub(super) const KINDS: [Kind; 17] = [
     }),
     Kind::new("Redis stands still for a moment", Server, |world| {
         Box::pin(async move { stand_still(world.server()?, A_MOMENT).await })
+    }),
+    Kind::new("Redis stands still for 0.6 s", Server, |world| {
+        Box::pin(async move { stand_still(world.server()?, Duration::from_millis(600)).await })
+    }),
+    Kind::new("Redis stands still for 3 s", Server, |world| {
+        Box::pin(async move { stand_still(world.server()?, Duration::from_secs(3)).await })
+    }),
+    Kind::new("Redis stands still for 10 s, longer than any call lives", Server, |world| {
+        Box::pin(async move { stand_still(world.server()?, Duration::from_secs(10)).await })
     }),
     Kind::new("DEBUG SLEEP", Server, |world| Box::pin(async move { command(world, &["DEBUG", "SLEEP", "1.5"]) })),
     Kind::new("SCRIPT FLUSH", Server, |world| Box::pin(async move { command(world, &["SCRIPT", "FLUSH"]) })).quick(),

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 const TAKES_OVER_WITHIN: Duration = Duration::from_secs(30);
 
-pub(super) const KINDS: [Kind; 4] = [
+pub(super) const KINDS: [Kind; 5] = [
     Kind::new("a master is demoted in good order", Home::Sentinels, |world| {
         Box::pin(async move {
             let rig = sentinels(world)?;
@@ -23,6 +23,22 @@ pub(super) const KINDS: [Kind; 4] = [
             rig.sentinels[0].cli(&["SENTINEL", "FAILOVER", MASTER])?;
             rig.failed_over(old).await?;
             follows(&rig.servers[old]).await
+        })
+    }),
+    Kind::new("a master is demoted, and is the master again", Home::Sentinels, |world| {
+        Box::pin(async move {
+            let rig = sentinels(world)?;
+            for _ in 0..2 {
+                let old = rig.master()?;
+                // A Sentinel makes no second failover of a master before the first one has long been over.
+                wait_until("the Sentinels fail over", TAKES_OVER_WITHIN, || async {
+                    rig.sentinels[0].cli(&["SENTINEL", "FAILOVER", MASTER]).is_ok()
+                })
+                .await?;
+                rig.failed_over(old).await?;
+                follows(&rig.servers[old]).await?;
+            }
+            Ok(())
         })
     }),
     Kind::new("a master is killed, and its lagging replica takes over", Home::Sentinels, |world| {
