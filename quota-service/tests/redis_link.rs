@@ -205,7 +205,7 @@ async fn a_user_who_may_not_see_info_is_refused_with_the_right_to_add() {
 async fn a_single_server_and_a_cluster_are_not_mistaken_for_each_other() {
     let folder = Folder::create("link-mistaken").unwrap();
     let alone = Redis::launch(&folder, Setup::named("alone")).await.unwrap();
-    let node = Redis::launch(&folder, Setup::named("node").arguments(["--cluster-enabled", "yes"])).await.unwrap();
+    let node = Redis::launch(&folder, Setup::named("node").node().unwrap()).await.unwrap();
     let problem = first_contact(&json!({"url": node.url()})).await.unwrap_err();
     assert!(problem.contains("ledger.redis.nodes"), "{problem}");
     // Without cluster support the crate does not get as far as our look at INFO.

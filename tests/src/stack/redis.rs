@@ -102,6 +102,17 @@ impl Setup {
         Ok(Self { faked_clock: Some(paths::tool("bin/libfaketime.so")?), ..self })
     }
 
+    /// A node of a cluster. Its second port is not the usual one, 10,000 above the first: that may be in the range from
+    /// which the kernel takes ports for outgoing connections.
+    ///
+    /// # Errors
+    /// When no port is free.
+    pub fn node(mut self) -> Result<Self> {
+        let port = ports::free()?.to_string();
+        self.arguments.extend(["--cluster-enabled".to_owned(), "yes".to_owned(), "--cluster-port".to_owned(), port]);
+        Ok(self)
+    }
+
     /// Only TLS, and only for clients with a certificate of the same authority.
     #[must_use]
     pub fn tls(mut self, certificates: &Certificates) -> Self {

@@ -2,8 +2,8 @@
 
 use super::{Engine, Redis, Setup};
 use crate::folder::Folder;
+use crate::paths;
 use crate::wait::wait_until;
-use crate::{paths, ports};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use std::process::Command;
@@ -34,12 +34,7 @@ impl Cluster {
     pub async fn launch(folder: &Folder, engine: Engine, node_timeout: Duration) -> Result<Self> {
         let mut nodes = Vec::new();
         for number in 0..NODES {
-            let setup = Setup::named(&format!("node-{number}")).engine(engine).arguments([
-                "--cluster-enabled".to_owned(),
-                "yes".to_owned(),
-                // Not the usual one, 10,000 above: that may be in the range of outgoing connections.
-                "--cluster-port".to_owned(),
-                ports::free()?.to_string(),
+            let setup = Setup::named(&format!("node-{number}")).engine(engine).node()?.arguments([
                 "--cluster-node-timeout".to_owned(),
                 node_timeout.as_millis().to_string(),
                 "--repl-diskless-sync-delay".to_owned(),
