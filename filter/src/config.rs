@@ -110,9 +110,9 @@ impl Config {
         read_document(&document, read)
     }
 
-    /// What bodies must be on a route.
-    pub(crate) fn rules(&self, route: &Route) -> Rules {
-        Rules { sequences_max: self.sequences_max, strict_fields: route.strict_fields }
+    /// What a body must be on a route, whose path may name the model.
+    pub(crate) fn rules(&self, route: &Route, path_names_model: bool) -> Rules {
+        Rules { sequences_max: self.sequences_max, strict_fields: route.strict_fields, path_names_model }
     }
 
     /// The route of a path, and the model in it. A route that names the very path comes before all patterns.
@@ -255,6 +255,9 @@ fn read_route(section: &Section<'_>, mode: Mode) -> Option<Route> {
         section.error("strict_fields", "is for dialects whose bodies are read as JSON, in mode body");
     }
     let knows_model = patterns.iter().all(Pattern::names_model);
+    if let Some(problem) = undecidable(dialect, mode).filter(|_| patterns.iter().any(Pattern::names_model)) {
+        section.error("path", problem);
+    }
     match dialect.reads() {
         Reads::Models if pool.is_some() => section.error("pool", "has no meaning here: the list is of all pools"),
         Reads::Models => {}
@@ -276,6 +279,21 @@ fn read_route(section: &Section<'_>, mode: Mode) -> Option<Route> {
         query,
         strict_fields,
     })
+}
+
+/// Why a path of this dialect must not name a model: the request names one as well, where this mode does not read it, and
+/// which of the two a server obeys nobody knows.
+fn undecidable(dialect: Dialect, mode: Mode) -> Option<&'static str> {
+    match dialect.reads() {
+        Reads::Messages { .. } => Some("may not have {model}: each message names its own model"),
+        Reads::Length if dialect.names_model_unread() => {
+            Some("may not have {model}: a form names its own model, which is not read; name the pool instead")
+        }
+        Reads::Json(_) if mode == Mode::Headers && dialect.names_model() => {
+            Some("may not have {model} in mode headers: the body names a model as well, which is not read there")
+        }
+        Reads::Json(_) | Reads::Length | Reads::Models => None,
+    }
 }
 
 /// Names of parameters that pass; `*` by itself is all of them.

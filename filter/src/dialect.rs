@@ -86,17 +86,19 @@ pub(crate) struct Rules {
     pub(crate) sequences_max: u32,
     /// Only fields of the dialect's API may be there.
     pub(crate) strict_fields: bool,
+    /// The path names the model, so the body need not.
+    pub(crate) path_names_model: bool,
 }
 
 impl Rules {
     #[cfg(any(test, feature = "fuzzing"))]
-    pub(crate) const TEST: Rules = Rules { sequences_max: 16, strict_fields: false };
+    pub(crate) const TEST: Rules = Rules { sequences_max: 16, strict_fields: false, path_names_model: false };
 }
 
 /// What a request's body says about the call.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Call {
-    /// `None` where the path names it.
+    /// `None` where only the path names it.
     pub(crate) model: Option<String>,
     pub(crate) stream: bool,
     /// Per sequence.
@@ -136,7 +138,7 @@ impl Fault {
         Self { message: format!("The request body {problem}."), param: None }
     }
 
-    fn field(name: impl Into<Cow<'static, str>>, problem: impl fmt::Display) -> Self {
+    pub(crate) fn field(name: impl Into<Cow<'static, str>>, problem: impl fmt::Display) -> Self {
         let name = name.into();
         Self { message: format!("'{name}' {problem}."), param: Some(name) }
     }
@@ -164,6 +166,16 @@ impl Dialect {
 
     pub(crate) fn reads(self) -> Reads {
         self.0.reads
+    }
+
+    /// Whether its servers read the model from the body.
+    pub(crate) fn names_model(self) -> bool {
+        self.0.paths.iter().all(|path| !path.contains("{model}"))
+    }
+
+    /// Whether its bodies name a model where nobody looks: forms do.
+    pub(crate) fn names_model_unread(self) -> bool {
+        self == Dialect(&openai::media::UPLOADS)
     }
 
     /// How its errors and rate headers are written.

@@ -183,6 +183,32 @@ fn a_route_that_would_not_know_its_pool_or_its_charge_is_refused() {
 }
 
 #[test]
+fn a_path_names_no_model_where_the_request_names_one_that_is_not_read() {
+    for (mode, dialect, is_refused) in [
+        ("body", "openai_chat", false),
+        ("body", "anthropic_messages", false),
+        ("body", "kserve_generate", false),
+        ("body", "request", false),
+        ("body", "openai_uploads", true),
+        ("body", "kserve_grpc_infer", true),
+        ("body", "kserve_grpc_stream", true),
+        ("headers", "openai_chat", true),
+        ("headers", "openai_embeddings", true),
+        ("headers", "openai_media", true),
+        ("headers", "anthropic_count_tokens", true),
+        ("headers", "kserve_generate", false),
+        ("headers", "kserve_infer", false),
+        ("headers", "openai_models", false),
+    ] {
+        let mut document = with_routes(&json!([{"dialect": dialect, "path": "/x/{model}/y"}]));
+        document["mode"] = json!(mode);
+        let found = problems(&document);
+        let names = |line: &String| line.starts_with("routes[0].path: may not have {model}");
+        assert_eq!(found.iter().any(names), is_refused, "{mode} {dialect}: {found:?}");
+    }
+}
+
+#[test]
 fn a_worker_must_have_room_for_one_body() {
     let mut document = least();
     document["body"] = json!({"max_bytes": 1000, "paused_max_bytes": 999});

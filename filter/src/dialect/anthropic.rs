@@ -62,10 +62,10 @@ const FIELDS: &[Field] = &[
 
 fn messages(body: &[u8], rules: Rules) -> Result<Call, Fault> {
     let found = raw::read(body, Known::call(FIELDS, rules.strict_fields))?;
-    let (model, place) = fields::model(body, &found)?;
+    let (model, place) = fields::model(body, &found, rules)?;
     let limits = fields::limits(body, &found, &["max_tokens"], &["n_predict"])?;
     Ok(Call {
-        model: Some(model),
+        model,
         stream: fields::flag(&found, "stream")?.unwrap_or(false),
         max_tokens: limits.bound(),
         prompts: 1,
@@ -73,22 +73,15 @@ fn messages(body: &[u8], rules: Rules) -> Result<Call, Fault> {
         n: 0,
         input_tokens: Tokens(found.prompt.tokens()),
         usage_request: None,
-        model_place: Some(place),
+        model_place: place,
         limits,
     })
 }
 
 fn count_tokens(body: &[u8], rules: Rules) -> Result<Call, Fault> {
     let found = raw::read(body, Known::call(FIELDS, rules.strict_fields))?;
-    let (model, place) = fields::model(body, &found)?;
-    Ok(Call {
-        model: Some(model),
-        max_tokens: Some(Tokens::ZERO),
-        prompts: 1,
-        sequences: 1,
-        model_place: Some(place),
-        ..Call::default()
-    })
+    let (model, place) = fields::model(body, &found, rules)?;
+    Ok(Call { model, max_tokens: Some(Tokens::ZERO), prompts: 1, sequences: 1, model_place: place, ..Call::default() })
 }
 
 #[cfg(test)]

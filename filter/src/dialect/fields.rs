@@ -2,7 +2,7 @@
 
 use super::edit::{Bound, UNLIMITED};
 use super::raw::{self, Field, Fields, Known, Use};
-use super::{BodyEdit, Fault, Limits, UsageRequest};
+use super::{BodyEdit, Fault, Limits, Rules, UsageRequest};
 use sluice_policy::units::{NAME_BYTES_MAX, Tokens};
 use std::ops::Range;
 
@@ -11,13 +11,21 @@ pub(super) const TOKENS_MAX: u64 = i32::MAX as u64;
 
 const OPTIONS: &[Field] = &[("include_usage", Use::Keep)];
 
-/// The model's name, and its place in the body.
-pub(super) fn model(body: &[u8], fields: &Fields<'_>) -> Result<(String, Range<usize>), Fault> {
+/// The model's name, and its place in the body. None where the path names the model and the body does not.
+pub(super) fn model(
+    body: &[u8],
+    fields: &Fields<'_>,
+    rules: Rules,
+) -> Result<(Option<String>, Option<Range<usize>>), Fault> {
     let fault = || Fault::field("model", format!("is required: a text of 1 to {NAME_BYTES_MAX} bytes"));
-    let text = fields.get("model").ok_or_else(fault)?;
+    let text = match fields.get("model") {
+        Some(text) => text,
+        None if rules.path_names_model => return Ok((None, None)),
+        None => return Err(fault()),
+    };
     let model: String = serde_json::from_str(text).map_err(|_| fault())?;
     let fits = (1..=NAME_BYTES_MAX).contains(&model.len());
-    if fits { Ok((model, place(body, text))) } else { Err(fault()) }
+    if fits { Ok((Some(model), Some(place(body, text)))) } else { Err(fault()) }
 }
 
 pub(super) fn flag(fields: &Fields<'_>, name: &'static str) -> Result<Option<bool>, Fault> {

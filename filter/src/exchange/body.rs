@@ -1,7 +1,8 @@
 //! The request's body while it comes.
 
 use super::{Caller, Ended, Exchange, Stage, Step, accept};
-use crate::dialect::{Reads, grpc};
+use crate::config::Config;
+use crate::dialect::{Call, Fault, Parse, Reads, grpc};
 use crate::refusal::{self, Style};
 use crate::worker::Worker;
 use sluice_policy::units::Millis;
@@ -76,7 +77,7 @@ impl Exchange {
         let Some(caller) = self.take_reading() else { return grown };
         let (style, reads) = (caller.style, caller.route.dialect.reads());
         match reads {
-            Reads::Json(parse) => match parse(body, self.config.rules(&caller.route)) {
+            Reads::Json(parse) => match read_call(parse, body, &caller, &self.config) {
                 Ok(call) => self.ask(caller, Some(call), total_bytes, worker),
                 Err(fault) => {
                     let mut refusal = refusal::own(Reason::InvalidBody, fault.message);
@@ -133,6 +134,18 @@ impl Exchange {
             Stage::Passed(_) => self.abandoned(Ended::ByClient, worker, now),
         }
         self.refuse(refusal, style, id.as_ref(), worker, now)
+    }
+}
+
+/// Reads a body. A model server obeys the path's model or the body's, so the two must be one.
+fn read_call(parse: Parse, body: &[u8], caller: &Caller, config: &Config) -> Result<Call, Fault> {
+    let of_path = caller.path_model.as_ref().map(|of_path| of_path.model.as_str());
+    let call = parse(body, config.rules(&caller.route, of_path.is_some()))?;
+    match (call.model.as_deref(), of_path) {
+        (Some(of_body), Some(of_path)) if of_body != of_path => {
+            Err(Fault::field("model", "must be the one that the path names, or be left out"))
+        }
+        _ => Ok(call),
     }
 }
 

@@ -63,10 +63,10 @@ fn parse(body: &[u8], rules: Rules) -> Result<Call, Fault> {
     let found = raw::read(body, Known::call(FIELDS, rules.strict_fields))?;
     let stream = fields::flag(&found, "stream")?.unwrap_or(false);
     let wants_usage = fields::usage_request(body, &found)?;
-    let (model, place) = fields::model(body, &found)?;
+    let (model, place) = fields::model(body, &found, rules)?;
     let limits = fields::limits(body, &found, &["max_tokens", "max_completion_tokens"], &["n_predict"])?;
     Ok(Call {
-        model: Some(model),
+        model,
         stream,
         max_tokens: limits.bound(),
         prompts: 1,
@@ -74,7 +74,7 @@ fn parse(body: &[u8], rules: Rules) -> Result<Call, Fault> {
         n: 0,
         input_tokens: Tokens(found.prompt.tokens()),
         usage_request: wants_usage.filter(|_| stream),
-        model_place: Some(place),
+        model_place: place,
         limits,
     })
 }

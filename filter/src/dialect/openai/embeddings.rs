@@ -26,9 +26,9 @@ const FIELDS: &[Field] = &[
 
 fn parse(body: &[u8], rules: Rules) -> Result<Call, Fault> {
     let found = raw::read(body, Known::call(FIELDS, rules.strict_fields))?;
-    let (model, place) = fields::model(body, &found)?;
+    let (model, place) = fields::model(body, &found, rules)?;
     Ok(Call {
-        model: Some(model),
+        model,
         stream: false,
         max_tokens: Some(Tokens::ZERO),
         prompts: found.prompt.prompts(),
@@ -36,7 +36,7 @@ fn parse(body: &[u8], rules: Rules) -> Result<Call, Fault> {
         n: 0,
         input_tokens: Tokens(found.prompt.tokens()),
         usage_request: None,
-        model_place: Some(place),
+        model_place: place,
         limits: Limits::default(),
     })
 }

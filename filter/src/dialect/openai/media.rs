@@ -56,13 +56,13 @@ const FIELDS: &[Field] = &[
 
 fn parse(body: &[u8], rules: Rules) -> Result<Call, Fault> {
     let found = raw::read(body, Known::call(FIELDS, rules.strict_fields))?;
-    let (model, place) = fields::model(body, &found)?;
+    let (model, place) = fields::model(body, &found, rules)?;
     Ok(Call {
-        model: Some(model),
+        model,
         max_tokens: Some(Tokens::ZERO),
         prompts: 1,
         sequences: fields::sequences(&found, 1, rules.sequences_max)?,
-        model_place: Some(place),
+        model_place: place,
         ..Call::default()
     })
 }

@@ -65,10 +65,10 @@ fn parse(body: &[u8], rules: Rules) -> Result<Call, Fault> {
         // The reply would come at once and its tokens later, where nobody counts them and no slot is held.
         return Err(Fault::field("background", "must be false: work that outlives its call cannot be metered"));
     }
-    let (model, place) = fields::model(body, &found)?;
+    let (model, place) = fields::model(body, &found, rules)?;
     let limits = fields::limits(body, &found, &["max_output_tokens"], OTHER_BOUNDS)?;
     Ok(Call {
-        model: Some(model),
+        model,
         stream: fields::flag(&found, "stream")?.unwrap_or(false),
         max_tokens: limits.bound(),
         prompts: 1,
@@ -77,7 +77,7 @@ fn parse(body: &[u8], rules: Rules) -> Result<Call, Fault> {
         n: 0,
         input_tokens: Tokens(found.prompt.tokens()),
         usage_request: None,
-        model_place: Some(place),
+        model_place: place,
         limits,
     })
 }

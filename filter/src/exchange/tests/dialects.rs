@@ -194,6 +194,50 @@ fn prompts_are_told_apart_by_n_and_not_by_what_else_multiplies_sequences() {
     }
 }
 
+/// Every dialect whose body names a model, on a path that names one as well.
+#[test]
+fn a_path_and_its_body_name_one_model() {
+    for (dialect, body) in [
+        ("openai_chat", r#""messages":[]"#),
+        ("openai_completions", r#""prompt":"x""#),
+        ("openai_responses", r#""input":"x""#),
+        ("openai_embeddings", r#""input":"x""#),
+        ("openai_media", r#""prompt":"x""#),
+        ("anthropic_messages", r#""messages":[]"#),
+        ("anthropic_count_tokens", r#""messages":[]"#),
+    ] {
+        let mut world = World::with(|document| {
+            document["routes"] = json!([{"dialect": dialect, "path": "/deployments/{model}/x"}]);
+        });
+        for model in ["\"large\"", "\"M\"", "\"m \"", "\"\"", "7"] {
+            start(&mut world, "POST", "/deployments/m/x", &[]);
+            let step = world.body(format!(r#"{{"model":{model},{body}}}"#));
+            assert_eq!(refused(step), (400, "invalid_body"), "{dialect} {model}");
+        }
+        for named in [r#""model":"m","#, r#""model":"\u006d","#, r#""model":null,"#, ""] {
+            let request = asked(&mut world, "/deployments/m/x", &format!("{{{named}{body}}}"));
+            assert_eq!(request.model.as_deref(), Some("m"), "{dialect} {named}");
+        }
+    }
+}
+
+#[test]
+fn another_name_upstream_stands_in_the_path_and_in_the_body() {
+    let renamed = grant_with(|grant| grant.upstream_model = Some("m-2".into()));
+    let mut world = World::with(|document| {
+        document["routes"] = json!([{"dialect": "openai_chat", "path": "/deployments/{model}/x"}]);
+    });
+    for (body, expected) in [
+        (r#"{"model":"m","messages":[]}"#, r#"{"model":"m-2","messages":[]}"#),
+        (r#"{"messages":[]}"#, r#"{"messages":[]}"#),
+    ] {
+        asked(&mut world, "/deployments/m/x", body);
+        let Step::Forward { edits, body: changes, .. } = world.answer(&renamed) else { panic!("goes on") };
+        assert!(has_set(&edits, ":path", "/deployments/m-2/x"), "{edits:?}");
+        assert_eq!(apply(body.as_bytes(), changes), Some(expected.as_bytes().to_vec()));
+    }
+}
+
 #[test]
 fn the_model_is_the_body_s_or_the_path_s_and_else_the_route_names_the_pool() {
     let mut world = world();
