@@ -212,6 +212,19 @@ impl TenantAccount {
         }
     }
 
+    /// What a call is told that finds too many calls of its tenant.
+    #[must_use]
+    pub fn too_many(&self) -> Limited {
+        let most = self.holder.as_ref().map_or(0, |holder| u64::from(holder.capacity()));
+        Limited { reason: Reason::TenantConcurrency, most, wait: None }
+    }
+
+    /// Whether no rate and no budget stands in the way of such a call.
+    #[must_use]
+    pub fn has_drawn_out_nothing(&self, draw: Draw, now: Millis) -> bool {
+        self.holder.as_ref().is_none_or(|holder| self.drawn_out(holder, draw, now).is_none())
+    }
+
     /// An applicant was heard, or has left.
     pub fn stopped_applying(&mut self) {
         if let Some(holder) = &mut self.holder {
@@ -346,7 +359,14 @@ impl TenantAccount {
         if self.in_flight >= holder.capacity() {
             return concurrency;
         }
-        let drawn_out = holder.terms().meters.iter().find_map(|(name, limit)| {
+        // Other replicas may have the rest of the slots; where everything was granted that was wanted, nobody has tried.
+        let has_no_more = self.in_flight >= holder.usable(now) && !holder.had_all();
+        self.drawn_out(holder, draw, now).or(concurrency.filter(|_| has_no_more))
+    }
+
+    /// The first rate or budget that a call of so many tokens hits.
+    fn drawn_out(&self, holder: &Holder, draw: Draw, now: Millis) -> Option<Limited> {
+        holder.terms().meters.iter().find_map(|(name, limit)| {
             let wait = missing_for(*limit, holder.left(*name, now)?, name.amount(draw))?;
             let wait = match wait {
                 // The ledger knows of parts of a unit too.
@@ -354,10 +374,7 @@ impl TenantAccount {
                 None => self.end_of_period(*name).since(now),
             };
             Some(Limited { reason: reason(*name), most: limit.amount(), wait: Some(wait) })
-        });
-        // Other replicas may have the rest of the slots; where everything was granted that was wanted, nobody has tried.
-        let has_no_more = self.in_flight >= holder.usable(now) && !holder.had_all();
-        drawn_out.or(concurrency.filter(|_| has_no_more))
+        })
     }
 
     fn end_of_period(&self, budget: MeterName) -> Millis {

@@ -21,6 +21,7 @@ mod pools;
 mod refusals;
 mod routes;
 mod starts;
+mod successors;
 mod tenants;
 mod view;
 mod waiting;
@@ -48,6 +49,7 @@ use pools::Pools;
 use refusals::{RefusalRates, Refused};
 use routes::Routes;
 use std::collections::{BTreeMap, BTreeSet};
+use successors::Successors;
 use tenants::Tenants;
 
 /// What a request is told on arrival.
@@ -93,6 +95,7 @@ pub struct Admission {
     routes: Routes,
     live: LiveTable,
     orphans: Orphans,
+    successors: Successors,
     explanations: Explanations,
     refusal_rates: RefusalRates,
     /// What waits, as the latest newcomer found it; kept for its memory.
@@ -119,6 +122,7 @@ impl Admission {
             routes: Routes::default(),
             live: LiveTable::default(),
             orphans: Orphans::default(),
+            successors: Successors::default(),
             explanations: Explanations::default(),
             refusal_rates: RefusalRates::default(),
             branches: Vec::new(),
@@ -218,6 +222,9 @@ impl Admission {
             self.end_orphan(orphan, now);
         }
         self.time_out(now, events);
+        self.hear_successors(now);
+        self.time_out_successors(now, events);
+        events.append(&mut self.news);
         while let Some(index) = self.pools.first_stirred() {
             while let Some(event) = self.start_next(index, now) {
                 events.push(event);
@@ -230,7 +237,12 @@ impl Admission {
     #[must_use]
     pub fn next_wake(&self) -> Option<Millis> {
         let pools = self.pools.next_wake();
-        pools.into_iter().chain(self.live.next_expiry()).chain(self.orphans.next_end()).min()
+        pools
+            .into_iter()
+            .chain(self.live.next_expiry())
+            .chain(self.orphans.next_end())
+            .chain(self.successors.next_end())
+            .min()
     }
 
     /// From now on everything is refused; whoever waits is told.
@@ -241,6 +253,7 @@ impl Admission {
         };
         let mut waiting: Vec<LiveKey> = self.pools.iter().flat_map(everyone).collect();
         waiting.extend(self.applicants());
+        waiting.extend(self.successors.keys());
         waiting.sort_unstable();
         let refuse = |key| self.give_up(key, refusals::shutting_down().into(), now);
         waiting.into_iter().filter_map(refuse).collect()
@@ -301,11 +314,14 @@ impl Admission {
         let place = refused.place().map(|(position, wait)| (position, wait, &*self.branches));
         let Refused { refusal, limit } = refused;
         let live = self.live.remove_key(key, now)?;
+        if let State::Succeeding(turn) = live.state {
+            self.successors.remove(live.flow.tenant, turn);
+        }
         let rates = self.tenants.get(live.flow.tenant)?.account.rates(now);
         let refusal = Refusal { waited_ms: now.since(live.arrived), rates, ..refusal };
         let fate = Fate::Refused { at: now, reason: refusal.reason, message: refusal.message.clone(), limit };
         match live.state {
-            State::Applying => drop(self.explanations.add(&live, place, fate)),
+            State::Applying | State::Succeeding(_) => drop(self.explanations.add(&live, place, fate)),
             State::Queued(_) | State::Running { .. } => self.explanations.turn(live.explained, fate),
         }
         Some(Event::Refused(live.id, refusal))

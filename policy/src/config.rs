@@ -152,6 +152,7 @@ fn read_queue(section: &Section<'_>) -> QueueSettings {
         depth_per_tenant: count("depth_per_tenant", 1..=1_000_000).unwrap_or(default.depth_per_tenant),
         bytes,
         bytes_per_tenant: section.integer("bytes_per_tenant", 1..=1 << 40).unwrap_or(bytes.div_ceil(4)),
+        concurrent_wait: section.integer("concurrent_wait_ms", 0..=1_000).map_or(default.concurrent_wait, Millis),
     };
     section.finish();
     settings

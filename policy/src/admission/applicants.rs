@@ -3,18 +3,21 @@
 use super::arrival::{Line, Patience};
 use super::live::{Live, LiveKey, State};
 use super::names::Names;
-use super::refusals::{Refused, over_limit, queue_full};
+use super::refusals::{Refused, over_limit, queue_full, shutting_down};
+use super::successors::{Successor, Turn};
 use super::{Admission, Decision, Event};
-use crate::account::{Charge, Clocks};
+use crate::account::{Charge, Clocks, Limited};
 use crate::ledger::{Account, SyncReply, SyncRequest};
 use crate::queue::{Full, TenantIndex, Waiter};
 use crate::schedule::UnixMillis;
 use crate::units::Millis;
+use crate::wire::Reason;
 
 /// A call that applies for a part of its tenant's account.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Applicant {
     key: LiveKey,
+    turn: Turn,
     since: Millis,
     patience: Patience,
 }
@@ -113,7 +116,13 @@ impl Admission {
     }
 
     /// A call stands in line for its tenant's account.
-    pub(super) fn apply_for(&mut self, live: Live, patience: Patience, now: Millis) -> Result<Decision, Refused> {
+    pub(super) fn apply_for(
+        &mut self,
+        live: Live,
+        turn: Turn,
+        patience: Patience,
+        now: Millis,
+    ) -> Result<Decision, Refused> {
         let (flow, pool) = (live.flow, live.pool);
         let most = self.config.queue.depth_per_tenant;
         let tenant = self.tenants.get_mut(flow.tenant).filter(|tenant| tenant.applicants.len() < most);
@@ -122,7 +131,7 @@ impl Admission {
             return Err(queue_full(Full::Tenant, &name, flow.level, &self.config.queue));
         };
         let key = self.live.insert(live);
-        tenant.applicants.push_back(Applicant { key, since: now, patience });
+        tenant.applicants.push_back(Applicant { key, turn, since: now, patience });
         self.schedule(flow.tenant, now);
         Ok(Decision::Queued)
     }
@@ -134,6 +143,7 @@ impl Admission {
 
     /// Sets a tenant's next call to the ledger anew; to be called whenever its account has changed.
     pub(super) fn schedule(&mut self, index: TenantIndex, now: Millis) {
+        self.successors.stir(index);
         let Some(tenant) = self.tenants.get_mut(index) else { return };
         let Some(next) = tenant.next_ledger_call(now) else { return };
         // A later moment is found out when the earlier one has come.
@@ -200,17 +210,89 @@ impl Admission {
                 }
                 Charge::Refused(limited) => {
                     tenant.heard();
-                    let pool = self.pools.get(live.pool);
-                    let typical = pool.map_or(Millis::ZERO, |pool| {
-                        tenant.next_end(pool.pace.typical_service(), pool.drain_time(now), now)
-                    });
-                    let refusal = over_limit(&tenant.id, limited, typical);
-                    let refused = self.turn_away(applicant.key, refusal, now);
-                    self.news.extend(refused);
+                    match self.may_succeed(&live, applicant.patience, limited, now) {
+                        Some(until) => {
+                            let Applicant { key, turn, patience, .. } = applicant;
+                            self.live.update(key, Live { state: State::Succeeding(turn), ..live });
+                            self.successors.add(index, turn, Successor { key, patience, until });
+                        }
+                        None => {
+                            let refusal = self.over_limit(&live, limited, now);
+                            let refused = self.turn_away(applicant.key, refusal, now);
+                            self.news.extend(refused);
+                        }
+                    }
                 }
             }
         }
         self.schedule(index, now);
+    }
+
+    /// Until when a call that was refused so may wait for its tenant's next slot; `None` where it may not.
+    pub(super) fn may_succeed(&self, live: &Live, patience: Patience, limited: Limited, now: Millis) -> Option<Millis> {
+        let most = self.config.queue.concurrent_wait;
+        let until = live.arrived.plus(patience.deadline.map_or(most, |deadline| deadline.min(most)));
+        let has_room = u64::try_from(self.successors.count(live.flow.tenant)).is_ok_and(|count| count < limited.most);
+        let draw = live.draw(self.routes.price(live.model));
+        let lacks_only_a_slot = || {
+            let tenant = self.tenants.get(live.flow.tenant);
+            tenant.is_some_and(|tenant| tenant.account.has_drawn_out_nothing(draw, now))
+        };
+        let is_worth_it = limited.reason == Reason::TenantConcurrency && until > now && has_room;
+        (is_worth_it && lacks_only_a_slot()).then_some(until)
+    }
+
+    /// The refusal of a call of a tenant that has reached a limit.
+    pub(super) fn over_limit(&self, live: &Live, limited: Limited, now: Millis) -> Refused {
+        let (Some(tenant), Some(pool)) = (self.tenants.get(live.flow.tenant), self.pools.get(live.pool)) else {
+            return shutting_down().into();
+        };
+        let next_end = tenant.next_end(pool.pace.typical_service(), pool.drain_time(now), now);
+        over_limit(&tenant.id, limited, next_end)
+    }
+
+    /// Charges calls that wait for their tenant's next slot, in order, where one may have come.
+    pub(super) fn hear_successors(&mut self, now: Millis) {
+        while let Some(index) = self.successors.take_stirred() {
+            while self.hear_successor(index, now) {}
+        }
+    }
+
+    /// Charges the first of a tenant's line; `false` where it must wait on, or nobody waits.
+    fn hear_successor(&mut self, index: TenantIndex, now: Millis) -> bool {
+        let Some((turn, Successor { key, patience, .. })) = self.successors.first(index) else { return false };
+        let Some(live) = self.live.get(key).cloned() else { return false };
+        let Some(tenant) = self.tenants.get_mut(index) else { return false };
+        match tenant.charge(live.draw(self.routes.price(live.model)), now) {
+            Charge::Charged => {
+                self.successors.remove(index, turn);
+                self.let_in(Applicant { key, turn, since: live.arrived, patience }, live, now);
+            }
+            Charge::Ask => {
+                self.successors.remove(index, turn);
+                // It has waited since it arrived, and waits for the ledger no longer than any other.
+                tenant.applicants.push_back(Applicant { key, turn, since: live.arrived, patience });
+                self.live.update(key, Live { state: State::Applying, ..live });
+                self.schedule(index, now);
+            }
+            Charge::Refused(limited) if limited.reason == Reason::TenantConcurrency => return false,
+            Charge::Refused(limited) => {
+                let refusal = self.over_limit(&live, limited, now);
+                let refused = self.turn_away(key, refusal, now);
+                self.news.extend(refused);
+            }
+        }
+        true
+    }
+
+    /// Refuses calls for whose tenant no slot has come in time.
+    pub(super) fn time_out_successors(&mut self, now: Millis, events: &mut Vec<Event>) {
+        while let Some(Successor { key, .. }) = self.successors.take_due(now) {
+            let Some(live) = self.live.get(key) else { continue };
+            let Some(tenant) = self.tenants.get(live.flow.tenant) else { continue };
+            let refusal = self.over_limit(live, tenant.account.too_many(), now);
+            events.extend(self.turn_away(key, refusal, now));
+        }
     }
 
     fn let_in(&mut self, applicant: Applicant, mut live: Live, now: Millis) {

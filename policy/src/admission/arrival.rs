@@ -5,10 +5,10 @@ use super::live::{Live, LiveKey, PoolIndex, State};
 use super::names::Names;
 use super::pool::PoolState;
 use super::refusals::{
-    LimitName, Refused, full_of_bytes, ledger_unavailable, over_limit, queue_full, shutting_down, too_late,
-    too_many_refusals,
+    LimitName, Refused, full_of_bytes, ledger_unavailable, queue_full, shutting_down, too_late, too_many_refusals,
 };
 use super::routes::Route;
+use super::successors::Successor;
 use super::tenants::{ModelIndex, Terms};
 use super::{Admission, Decision, grant};
 use crate::account::Charge;
@@ -134,7 +134,7 @@ impl Admission {
         seen.level = Some(level);
         let plan = self.plan(index, terms, level, request, seen)?;
         (seen.reserved, seen.charge) = (plan.reserved, plan.charge);
-        self.decide(tenant_id, plan, request, now)
+        self.decide(plan, request, now)
     }
 
     fn tenant(&self, id: &TenantId) -> Result<(TenantIndex, &Terms), Refusal> {
@@ -227,13 +227,7 @@ impl Admission {
 
     /// Charges the tenant, then starts the call, queues it, or gives everything back. Where the ledger must be asked
     /// for the tenant first, the call applies.
-    fn decide(
-        &mut self,
-        tenant_id: &TenantId,
-        plan: Plan,
-        request: &AdmissionRequest,
-        now: Millis,
-    ) -> Result<Decision, Refused> {
+    fn decide(&mut self, plan: Plan, request: &AdmissionRequest, now: Millis) -> Result<Decision, Refused> {
         let (Some(pool), Some(tenant)) = (self.pools.get_mut(plan.pool), self.tenants.get_mut(plan.flow.tenant)) else {
             return Err(Refusal::new(Reason::ModelNotFound, "no pool serves this model").about("model").into());
         };
@@ -241,14 +235,25 @@ impl Admission {
             return Err(ledger_unavailable().into());
         }
         let patience = Patience { bytes: request.body_bytes, deadline: request.deadline_ms };
-        let live = live_of(&plan, request, now);
-        match tenant.charge(live.draw(self.routes.price(live.model)), now) {
+        let (live, turn) = (live_of(&plan, request, now), self.successors.next_turn());
+        // Nobody overtakes who waits for the same slots.
+        let charge = match self.successors.count(live.flow.tenant) {
+            0 => tenant.charge(live.draw(self.routes.price(live.model)), now),
+            _ => Charge::Refused(tenant.account.too_many()),
+        };
+        match charge {
             Charge::Charged => self.enter_anew(live, Line { patience, standing: plan.standing, held: plan.held }, now),
-            Charge::Ask => self.apply_for(live, patience, now),
-            Charge::Refused(limited) => {
-                let next_end = tenant.next_end(pool.pace.typical_service(), pool.drain_time(now), now);
-                Err(over_limit(tenant_id, limited, next_end))
-            }
+            Charge::Ask => self.apply_for(live, turn, patience, now),
+            Charge::Refused(limited) => match self.may_succeed(&live, patience, limited, now) {
+                Some(until) => {
+                    let tenant = live.flow.tenant;
+                    let live = Live { state: State::Succeeding(turn), ..live };
+                    let key = self.live.insert(live);
+                    self.successors.add(tenant, turn, Successor { key, patience, until });
+                    Ok(Decision::Queued)
+                }
+                None => Err(self.over_limit(&live, limited, now)),
+            },
         }
     }
 

@@ -31,6 +31,7 @@ impl Admission {
         let mut slot_until = None;
         match live.state {
             State::Applying => {}
+            State::Succeeding(turn) => self.successors.remove(live.flow.tenant, turn),
             State::Queued(ticket) => {
                 let bytes = pool.leave(ticket).map_or(0, |waiter| waiter.bytes);
                 tenant.account.release(draw, live.arrived);
@@ -61,7 +62,7 @@ impl Admission {
         }
         self.schedule(live.flow.tenant, now);
         let fate = Fate::Ended { at: now, outcome: settlement.outcome, usage, slot_until };
-        if live.state == State::Applying {
+        if matches!(live.state, State::Applying | State::Succeeding(_)) {
             self.explanations.add(&live, None, fate);
         } else {
             self.explanations.turn(live.explained, fate);
@@ -78,7 +79,7 @@ impl Admission {
         let settlement = |live: &Live| {
             let (outcome, usage) = match live.state {
                 State::Running { .. } => (Outcome::Failed, estimated(live)),
-                State::Applying | State::Queued(_) => (Outcome::Cancelled, Usage::default()),
+                State::Applying | State::Succeeding(_) | State::Queued(_) => (Outcome::Cancelled, Usage::default()),
             };
             // Nobody has told that the model server's work has ended, either.
             let abandoned = matches!(live.state, State::Running { .. });
@@ -155,6 +156,7 @@ impl Admission {
                 let draw = live.draw(self.routes.price(live.model));
                 tenant.account.settle(draw, draw, live.arrived);
             }
+            self.schedule(live.flow.tenant, now);
             let usage = estimated(&live);
             self.explanations
                 .turn(live.explained, Fate::Ended { at: now, outcome: Outcome::Failed, usage, slot_until: None });

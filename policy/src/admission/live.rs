@@ -3,6 +3,7 @@
 mod ended;
 mod names;
 
+use super::successors::Turn;
 use super::tenants::ModelIndex;
 use crate::config::Price;
 use crate::ledger::Draw;
@@ -83,6 +84,8 @@ impl Live {
 pub(super) enum State {
     /// The ledger is asked for its tenant; nothing is charged yet.
     Applying,
+    /// Its tenant's calls are as many as may be, and the end of one may be about to be reported; nothing is charged yet.
+    Succeeding(Turn),
     Queued(Ticket),
     Running {
         since: Millis,

@@ -54,6 +54,10 @@ pub struct QueueSettings {
     pub bytes: u64,
     /// The same for one tenant, so that nobody closes the queue to the others.
     pub bytes_per_tenant: u64,
+    /// How long a call that is over its tenant's `concurrent` alone waits for one of the tenant's own to end, outside of
+    /// every queue. A report takes a millisecond or two, and up to a tick of the filter (10 ms, and Envoy's timer slack)
+    /// where it is sent again.
+    pub concurrent_wait: Millis,
 }
 
 impl Default for QueueSettings {
@@ -66,6 +70,7 @@ impl Default for QueueSettings {
             depth_per_tenant: 1_000,
             bytes: 256 << 20,
             bytes_per_tenant: 64 << 20,
+            concurrent_wait: Millis(50),
         }
     }
 }

@@ -191,6 +191,8 @@ impl Setup {
                 "depth_per_tenant": self.depth_per_tenant,
                 "bytes": self.bytes,
                 "bytes_per_tenant": self.bytes_per_tenant,
+                // Who waits for its tenant's next slot is tested beside the core, against a list of its own.
+                "concurrent_wait_ms": 0,
             },
             "groups": GROUPS.iter().take(self.groups).map(|name| json!({"name": name})).collect::<Vec<_>>(),
             "pools": self.pools.iter().enumerate().map(|(index, pool)| pool_document(index, pool)).collect::<Vec<_>>(),
