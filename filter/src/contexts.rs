@@ -14,13 +14,13 @@ use incoming::Incoming;
 use crate::caller::Digest;
 use crate::config::Config;
 use crate::exchange::{self, Answer};
-use crate::host::{self, Buffer, Callout};
+use crate::host::{self, Bell, Buffer, Callout};
 use crate::refusal::Style;
 use crate::secret::Secret;
 use crate::worker::Worker;
 use sluice_policy::units::Millis;
 use sluice_policy::wire::{self, CallerReply, CallerRequest, Refusal};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -32,9 +32,20 @@ struct Shared {
     worker: Rc<RefCell<Worker>>,
     incoming: Rc<RefCell<Incoming>>,
     idle: Rc<RefCell<Idle>>,
+    /// Wakes the root; absent before its first tick.
+    bell: Rc<Cell<Option<Bell>>>,
 }
 
 impl Shared {
+    /// Has the root send settlements that were added.
+    fn ring(&self) {
+        if let Some(bell) = self.bell.get()
+            && self.worker.borrow_mut().must_ring()
+        {
+            bell.ring();
+        }
+    }
+
     /// Sends a JSON body to the quota service; `None` when it did not leave.
     fn post(&self, path: &str, body: &[u8], timeout: Duration) -> Option<u32> {
         let service = &self.config.service;

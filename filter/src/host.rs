@@ -161,6 +161,28 @@ pub(crate) fn change(gauge: Option<u32>, by: i64) {
     }
 }
 
+/// Calls [`proxy_wasm::traits::RootContext::on_queue_ready`] of the context that made it, when the call into the VM that
+/// rings it has returned and not only at the next tick. A callout that must outlive its stream is sent from there: the SDK
+/// gives the answer to the context that was called when the callout left.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bell(u32);
+
+impl Bell {
+    /// For the current root context. `name` is this context's alone: the host would call whoever took it last.
+    pub(crate) fn new(name: &str) -> Option<Self> {
+        noted("a queue", abi::register_queue(name)).map(Self)
+    }
+
+    pub(crate) fn ring(self) {
+        noted("ringing", abi::enqueue(self.0, &[]));
+    }
+
+    /// Once for each time that it rang.
+    pub(crate) fn heard(self) {
+        noted("a bell that rang", abi::dequeue(self.0));
+    }
+}
+
 /// One POST to the quota service, as it leaves.
 pub(crate) struct Callout<'a> {
     pub(crate) cluster: &'a str,

@@ -1,8 +1,8 @@
 //! What must reach the quota service: settlements, kept until they are acknowledged.
 //!
 //! The service hears of a batch at once, and acknowledges it when what it says would survive the service: that takes up to
-//! a few ticks of its ledger. So many batches are under way at a time, and a call that ends frees its slot without waiting
-//! for those before it. A batch that is not acknowledged is sent again; every entry is idempotent there.
+//! a few ticks of its ledger. A batch leaves when a call has ended, with what else has by then. So many batches are under way
+//! at a time, and a call that ends frees its slot without waiting for those before it. A batch that is not acknowledged is sent again; every entry is idempotent there.
 
 use sluice_policy::units::Millis;
 use sluice_policy::wire::Settlement;
@@ -11,8 +11,10 @@ use std::collections::{BTreeMap, VecDeque};
 /// About 10 MB, and 45 MB with the longest names (I7); at 500 calls a second this is two minutes without the service.
 const ENTRIES_MAX: usize = 65_536;
 const BATCH_MAX: usize = 256;
-/// Five seconds of a batch a tick, which is as long as one may be under way.
-const UNDER_WAY_MAX: usize = 512;
+/// Five seconds of a batch a tick, which is as long as one may be under way, beside those that are sent at once.
+const UNDER_WAY_MAX: usize = 1_024;
+/// While so many are under way, a call that ends waits for the tick.
+const AT_ONCE_MAX: usize = 512;
 const BACKOFF_FIRST: Millis = Millis(50);
 const BACKOFF_MAX: Millis = Millis(1000);
 
@@ -102,6 +104,11 @@ impl Outbox {
             }
         }
         Vec::new()
+    }
+
+    /// Whether few enough batches are under way that one may be sent for a single call.
+    pub(crate) fn is_quick(&self) -> bool {
+        self.under_way.len() < AT_ONCE_MAX
     }
 
     /// Whether there is anything that a batch could take.

@@ -27,9 +27,19 @@ pub(crate) struct Worker {
     pub(crate) admissions: Health,
     settlements: Health,
     outbox: Outbox,
+    bell: Bell,
     has_dropped: bool,
     /// When the live ids were told last, and which of them was the latest then.
     reported: (Millis, u64),
+}
+
+/// Whether the root knows of the latest settlements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Bell {
+    Silent,
+    /// There are some of which it does not know.
+    Due,
+    Rang,
 }
 
 /// How often the service is told which calls live.
@@ -67,6 +77,7 @@ impl Worker {
                 "the quota service acknowledges settlements again",
             ),
             outbox: Outbox::default(),
+            bell: Bell::Silent,
             has_dropped: false,
             reported: (Millis::ZERO, 0),
         }
@@ -80,6 +91,9 @@ impl Worker {
 
     /// A settlement that must reach the service.
     pub(crate) fn settle(&mut self, settlement: Settlement) {
+        if self.bell == Bell::Silent {
+            self.bell = Bell::Due;
+        }
         if let Some(lost) = self.outbox.add(settlement) {
             self.counters.settlements_dropped += 1;
             // The next report says that it has ended.
@@ -93,6 +107,22 @@ impl Worker {
         }
     }
 
+    /// Whether the root is to be woken, once for all that it will send then.
+    pub(crate) fn must_ring(&mut self) -> bool {
+        let is_due = self.bell == Bell::Due;
+        if is_due {
+            self.bell = Bell::Rang;
+        }
+        is_due
+    }
+
+    /// Whether settlements go out before the next tick: not where so many batches are under way that one for each call would
+    /// leave no room for those of the ticks.
+    pub(crate) fn is_to_send_at_once(&mut self) -> bool {
+        self.bell = Bell::Silent;
+        self.outbox.has_waiting() && self.outbox.is_quick()
+    }
+
     /// Whether there is anything to send, so that an idle tick costs nothing.
     pub(crate) fn has_mail(&self, now: Millis) -> bool {
         self.outbox.has_waiting() || self.owes_report(now)
@@ -100,6 +130,7 @@ impl Worker {
 
     /// The body of the next settlement call, when one is due.
     pub(crate) fn next_batch(&mut self, now: Millis) -> Option<(BatchNumber, Vec<u8>)> {
+        self.bell = Bell::Silent;
         let owes_report = self.owes_report(now);
         let (number, settlements) = self.outbox.next_batch(now, owes_report)?;
         let settlements = settlements.to_vec();
@@ -130,5 +161,62 @@ impl Worker {
             Fate::Postponed | Fate::Lost => self.settlements.failed(),
         }
         self.has_dropped &= self.outbox.has_waiting();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sluice_policy::wire::{Outcome, Usage};
+
+    fn worker() -> Worker {
+        let limits = crate::config::Config::parse(
+            br#"{"version": 1, "mode": "body", "service": {"cluster": "sluice"}, "routes": [{"path": "/v1/embeddings", "dialect": "openai_embeddings"}]}"#,
+        );
+        Worker::new(limits.unwrap().holdings, || Source::UNKNOWN)
+    }
+
+    fn end(worker: &mut Worker) {
+        let (id, outcome, usage) = (worker.ids.mint(), Outcome::Completed, Usage::default());
+        worker.settle(Settlement { id, outcome, usage, charge_to: None, timing: None, abandoned: false });
+    }
+
+    #[test]
+    fn calls_that_end_before_the_root_is_awake_wake_it_once_and_the_next_one_again() {
+        let mut worker = worker();
+        assert!(!worker.must_ring(), "nothing has ended");
+        (0..3).for_each(|_| end(&mut worker));
+        assert_eq!([worker.must_ring(), worker.must_ring()], [true, false]);
+        end(&mut worker);
+        assert!(!worker.must_ring(), "the root will find it");
+        assert!(worker.is_to_send_at_once());
+        assert!(worker.next_batch(Millis(1)).is_some());
+        assert!(!worker.is_to_send_at_once(), "all four are under way");
+        end(&mut worker);
+        assert!(worker.must_ring());
+    }
+
+    #[test]
+    fn what_the_tick_has_sent_needs_no_bell() {
+        let mut worker = worker();
+        end(&mut worker);
+        assert!(worker.next_batch(Millis(1)).is_some());
+        assert!(!worker.must_ring());
+    }
+
+    #[test]
+    fn beside_many_batches_under_way_the_next_one_waits_for_the_tick() {
+        let mut worker = worker();
+        let mut sent = 0;
+        loop {
+            end(&mut worker);
+            assert!(worker.must_ring());
+            if !worker.is_to_send_at_once() {
+                break;
+            }
+            sent += usize::from(worker.next_batch(Millis(1)).is_some());
+        }
+        assert_eq!(sent, 512);
+        assert!(worker.has_mail(Millis(1)) && worker.next_batch(Millis(1)).is_some(), "which has room of its own");
     }
 }

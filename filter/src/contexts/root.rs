@@ -1,4 +1,4 @@
-//! The root context: reads the configuration, and sends the outbox on its tick.
+//! The root context: reads the configuration, and sends the outbox when a call has ended, and on its tick.
 
 use super::idle::Idle;
 use super::incoming::Incoming;
@@ -8,7 +8,7 @@ use crate::caller::{CallerKey, Digest};
 use crate::config::Config;
 use crate::exchange;
 use crate::holdings::Holdings;
-use crate::host::{self, Buffer};
+use crate::host::{self, Bell, Buffer};
 use crate::outbox::{BatchNumber, Fate};
 use crate::refusal::Style;
 use crate::worker::{Counters, Worker};
@@ -22,7 +22,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-/// A freed slot waits at most this long (and Envoy's timer slack) for its settlement.
+/// What was not sent when it happened waits at most this long, and Envoy's timer slack.
 const TICK: Duration = Duration::from_millis(10);
 /// The service answers within three seconds, acknowledging or not; one that takes longer is away.
 const SETTLEMENT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -141,6 +141,11 @@ impl RootContext for Root {
         let counters = std::mem::take(&mut shared.worker.borrow_mut().counters);
         self.metrics.add(counters);
         self.metrics.set(&shared.worker.borrow().holdings);
+        if shared.bell.get().is_none() {
+            // Only what ticks serves traffic: Envoy tries a configuration out in a VM that it throws away.
+            let name = format!("sluice.{}", shared.worker.borrow().ids.incarnation());
+            shared.bell.set(Bell::new(&name));
+        }
         let now = host::now();
         if shared.worker.borrow().has_mail(now) {
             self.batches.extend(send_batch(shared));
@@ -152,6 +157,17 @@ impl RootContext for Root {
             Shared::refuse_all(&expired, now, self.context);
         }
         self.end_idle_streams(shared);
+    }
+
+    /// A call has ended just now.
+    fn on_queue_ready(&mut self, _: u32) {
+        let Some(shared) = &self.shared else { return };
+        if let Some(bell) = shared.bell.get() {
+            bell.heard();
+        }
+        if shared.worker.borrow_mut().is_to_send_at_once() {
+            self.batches.extend(send_batch(shared));
+        }
     }
 
     fn create_http_context(&self, context: u32) -> Option<Box<dyn HttpContext>> {
@@ -193,6 +209,7 @@ impl Root {
             incoming: Rc::new(RefCell::new(Incoming::new(config.body_timeout, config.stranger_idle))),
             idle: Rc::new(RefCell::new(Idle::new(config.grpc_idle, config.body_timeout))),
             config: Rc::new(config),
+            bell: Rc::default(),
         });
         self.metrics = Metrics::define();
         host::tick_every(TICK);

@@ -44,6 +44,7 @@ impl Stream {
     fn turn(&mut self, input: impl FnOnce(&mut Exchange, &mut Worker) -> Step) -> Action {
         let Some((shared, exchange)) = &mut self.call else { return Action::Pause };
         let step = input(exchange, &mut shared.worker.borrow_mut());
+        shared.ring();
         match step {
             Step::Hold => Action::Pause,
             Step::Continue => Action::Continue,
@@ -254,6 +255,8 @@ impl HttpContext for Stream {
                 exchange.envoy_replies(ended, &mut worker, now);
             }
             let edits = exchange.reply_headers(&headers, is_end, &mut worker, now);
+            drop(worker);
+            shared.ring();
             host::edit_headers(Map::Response, &edits);
         }
         Action::Continue
@@ -285,6 +288,7 @@ impl HttpContext for Stream {
         {
             let trailers = host::headers(Map::ResponseTrailers);
             exchange.reply_trailers(&trailers, &mut shared.worker.borrow_mut(), host::now());
+            shared.ring();
             self.note_whether_idle();
         }
         Action::Continue
@@ -296,6 +300,7 @@ impl HttpContext for Stream {
         {
             let ended = Ended::by(host::response_flags(), host::response_details);
             exchange.abandoned(ended, &mut shared.worker.borrow_mut(), host::now());
+            shared.ring();
         }
     }
 }
@@ -307,6 +312,7 @@ impl Drop for Stream {
         if let Some((shared, exchange)) = &mut self.call {
             shared.idle.borrow_mut().note(self.context, None, || Millis::ZERO);
             exchange.abandoned(Ended::ByEnvoy, &mut shared.worker.borrow_mut(), host::now());
+            shared.ring();
         }
     }
 }

@@ -53,6 +53,9 @@ host_functions! {
     );
     fn proxy_define_metric(kind: u32, name: *const u8, name_length: usize, id: *mut u32);
     fn proxy_increment_metric(id: u32, offset: i64);
+    fn proxy_register_shared_queue(name: *const u8, name_length: usize, id: *mut u32);
+    fn proxy_enqueue_shared_queue(id: u32, data: *const u8, length: usize);
+    fn proxy_dequeue_shared_queue(id: u32, data: *mut *mut u8, length: *mut usize);
 }
 
 fn checked(status: u32) -> Result<(), HostError> {
@@ -164,6 +167,23 @@ pub(crate) fn define_metric(kind: u32, name: &str) -> Result<u32, HostError> {
     // SAFETY: one live slice, and a pointer to a live local.
     checked(unsafe { proxy_define_metric(kind, name.as_ptr(), name.len(), &raw mut id) })?;
     Ok(id)
+}
+
+pub(crate) fn register_queue(name: &str) -> Result<u32, HostError> {
+    let mut id = 0;
+    // SAFETY: one live slice, and a pointer to a live local.
+    checked(unsafe { proxy_register_shared_queue(name.as_ptr(), name.len(), &raw mut id) })?;
+    Ok(id)
+}
+
+pub(crate) fn enqueue(id: u32, data: &[u8]) -> Result<(), HostError> {
+    // SAFETY: pointer and length of one live slice.
+    checked(unsafe { proxy_enqueue_shared_queue(id, data.as_ptr(), data.len()) })
+}
+
+pub(crate) fn dequeue(id: u32) -> Result<Vec<u8>, HostError> {
+    // SAFETY: the pointers are to live locals of `received`.
+    received(|data, length| unsafe { proxy_dequeue_shared_queue(id, data, length) })
 }
 
 pub(crate) fn increment(counter: u32, by: i64) -> Result<(), HostError> {
