@@ -85,6 +85,15 @@ impl Client {
         Ok(Self { http, base: base.to_owned(), key: None })
     }
 
+    /// The same client on connections of its own.
+    ///
+    /// # Errors
+    /// When the HTTP client cannot be built.
+    pub fn apart(&self) -> Result<Self> {
+        let http = reqwest::Client::builder().timeout(HANGS_AFTER).build()?;
+        Ok(Self { http, ..self.clone() })
+    }
+
     /// The same client over HTTP/2, which a server without TLS is only told by doing it.
     ///
     /// # Errors

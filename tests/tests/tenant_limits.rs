@@ -68,6 +68,39 @@ async fn a_client_that_waits_as_told_is_served_once_a_call_of_its_tenant_has_end
     }
 }
 
+/// The end of one call and the next call come from different workers, in either order. Here the next call waits longer than
+/// it does unless configured, so that a machine that stands still refuses nobody.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_calls_one_after_the_other_are_served_at_a_concurrency_of_1_and_n_callers_at_one_of_n() {
+    const CALLS: usize = 1_000;
+    for callers in [1, 4] {
+        let stack = Stack::builder("tenant-one-after-the-other")
+            .capacity(8)
+            .workers(2)
+            .tenant(Tenant::new("small").limit("concurrent", callers as u64))
+            .sidecar_config(|config| config["queue"]["concurrent_wait_ms"] = json!(1_000))
+            .start()
+            .await
+            .unwrap();
+        let small = stack.client("small").unwrap();
+        for over_http2 in [false, true] {
+            // Each takes turns over connections of its own, and Envoy gives those to both workers.
+            let connect = || if over_http2 { small.over_http2().unwrap() } else { small.apart().unwrap() };
+            let caller = async |_| {
+                let connections = [(); 4].map(|()| connect());
+                for call in 0..CALLS / callers {
+                    let reply = connections[call % 4].chat(&Chat::to(MODEL)).await.unwrap();
+                    assert_eq!(reply.status, 200, "call {call}, HTTP/2 {over_http2}: {}", reply.summary());
+                }
+            };
+            join_all((0..callers).map(caller)).await;
+        }
+        assert_eq!(stack.upstream.calls().count(), 2 * CALLS);
+        assert!(stack.upstream.calls().max_running() <= callers);
+        stack.operators().wait_until_idle(SLACK).await.unwrap();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_in_the_queue_count_towards_a_tenants_concurrency() {
     let stack = Stack::builder("tenant-queued")

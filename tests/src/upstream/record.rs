@@ -91,6 +91,18 @@ impl Record {
         full.filter(|_| is_full).map(|full| full.duration_since(from))
     }
 
+    /// Of a run in which somebody always waited for one of so many slots: how long after each end the next call began.
+    #[must_use]
+    pub fn hand_overs(&self, slots: usize) -> Vec<Duration> {
+        let mut begun: Vec<Instant> = self.spans.iter().map(|span| span.began).collect();
+        let mut ended: Vec<Instant> = self.spans.iter().filter_map(|span| span.ended).collect();
+        begun.sort_unstable();
+        ended.sort_unstable();
+        // The first ones found a free slot.
+        let next = begun.iter().skip(slots);
+        ended.iter().zip(next).map(|(ended, began)| began.saturating_duration_since(*ended)).collect()
+    }
+
     /// How many ran from each moment on at which that changed.
     fn steps(&self, end: Instant) -> Vec<(Instant, usize)> {
         let begun = self.spans.iter().filter(|span| span.began <= end);
@@ -131,6 +143,13 @@ mod tests {
         let record = record(zero, &[(0, 100), (50, 150), (190, 300)]);
         assert!((record.mean_running(zero, zero + MS * 200) - 1.05).abs() < 1e-9);
         assert_eq!(record.starts(zero + MS * 50, zero + MS * 190), BTreeMap::from([(("t", Some(5)), 1)]));
+    }
+
+    #[test]
+    fn each_end_is_followed_by_the_next_start_that_found_no_slot() {
+        let zero = Instant::now();
+        let record = record(zero, &[(0, 50), (1, 60), (52, 90), (63, 100)]);
+        assert_eq!(record.hand_overs(2), [MS * 2, MS * 3]);
     }
 
     #[test]
