@@ -591,6 +591,14 @@ local function flows_of(rows)
   return list
 end
 
+-- By group, level and tenant.
+local function is_flow_before(a, b)
+  local group, other = a.level.group.name, b.level.group.name
+  if group ~= other then return is_before(group, other) end
+  if a.level.number ~= b.level.number then return a.level.number < b.level.number end
+  return is_before(a.name, b.name)
+end
+
 -- The flow of an owner that competes, by its rows as they are counted now.
 local function best_of(owner, kind)
   local best
@@ -822,10 +830,16 @@ local function take_charges_and_rows()
     local first_told, flow, weight, amount = unpack(told)
     if first_told > share.seq then spent[#spent + 1] = {flow = flow_of(flow), weight = weight, amount = amount} end
   end
-  for flow in pairs(picks[me]) do flow_of(flow) end
+  local picked = {}
+  for flow in pairs(picks[me]) do picked[#picked + 1] = flow_of(flow) end
+  table.sort(picked, is_flow_before)
   share.seq = seq
-  -- What the last picks were charged virtually, the holder has told since.
-  for flow, pick in pairs(picks[me]) do adjust(flows[flow], pick.weight, pick.head, -pick.slots) end
+  -- What the last picks were charged virtually, the holder has told since. A tenant's levels in their order: what one is
+  -- given back counts at the better ones that still have something.
+  for _, flow in ipairs(picked) do
+    local pick = picks[me][flow.name]
+    adjust(flow, pick.weight, pick.head, -pick.slots)
+  end
   picks[me] = {}
   for _, told in ipairs(spent) do
     state.spent = state.spent + told.amount

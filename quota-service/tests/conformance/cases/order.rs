@@ -28,6 +28,7 @@ pub(crate) const CASES: &[Case] = cases![
     a_repeated_charge_counts_once,
     a_charge_that_was_not_acknowledged_counts_all_the_same,
     the_told_charge_replaces_that_of_the_pick,
+    picks_of_a_tenant_at_two_levels_are_taken_back_in_the_order_of_the_levels,
     a_tenant_that_wakes_claims_nothing_of_the_past,
     a_level_that_wakes_claims_nothing_of_the_past,
     a_group_that_wakes_claims_nothing_of_the_past,
@@ -228,6 +229,25 @@ fn the_told_charge_replaces_that_of_the_pick(story: &mut Story<'_>) {
         let said = story.call("filler").keep(keep).send();
         assert_eq!(picks(said.notice("a"), flow), 1);
     }
+}
+
+/// What a level is given back counts at the better one as long as that has a counter. So the better one's pick, which was
+/// all that it had, is taken back first, and the level keeps what the other pick had added.
+fn picks_of_a_tenant_at_two_levels_are_taken_back_in_the_order_of_the_levels(story: &mut Story<'_>) {
+    // Names whose picks Lua's tables have in the other order.
+    let tenants = [("theta", 1, 6), ("gamma", 2, 7), ("eta", 3, 8), ("mu", 4, 9)];
+    for (tenant, better, worse) in tenants {
+        let (better, worse) = (format!("/{better}/{tenant}"), format!("/{worse}/{tenant}"));
+        let said = story.call("a").row_of(&better, 1, 1, 1, 0).row_of(&worse, 1, 900, 1, 0).send();
+        assert_eq!((said.picks(&better), said.picks(&worse)), (1, 1));
+        story.call("a").keep(0).send();
+    }
+    // Had one of the four better levels been given back more, it would stand where P5 does, and go before it.
+    story.call("filler").want(10).send();
+    for (waiter, flow) in [("b", "/1/x"), ("c", "/2/y"), ("d", "/3/z"), ("e", "/4/v"), ("f", "/5/w")] {
+        story.call(waiter).row(flow, 1).send();
+    }
+    assert_eq!(story.call("filler").keep(9).send().notified(), ["f"]);
 }
 
 fn a_tenant_that_wakes_claims_nothing_of_the_past(story: &mut Story<'_>) {
