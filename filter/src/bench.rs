@@ -7,11 +7,13 @@ use crate::config::Config;
 use crate::dialect::apply;
 use crate::exchange::{Answer, Exchange, Step};
 use crate::headers::Headers;
+use crate::mail::Mail;
 use crate::outbox::Fate;
 use crate::source::Source;
 use crate::worker::Worker;
 use sluice_policy::units::{Millis, Priority, Tokens};
 use sluice_policy::wire::{AdmissionReply, Grant, RateKind, RateStatus};
+use std::cell::RefCell;
 use std::rc::Rc;
 
 const CONFIG: &[u8] = br#"{
@@ -50,7 +52,7 @@ impl Bench {
             Kind::Stream { words } => ("text/event-stream", events(words)),
         };
         let request = request(matches!(kind, Kind::Stream { .. }));
-        let worker = Worker::new(config.holdings, || Source::UNKNOWN);
+        let worker = Worker::new(config.holdings, Rc::new(RefCell::new(Mail::new())), || Source::UNKNOWN);
         Self { config, worker, answer, request, reply_kind, pieces }
     }
 
@@ -81,8 +83,9 @@ impl Bench {
                 crate::usage::Passage::Replaced(bytes) => bytes.len(),
             };
         }
-        let (number, batch) = self.worker.next_batch(NOW).expect("the call is settled");
-        self.worker.batch_ended(number, Fate::Acknowledged, NOW);
+        let mut mail = self.worker.mail.borrow_mut();
+        let (number, batch) = mail.next_batch(NOW).expect("the call is settled");
+        mail.batch_ended(number, Fate::Acknowledged, NOW);
         (batch, received)
     }
 

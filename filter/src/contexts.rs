@@ -5,6 +5,7 @@ mod idle;
 mod incoming;
 mod root;
 mod stream;
+mod vm;
 
 pub(crate) use root::Root;
 
@@ -12,7 +13,7 @@ use idle::Idle;
 use incoming::Incoming;
 
 use crate::caller::Digest;
-use crate::config::Config;
+use crate::config::{Config, Service};
 use crate::exchange::{self, Answer};
 use crate::host::{self, Bell, Buffer, Callout};
 use crate::refusal::Style;
@@ -48,10 +49,13 @@ impl Shared {
 
     /// Sends a JSON body to the quota service; `None` when it did not leave.
     fn post(&self, path: &str, body: &[u8], timeout: Duration) -> Option<u32> {
-        let service = &self.config.service;
-        let secret = service.secret.as_ref().map(Secret::expose);
-        host::dispatch(&Callout { cluster: &service.cluster, path, secret, body, timeout })
+        post(&self.config.service, path, body, timeout)
     }
+}
+
+fn post(service: &Service, path: &str, body: &[u8], timeout: Duration) -> Option<u32> {
+    let secret = service.secret.as_ref().map(Secret::expose);
+    host::dispatch(&Callout { cluster: &service.cluster, path, secret, body, timeout })
 }
 
 /// A question whose key it is, once the service has answered or not.

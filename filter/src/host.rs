@@ -63,6 +63,11 @@ pub(crate) fn tick_every(period: Duration) {
     noted("the tick period", abi::set_tick_period(period_ms));
 }
 
+/// Ends the current root context, which has told Envoy before that it was not done.
+pub(crate) fn done() {
+    noted("an end", abi::done());
+}
+
 /// All headers; none when the host has no such map now.
 pub(crate) fn headers(map: Map) -> Headers {
     let bytes = noted("a header map", abi::header_pairs(map as u32)).unwrap_or_default();
@@ -159,6 +164,26 @@ pub(crate) fn change(gauge: Option<u32>, by: i64) {
     if let Some(gauge) = gauge.filter(|_| by != 0) {
         noted("a metric", abi::increment(gauge, by));
     }
+}
+
+/// What the VMs of one `vm_id` share in this Envoy; empty where nobody has set it.
+pub(crate) fn shared(key: &str) -> Vec<u8> {
+    abi::shared_data(key).map(|(data, _)| data).unwrap_or_default()
+}
+
+/// Changes what they share, and tells whether it did: `None` leaves it as it is. Others may change it at the same time, so
+/// `change` may be asked more than once.
+pub(crate) fn change_shared(key: &str, mut change: impl FnMut(Vec<u8>) -> Option<Vec<u8>>) -> bool {
+    const TRIES: usize = 20;
+    for _ in 0..TRIES {
+        let (before, version) = abi::shared_data(key).unwrap_or_default();
+        let Some(after) = change(before) else { return false };
+        if abi::set_shared_data(key, &after, version).is_ok() {
+            return true;
+        }
+    }
+    debug!("Envoy refused {key}: others change it all the time");
+    false
 }
 
 /// Calls [`proxy_wasm::traits::RootContext::on_queue_ready`] of the context that made it, when the call into the VM that

@@ -46,6 +46,8 @@ mod usage;
 mod verified;
 
 // From the end of the reply to its settlement.
+mod instances;
+mod mail;
 mod outbox;
 
 // The proxy.

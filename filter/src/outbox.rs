@@ -15,6 +15,8 @@ const BATCH_MAX: usize = 256;
 const UNDER_WAY_MAX: usize = 1_024;
 /// While so many are under way, a call that ends waits for the tick.
 const AT_ONCE_MAX: usize = 512;
+/// Twice as long as a callout may take: whoever sent the batch is gone.
+const UNHEARD_AFTER: Millis = Millis(10_000);
 const BACKOFF_FIRST: Millis = Millis(50);
 const BACKOFF_MAX: Millis = Millis(1000);
 
@@ -30,6 +32,8 @@ pub(crate) enum Fate {
     Postponed,
     /// Nobody answered.
     Lost,
+    /// Who sent it is gone, so that nobody hears the answer.
+    Unheard,
 }
 
 #[derive(Debug, Default)]
@@ -38,7 +42,8 @@ pub(crate) struct Outbox {
     /// What the service has heard and not acknowledged. It hurries nobody, so what is new goes first.
     postponed: VecDeque<Settlement>,
     postponed_at: Millis,
-    under_way: BTreeMap<BatchNumber, Vec<Settlement>>,
+    /// With when each was sent.
+    under_way: BTreeMap<BatchNumber, (Millis, Vec<Settlement>)>,
     under_way_entries: usize,
     latest: u64,
     /// Zero while all goes well.
@@ -75,12 +80,13 @@ impl Outbox {
         let batch: Vec<Settlement> = from.drain(..count).collect();
         self.latest += 1;
         self.under_way_entries += batch.len();
-        Some((BatchNumber(self.latest), self.under_way.entry(BatchNumber(self.latest)).or_insert(batch)))
+        let (_, batch) = self.under_way.entry(BatchNumber(self.latest)).or_insert((now, batch));
+        Some((BatchNumber(self.latest), batch))
     }
 
     /// A batch is not under way any more. Gives the settlements that are acknowledged by it.
     pub(crate) fn ended(&mut self, number: BatchNumber, fate: Fate, now: Millis) -> Vec<Settlement> {
-        let Some(batch) = self.under_way.remove(&number) else { return Vec::new() };
+        let Some((_, batch)) = self.under_way.remove(&number) else { return Vec::new() };
         self.under_way_entries -= batch.len();
         match fate {
             Fate::Acknowledged => {
@@ -92,10 +98,9 @@ impl Outbox {
                 self.postponed.extend(batch);
                 self.postponed_at = now;
             }
+            Fate::Unheard => self.send_again(batch),
             Fate::Lost => {
-                for settlement in batch.into_iter().rev() {
-                    self.waiting.push_front(settlement);
-                }
+                self.send_again(batch);
                 // Of several that were lost together the first tells it.
                 if has_passed(self.failed_at, self.backoff, now) {
                     self.backoff = Millis(self.backoff.0.saturating_mul(2)).clamp(BACKOFF_FIRST, BACKOFF_MAX);
@@ -104,6 +109,36 @@ impl Outbox {
             }
         }
         Vec::new()
+    }
+
+    /// The oldest batch under way, where its answer cannot come any more.
+    pub(crate) fn unheard(&self, now: Millis) -> Option<BatchNumber> {
+        let (number, (sent, _)) = self.under_way.first_key_value()?;
+        has_passed(*sent, UNHEARD_AFTER, now).then_some(*number)
+    }
+
+    fn send_again(&mut self, batch: Vec<Settlement>) {
+        for settlement in batch.into_iter().rev() {
+            self.waiting.push_front(settlement);
+        }
+    }
+
+    /// Takes out all that is not acknowledged.
+    pub(crate) fn take_all(&mut self) -> Vec<Settlement> {
+        let under_way = std::mem::take(&mut self.under_way).into_values().flat_map(|(_, batch)| batch);
+        let all = under_way.chain(self.waiting.drain(..)).chain(self.postponed.drain(..)).collect();
+        self.under_way_entries = 0;
+        all
+    }
+
+    /// Whether nothing is kept.
+    pub(crate) fn is_empty(&self) -> bool {
+        !self.has_waiting() && self.under_way.is_empty()
+    }
+
+    /// Whether there is anything that the service has not been sent.
+    pub(crate) fn has_new(&self) -> bool {
+        !self.waiting.is_empty()
     }
 
     /// Whether few enough batches are under way that one may be sent for a single call.
@@ -199,6 +234,15 @@ mod tests {
         }
         assert!(next(&mut outbox, 59).is_none());
         assert!(next(&mut outbox, 60).is_some());
+    }
+
+    #[test]
+    fn a_batch_whose_answer_never_came_is_known_after_ten_seconds() {
+        let mut outbox = filled(1);
+        let (number, _) = next(&mut outbox, 1_000).unwrap();
+        assert_eq!((outbox.unheard(Millis(10_999)), outbox.unheard(Millis(11_000))), (None, Some(number)));
+        let _ = outbox.ended(number, Fate::Unheard, Millis(11_000));
+        assert_eq!(next(&mut outbox, 11_000).unwrap().1, ["0"]);
     }
 
     #[test]

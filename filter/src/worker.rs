@@ -1,21 +1,22 @@
-//! What all calls of one Envoy worker share: a VM is single-threaded and its workers share nothing.
+//! What all calls of one configuration share in one Envoy worker: a VM is single-threaded.
 
 mod health;
 
 use crate::caller::Digest;
 use crate::holdings::{Holdings, Limits};
-use crate::ids::IdMint;
-use crate::outbox::{BatchNumber, Fate, Outbox};
+use crate::mail::Mail;
 use crate::source::Source;
 use crate::verified::Verified;
-use health::Health;
-use log::warn;
-use sluice_policy::units::{Millis, TenantId};
-use sluice_policy::wire::{Settlement, SettlementBatch, WIRE_VERSION};
+pub(crate) use health::Health;
+use sluice_policy::units::{AdmissionId, Millis, TenantId};
+use sluice_policy::wire::Settlement;
+use std::cell::RefCell;
+use std::rc::Rc;
 
 #[derive(Debug)]
 pub(crate) struct Worker {
-    pub(crate) ids: IdMint,
+    /// Shared with the other configurations of this VM that reach the same service. Borrowed for pure calls only.
+    pub(crate) mail: Rc<RefCell<Mail>>,
     pub(crate) verified: Verified,
     pub(crate) counters: Counters,
     /// What Envoy holds for this worker's calls. Every call takes its own off again.
@@ -23,14 +24,9 @@ pub(crate) struct Worker {
     /// Where the request at hand comes from. Asked for only if its caller is not known, as it costs a microsecond.
     pub(crate) locate: fn() -> Source,
     /// Admissions and settlements fail apart from each other (one may time out while the other is answered), so
-    /// each has its own word in the log.
+    /// each has its own word in the log; that of settlements is the mail's.
     pub(crate) admissions: Health,
-    settlements: Health,
-    outbox: Outbox,
     bell: Bell,
-    has_dropped: bool,
-    /// When the live ids were told last, and which of them was the latest then.
-    reported: (Millis, u64),
 }
 
 /// Whether the root knows of the latest settlements.
@@ -41,9 +37,6 @@ enum Bell {
     Due,
     Rang,
 }
-
-/// How often the service is told which calls live.
-const REPORT_EVERY: Millis = Millis(5_000);
 
 /// Events since they were last taken to Envoy's metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,9 +54,9 @@ pub(crate) struct Counters {
 }
 
 impl Worker {
-    pub(crate) fn new(limits: Limits, locate: fn() -> Source) -> Self {
+    pub(crate) fn new(limits: Limits, mail: Rc<RefCell<Mail>>, locate: fn() -> Source) -> Self {
         Self {
-            ids: IdMint::new(),
+            mail,
             verified: Verified::default(),
             counters: Counters::default(),
             holdings: Holdings::new(limits),
@@ -72,14 +65,7 @@ impl Worker {
                 "the quota service does not admit: closed routes refuse, open ones pass keys verified lately",
                 "the quota service admits again",
             ),
-            settlements: Health::new(
-                "the quota service does not acknowledge settlements: they are kept and sent again",
-                "the quota service acknowledges settlements again",
-            ),
-            outbox: Outbox::default(),
             bell: Bell::Silent,
-            has_dropped: false,
-            reported: (Millis::ZERO, 0),
         }
     }
 
@@ -89,22 +75,21 @@ impl Worker {
         self.holdings.verified(key, tenant);
     }
 
+    pub(crate) fn mint(&mut self) -> AdmissionId {
+        self.mail.borrow_mut().mint()
+    }
+
+    /// Nobody answers for this id any more: the service has refused it.
+    pub(crate) fn is_over(&mut self, id: &AdmissionId) {
+        self.mail.borrow_mut().is_over(id);
+    }
+
     /// A settlement that must reach the service.
     pub(crate) fn settle(&mut self, settlement: Settlement) {
         if self.bell == Bell::Silent {
             self.bell = Bell::Due;
         }
-        if let Some(lost) = self.outbox.add(settlement) {
-            self.counters.settlements_dropped += 1;
-            // The next report says that it has ended.
-            self.ids.is_over(&lost.id);
-            if !self.has_dropped {
-                warn!(
-                    "the outbox is full: the oldest settlements are lost, and their calls are charged what they reserved"
-                );
-            }
-            self.has_dropped = true;
-        }
+        self.counters.settlements_dropped += u64::from(self.mail.borrow_mut().settle(settlement));
     }
 
     /// Whether the root is to be woken, once for all that it will send then.
@@ -116,51 +101,9 @@ impl Worker {
         is_due
     }
 
-    /// Whether settlements go out before the next tick: not where so many batches are under way that one for each call would
-    /// leave no room for those of the ticks.
-    pub(crate) fn is_to_send_at_once(&mut self) -> bool {
+    /// The root is awake, and sends what there is.
+    pub(crate) fn is_awake(&mut self) {
         self.bell = Bell::Silent;
-        self.outbox.has_waiting() && self.outbox.is_quick()
-    }
-
-    /// Whether there is anything to send, so that an idle tick costs nothing.
-    pub(crate) fn has_mail(&self, now: Millis) -> bool {
-        self.outbox.has_waiting() || self.owes_report(now)
-    }
-
-    /// The body of the next settlement call, when one is due.
-    pub(crate) fn next_batch(&mut self, now: Millis) -> Option<(BatchNumber, Vec<u8>)> {
-        self.bell = Bell::Silent;
-        let owes_report = self.owes_report(now);
-        let (number, settlements) = self.outbox.next_batch(now, owes_report)?;
-        let settlements = settlements.to_vec();
-        let live = owes_report.then(|| {
-            self.reported = (now, self.ids.live().minted);
-            self.ids.live().clone()
-        });
-        let worker = self.ids.incarnation().to_owned();
-        let batch = SettlementBatch { version: WIRE_VERSION, worker, settlements, live };
-        Some((number, serde_json::to_vec(&batch).unwrap_or_default()))
-    }
-
-    /// Whether the service is to be told which calls live: now and then, as long as there are any or have been.
-    fn owes_report(&self, now: Millis) -> bool {
-        let (at, minted) = self.reported;
-        let is_time = now < at || now.since(at) >= REPORT_EVERY;
-        let live = self.ids.live();
-        is_time && (live.minted != minted || !live.numbers.is_empty())
-    }
-
-    /// A batch is not under way any more.
-    pub(crate) fn batch_ended(&mut self, number: BatchNumber, fate: Fate, now: Millis) {
-        for settled in self.outbox.ended(number, fate, now) {
-            self.ids.is_over(&settled.id);
-        }
-        match fate {
-            Fate::Acknowledged => self.settlements.answered(),
-            Fate::Postponed | Fate::Lost => self.settlements.failed(),
-        }
-        self.has_dropped &= self.outbox.has_waiting();
     }
 }
 
@@ -173,12 +116,19 @@ mod tests {
         let limits = crate::config::Config::parse(
             br#"{"version": 1, "mode": "body", "service": {"cluster": "sluice"}, "routes": [{"path": "/v1/embeddings", "dialect": "openai_embeddings"}]}"#,
         );
-        Worker::new(limits.unwrap().holdings, || Source::UNKNOWN)
+        Worker::new(limits.unwrap().holdings, Rc::new(RefCell::new(Mail::new())), || Source::UNKNOWN)
     }
 
     fn end(worker: &mut Worker) {
-        let (id, outcome, usage) = (worker.ids.mint(), Outcome::Completed, Usage::default());
+        let (id, outcome, usage) = (worker.mint(), Outcome::Completed, Usage::default());
         worker.settle(Settlement { id, outcome, usage, charge_to: None, timing: None, abandoned: false });
+    }
+
+    /// The root is awake, and sends a batch unless too many are under way.
+    fn sends(worker: &mut Worker) -> bool {
+        worker.is_awake();
+        let mut mail = worker.mail.borrow_mut();
+        mail.is_to_send_at_once() && mail.next_batch(Millis(1)).is_some()
     }
 
     #[test]
@@ -189,19 +139,10 @@ mod tests {
         assert_eq!([worker.must_ring(), worker.must_ring()], [true, false]);
         end(&mut worker);
         assert!(!worker.must_ring(), "the root will find it");
-        assert!(worker.is_to_send_at_once());
-        assert!(worker.next_batch(Millis(1)).is_some());
-        assert!(!worker.is_to_send_at_once(), "all four are under way");
+        assert!(sends(&mut worker));
+        assert!(!sends(&mut worker), "all four are under way");
         end(&mut worker);
         assert!(worker.must_ring());
-    }
-
-    #[test]
-    fn what_the_tick_has_sent_needs_no_bell() {
-        let mut worker = worker();
-        end(&mut worker);
-        assert!(worker.next_batch(Millis(1)).is_some());
-        assert!(!worker.must_ring());
     }
 
     #[test]
@@ -211,12 +152,13 @@ mod tests {
         loop {
             end(&mut worker);
             assert!(worker.must_ring());
-            if !worker.is_to_send_at_once() {
+            if !sends(&mut worker) {
                 break;
             }
-            sent += usize::from(worker.next_batch(Millis(1)).is_some());
+            sent += 1;
         }
         assert_eq!(sent, 512);
-        assert!(worker.has_mail(Millis(1)) && worker.next_batch(Millis(1)).is_some(), "which has room of its own");
+        let mut mail = worker.mail.borrow_mut();
+        assert!(mail.has_mail(Millis(1)) && mail.next_batch(Millis(1)).is_some(), "which has room of its own");
     }
 }

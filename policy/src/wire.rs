@@ -242,6 +242,24 @@ pub struct SettlementBatch {
     /// Told every few seconds, and by filters of this release.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub live: Option<LiveIds>,
+    /// Other instances of the same Envoy that have ended. What they had not sent is in this batch or in one before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ended: Vec<EndedWorker>,
+}
+
+/// An instance of the filter that reports nothing any more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndedWorker {
+    /// Its incarnation.
+    #[serde(deserialize_with = "bounded::name")]
+    pub worker: String,
+    /// Opens its ids, where it could still say so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seal: Option<SealKey>,
+    /// Absent when it has ended in good order, with the last of its streams. Else its VM has trapped, so long ago or half a
+    /// second longer, and the streams that it had sent upstream may go on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub silent_ms: Option<Millis>,
 }
 
 /// The admissions that a worker still answers for: from before it asks until the settlement is acknowledged. What it has

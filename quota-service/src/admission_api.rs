@@ -155,6 +155,7 @@ async fn settle(
     if let Some(live) = &batch.live {
         gate.engine.hear_of_live(&batch.worker, live);
     }
+    batch.ended.iter().for_each(|ended| gate.engine.hear_of_ended(ended));
     tracing::debug!(worker = batch.worker, count = batch.settlements.len(), "settled");
     // What they freed is free already; only the word that the filter may forget them waits.
     let is_safe = timeout(SAFE_WITHIN, gate.engine.safe(number)).await.is_ok();

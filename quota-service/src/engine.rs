@@ -20,7 +20,7 @@ use sluice_policy::config::Config;
 use sluice_policy::schedule::UnixMillis;
 use sluice_policy::units::{AdmissionId, HolderId, Millis, ModelName, Priority, TenantId};
 use sluice_policy::wire::{
-    AdmissionReply, AdmissionRequest, LiveIds, Outcome, Reason, Refusal, Settlement, Usage, UsageSource,
+    AdmissionReply, AdmissionRequest, EndedWorker, LiveIds, Outcome, Reason, Refusal, Settlement, Usage, UsageSource,
 };
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -194,6 +194,17 @@ impl Engine {
             self.settle(&lost);
         }
         self.lock().core.reported(worker, live, self.now());
+    }
+
+    /// An instance of the filter has ended, and what it had sent is settled.
+    pub fn hear_of_ended(&self, ended: &EndedWorker) {
+        let lost = self.read(|core| core.settlements_of_ended(ended, self.now()));
+        self.metrics.reported(lost.len());
+        if !lost.is_empty() {
+            let EndedWorker { worker, silent_ms, .. } = ended;
+            tracing::warn!(worker, ?silent_ms, count = lost.len(), "an instance of the filter ended before its calls");
+            self.settle(&lost);
+        }
     }
 
     /// Refuses everything from now on and answers everyone who waits.

@@ -3,12 +3,13 @@
 use super::idle::Idle;
 use super::incoming::Incoming;
 use super::stream::Stream;
-use super::{Shared, answer_at_hand, reply_head};
+use super::{Shared, answer_at_hand, post, reply_head, vm};
 use crate::caller::{CallerKey, Digest};
-use crate::config::Config;
+use crate::config::{Config, Service};
 use crate::exchange;
 use crate::holdings::Holdings;
 use crate::host::{self, Bell, Buffer};
+use crate::mail::Mail;
 use crate::outbox::{BatchNumber, Fate};
 use crate::refusal::Style;
 use crate::worker::{Counters, Worker};
@@ -32,8 +33,10 @@ pub(crate) struct Root {
     /// Present once the configuration was read.
     shared: Option<Shared>,
     metrics: Metrics,
-    /// The batches under way, by the tokens of their callouts.
-    batches: BTreeMap<u32, BatchNumber>,
+    /// The batches under way, whose they are, by the tokens of their callouts.
+    batches: BTreeMap<u32, (Rc<RefCell<Mail>>, BatchNumber)>,
+    /// Its last stream has ended, and it waits for answers.
+    is_leaving: bool,
     /// The keys that the service is asked about, by the tokens of their callouts.
     questions: BTreeMap<u32, Digest>,
 }
@@ -106,7 +109,7 @@ impl Context for Root {
         if let Some(key) = self.questions.remove(&token) {
             return shared.learn_whose(key, &answer_at_hand(headers, size), self.context);
         }
-        let Some(number) = self.batches.remove(&token) else { return };
+        let Some((mail, number)) = self.batches.remove(&token) else { return };
         let (is_decided, status) = if headers == 0 { (false, 0) } else { reply_head() };
         let fate = match (is_decided, status) {
             (true, 200) => Fate::Acknowledged,
@@ -114,7 +117,22 @@ impl Context for Root {
             (false, _) => Fate::Lost,
         };
         let now = host::now();
-        shared.worker.borrow_mut().batch_ended(number, fate, now);
+        mail.borrow_mut().batch_ended(number, fate, now);
+        if self.is_leaving && self.batches.is_empty() {
+            host::done();
+        }
+    }
+
+    /// Envoy ends a root context with its last stream. As long as answers are to come it stays to hear them, where the VM
+    /// does; what is still to be sent others send.
+    fn on_done(&mut self) -> bool {
+        let Some(shared) = &self.shared else { return true };
+        self.metrics.add(std::mem::take(&mut shared.worker.borrow_mut().counters));
+        self.metrics.set(&shared.worker.borrow().holdings);
+        // Envoy would go on ticking for a context that is gone.
+        host::tick_every(Duration::ZERO);
+        self.is_leaving = vm::close(&shared.config.service) && !self.batches.is_empty();
+        !self.is_leaving
     }
 }
 
@@ -143,12 +161,20 @@ impl RootContext for Root {
         self.metrics.set(&shared.worker.borrow().holdings);
         if shared.bell.get().is_none() {
             // Only what ticks serves traffic: Envoy tries a configuration out in a VM that it throws away.
-            let name = format!("sluice.{}", shared.worker.borrow().ids.incarnation());
+            let name = format!("sluice.{}.{}", shared.worker.borrow().mail.borrow().incarnation(), self.context);
             shared.bell.set(Bell::new(&name));
         }
         let now = host::now();
-        if shared.worker.borrow().has_mail(now) {
-            self.batches.extend(send_batch(shared));
+        let lost = vm::beat(now);
+        let mut worker = shared.worker.borrow_mut();
+        worker.counters.settlements_dropped += lost;
+        worker.is_awake();
+        let mail = worker.mail.clone();
+        drop(worker);
+        let service = &shared.config.service;
+        self.batches.extend(send_if_any(service, &mail, now));
+        for (service, mail) in vm::orphans() {
+            self.batches.extend(send_if_any(&service, &mail, now));
         }
         self.questions.extend(ask_whose(shared, now));
         shared.refuse_rejected(now, self.context);
@@ -165,8 +191,10 @@ impl RootContext for Root {
         if let Some(bell) = shared.bell.get() {
             bell.heard();
         }
-        if shared.worker.borrow_mut().is_to_send_at_once() {
-            self.batches.extend(send_batch(shared));
+        shared.worker.borrow_mut().is_awake();
+        let mail = shared.worker.borrow().mail.clone();
+        if mail.borrow().is_to_send_at_once() {
+            self.batches.extend(send_batch(&shared.config.service, &mail, host::now()));
         }
     }
 
@@ -186,6 +214,7 @@ impl Root {
             shared: None,
             metrics: Metrics::default(),
             batches: BTreeMap::new(),
+            is_leaving: false,
             questions: BTreeMap::new(),
         }
     }
@@ -205,7 +234,7 @@ impl Root {
     fn start(&mut self, config: Config) {
         info!("sluice filter: mode {:?}, {} routes", config.mode, config.routes.len());
         self.shared = Some(Shared {
-            worker: Rc::new(RefCell::new(Worker::new(config.holdings, host::source))),
+            worker: Rc::new(RefCell::new(Worker::new(config.holdings, vm::open(&config.service), host::source))),
             incoming: Rc::new(RefCell::new(Incoming::new(config.body_timeout, config.stranger_idle))),
             idle: Rc::new(RefCell::new(Idle::new(config.grpc_idle, config.body_timeout))),
             config: Rc::new(config),
@@ -226,12 +255,17 @@ fn ask_whose(shared: &Shared, now: Millis) -> Vec<(u32, Digest)> {
     keys.iter().filter_map(ask).collect()
 }
 
-fn send_batch(shared: &Shared) -> Option<(u32, BatchNumber)> {
-    let now = host::now();
-    let (number, batch) = shared.worker.borrow_mut().next_batch(now)?;
-    let token = shared.post(wire::SETTLEMENTS_PATH, &batch, SETTLEMENT_TIMEOUT);
+type Sent = (u32, (Rc<RefCell<Mail>>, BatchNumber));
+
+fn send_if_any(service: &Service, mail: &Rc<RefCell<Mail>>, now: Millis) -> Option<Sent> {
+    if mail.borrow().has_mail(now) { send_batch(service, mail, now) } else { None }
+}
+
+fn send_batch(service: &Service, mail: &Rc<RefCell<Mail>>, now: Millis) -> Option<Sent> {
+    let (number, batch) = mail.borrow_mut().next_batch(now)?;
+    let token = post(service, wire::SETTLEMENTS_PATH, &batch, SETTLEMENT_TIMEOUT);
     if token.is_none() {
-        shared.worker.borrow_mut().batch_ended(number, Fate::Lost, now);
+        mail.borrow_mut().batch_ended(number, Fate::Lost, now);
     }
-    Some((token?, number))
+    Some((token?, (mail.clone(), number)))
 }

@@ -43,7 +43,7 @@ impl Exchange {
             }
             Some(AdmissionReply::Rejected(refusal)) => {
                 worker.admissions.answered();
-                worker.ids.is_over(&asked.id);
+                worker.is_over(&asked.id);
                 if refusal.status == 404 {
                     worker.verified.forget(asked.caller.key.digest(), target(&asked));
                 }
@@ -139,7 +139,7 @@ impl Exchange {
             self.stage = Stage::Asking(asked);
             self.settle(Outcome::Cancelled, Usage::default(), None, worker);
         } else {
-            worker.ids.is_over(&id);
+            worker.is_over(&id);
         }
         self.refuse(&refusal::unavailable(), style, Some(&id), worker, now)
     }

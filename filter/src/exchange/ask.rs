@@ -20,7 +20,7 @@ impl Exchange {
         let estimate = if was_read { call.input_tokens } else { Tokens(body_bytes.div_ceil(4)) };
         let of_path = caller.path_model.as_ref().map(|of_path| of_path.model.clone());
         let of_frames = self.frames.as_ref().and_then(|frames| frames.model()).map(str::to_owned);
-        let id = worker.ids.mint();
+        let id = worker.mint();
         // The access log has one line for a stream: its first message names it.
         let is_first = self.pipe.as_ref().is_none_or(|pipe| !pipe.is_open());
         let tags = if is_first { vec![(tag::ADMISSION, id.to_string())] } else { Vec::new() };

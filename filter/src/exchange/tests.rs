@@ -1,11 +1,13 @@
 use super::*;
 use crate::dialect::apply;
 use crate::headers::headers_of;
+use crate::mail::Mail;
 use crate::outbox::Fate;
 use crate::source::Source;
 use crate::usage::Passage;
 use serde_json::{Value, json};
 use sluice_policy::wire::{AdmissionReply, ChargeTo, Grant, ModelsReply, RateKind, RateStatus, Reason, UsageSource};
+use std::cell::RefCell;
 
 mod dialects;
 mod grpc;
@@ -38,7 +40,7 @@ impl World {
         });
         change(&mut document);
         let config = Rc::new(Config::parse(document.to_string().as_bytes()).unwrap());
-        let worker = Worker::new(config.holdings, || Source::UNKNOWN);
+        let worker = Worker::new(config.holdings, Rc::new(RefCell::new(Mail::new())), || Source::UNKNOWN);
         World { exchange: Exchange::new(config.clone()), config, worker }
     }
 
@@ -98,8 +100,8 @@ impl World {
 
     /// What the worker has to report, once.
     fn settlements(&mut self) -> Vec<Settlement> {
-        let Some((number, batch)) = self.worker.next_batch(NOW) else { return Vec::new() };
-        self.worker.batch_ended(number, Fate::Acknowledged, NOW);
+        let Some((number, batch)) = self.worker.mail.borrow_mut().next_batch(NOW) else { return Vec::new() };
+        self.worker.mail.borrow_mut().batch_ended(number, Fate::Acknowledged, NOW);
         let batch: sluice_policy::wire::SettlementBatch = serde_json::from_slice(&batch).unwrap();
         batch.settlements
     }

@@ -47,12 +47,17 @@ host_functions! {
     fn proxy_set_property(path: *const u8, path_length: usize, value: *const u8, value_length: usize);
     fn proxy_set_effective_context(context: u32);
     fn proxy_continue_stream(stream: u32);
+    fn proxy_done();
     fn proxy_send_local_response(
         status: u32, details: *const u8, details_length: usize, body: *const u8, body_length: usize,
         headers: *const u8, headers_length: usize, grpc_status: i32,
     );
     fn proxy_define_metric(kind: u32, name: *const u8, name_length: usize, id: *mut u32);
     fn proxy_increment_metric(id: u32, offset: i64);
+    fn proxy_get_shared_data(
+        key: *const u8, key_length: usize, data: *mut *mut u8, length: *mut usize, version: *mut u32,
+    );
+    fn proxy_set_shared_data(key: *const u8, key_length: usize, data: *const u8, length: usize, version: u32);
     fn proxy_register_shared_queue(name: *const u8, name_length: usize, id: *mut u32);
     fn proxy_enqueue_shared_queue(id: u32, data: *const u8, length: usize);
     fn proxy_dequeue_shared_queue(id: u32, data: *mut *mut u8, length: *mut usize);
@@ -139,6 +144,11 @@ pub(crate) fn continue_stream(stream: u32) -> Result<(), HostError> {
     checked(unsafe { proxy_continue_stream(stream) })
 }
 
+pub(crate) fn done() -> Result<(), HostError> {
+    // SAFETY: no pointers.
+    checked(unsafe { proxy_done() })
+}
+
 pub(crate) fn send_local_response(
     status: u32,
     details: &str,
@@ -167,6 +177,22 @@ pub(crate) fn define_metric(kind: u32, name: &str) -> Result<u32, HostError> {
     // SAFETY: one live slice, and a pointer to a live local.
     checked(unsafe { proxy_define_metric(kind, name.as_ptr(), name.len(), &raw mut id) })?;
     Ok(id)
+}
+
+/// A value, and its version for a later change.
+pub(crate) fn shared_data(key: &str) -> Result<(Vec<u8>, u32), HostError> {
+    let mut version = 0;
+    // SAFETY: one live slice, and pointers to live locals.
+    let data = received(|data, length| unsafe {
+        proxy_get_shared_data(key.as_ptr(), key.len(), data, length, &raw mut version)
+    })?;
+    Ok((data, version))
+}
+
+/// Sets a value if it still has this version; 0 for whatever it has.
+pub(crate) fn set_shared_data(key: &str, data: &[u8], version: u32) -> Result<(), HostError> {
+    // SAFETY: pointers and lengths of two live slices.
+    checked(unsafe { proxy_set_shared_data(key.as_ptr(), key.len(), data.as_ptr(), data.len(), version) })
 }
 
 pub(crate) fn register_queue(name: &str) -> Result<u32, HostError> {

@@ -10,7 +10,7 @@ pub(crate) struct Health {
 }
 
 impl Health {
-    pub(super) fn new(on_failure: &'static str, on_return: &'static str) -> Self {
+    pub(crate) fn new(on_failure: &'static str, on_return: &'static str) -> Self {
         Self { is_away: false, on_failure, on_return }
     }
 

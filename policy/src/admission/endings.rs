@@ -5,8 +5,13 @@ use super::live::{Live, Removed, State};
 use super::orphans::Orphan;
 use super::{Admission, Settled};
 use crate::ledger::Draw;
+use crate::seal::IdReader;
 use crate::units::{AdmissionId, Millis, ModelName, Tokens};
-use crate::wire::{LiveIds, Outcome, Settlement, Usage, UsageSource};
+use crate::wire::{EndedWorker, LiveIds, Outcome, Settlement, Usage, UsageSource};
+
+/// An instance that is silent was heard of for the last time half a second before, at most, and looked at half a second after:
+/// what starts later than that finds it dead.
+const TRAP_MARGIN: Millis = Millis(1_000);
 
 impl Admission {
     /// A worker has told which of its calls are not over: of the others it repeats nothing.
@@ -86,6 +91,27 @@ impl Admission {
             Settlement { id: live.id.clone(), outcome, usage, charge_to: None, timing: None, abandoned }
         };
         ended.map(settlement).collect()
+    }
+
+    /// The settlements of the calls of an instance of the filter that has ended. One that ended in good order has no stream
+    /// any more: what ran is charged what it reserved, as an aborted call. Of one that trapped, those that were started after
+    /// it was heard of last never went on, and cost nothing; what had started before ends with its stream, of which nobody
+    /// tells, or by its longest time. Looks at every call, so it is for now and then.
+    #[must_use]
+    pub fn settlements_of_ended(&self, ended: &EndedWorker, now: Millis) -> Vec<Settlement> {
+        let own = ended.seal.is_some().then(|| IdReader::new(&ended.worker, ended.seal.as_ref()));
+        let Some(ids) = own.as_ref().or_else(|| self.live.reader(&ended.worker)) else { return Vec::new() };
+        let trapped = ended.silent_ms.map(|silent| Millis(now.0.saturating_sub(silent.0)).plus(TRAP_MARGIN));
+        let settlement = |live: &Live| {
+            let (outcome, usage) = match (live.state, trapped) {
+                (State::Running { .. }, None) => (Outcome::Aborted, estimated(live)),
+                (State::Running { since, .. }, Some(trapped)) if since <= trapped => return None,
+                _ => (Outcome::Cancelled, Usage::default()),
+            };
+            let abandoned = outcome == Outcome::Aborted;
+            Some(Settlement { id: live.id.clone(), outcome, usage, charge_to: None, timing: None, abandoned })
+        };
+        self.live.iter().filter(|live| ids.number(&live.id).is_some()).filter_map(settlement).collect()
     }
 
     /// A call that has been settled keeps its slot for a while, and until when, or frees it now.

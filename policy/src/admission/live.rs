@@ -8,6 +8,7 @@ use super::tenants::ModelIndex;
 use crate::config::Price;
 use crate::ledger::Draw;
 use crate::queue::{ChargedBy, Flow, Ticket};
+use crate::seal::IdReader;
 use crate::units::{AdmissionId, Millis, Tokens};
 use crate::wire::LiveIds;
 use names::{Names, Stands};
@@ -185,6 +186,11 @@ impl LiveTable {
                 Removed::Unknown
             }
         }
+    }
+
+    /// How to read a worker's ids, if it has told.
+    pub(super) fn reader(&self, worker: &str) -> Option<&IdReader> {
+        self.names.reader(worker)
     }
 
     /// A worker has told which of its calls are not over.

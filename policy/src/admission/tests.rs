@@ -1,4 +1,5 @@
 mod budgets;
+mod instances;
 mod orphans;
 mod pools;
 mod repeats;

@@ -112,6 +112,7 @@ impl Direct {
             worker: "direct-1".to_owned(),
             settlements: vec![settlement],
             live: None,
+            ended: Vec::new(),
         };
         self.post(SETTLEMENTS_PATH, &batch).await.map(drop)
     }

@@ -48,6 +48,10 @@ impl EndedNumbers {
         self.words -= before - known.ended.len();
     }
 
+    pub(super) fn reader(&self, worker: &str) -> Option<&IdReader> {
+        self.workers.iter().map(|known| &known.ids).find(|ids| ids.worker() == worker)
+    }
+
     /// Whether the id is one of a known worker's and has ended.
     pub(super) fn has(&self, id: &AdmissionId) -> bool {
         self.find(id).is_some_and(|(worker, number)| worker.has(number))

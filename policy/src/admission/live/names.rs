@@ -4,6 +4,7 @@
 use super::ended::EndedNumbers;
 use super::{Place, at};
 use crate::admission::hashed::{hash, spread, whole_hash};
+use crate::seal::IdReader;
 use crate::units::{AdmissionId, Millis};
 use crate::wire::LiveIds;
 use hashbrown::HashTable;
@@ -82,6 +83,11 @@ impl Names {
             self.insert(Name { hash: hash(id), stands: self.next_ended() });
             self.ended.push_back((now, whole_hash(id)));
         }
+    }
+
+    /// How to read a worker's ids, if it has told.
+    pub(super) fn reader(&self, worker: &str) -> Option<&IdReader> {
+        self.numbers.reader(worker)
     }
 
     /// A worker has told which of its calls are not over.
