@@ -1,10 +1,12 @@
 //! Every kind of fault: how it begins, how long it lasts, and how it is over.
 
+mod fleets;
 mod links;
 mod pairs;
 mod processes;
 mod server;
 mod several_servers;
+mod shipped;
 
 use super::world::{Home, World};
 use anyhow::Result;
@@ -25,9 +27,15 @@ pub struct Kind {
     pub strike: for<'a> fn(&'a mut World) -> Strike<'a>,
 }
 
-/// By home, so that each home is started once.
-pub const KINDS: [&[Kind]; 5] =
-    [&processes::KINDS, &server::KINDS, &links::KINDS, &pairs::KINDS, &several_servers::KINDS];
+pub const KINDS: [&[Kind]; 7] = [
+    &processes::KINDS,
+    &server::KINDS,
+    &links::KINDS,
+    &pairs::KINDS,
+    &fleets::KINDS,
+    &several_servers::KINDS,
+    &shipped::KINDS,
+];
 
 /// Longer than a lease, shorter than a call may live.
 const A_WHILE: Duration = Duration::from_millis(1_500);

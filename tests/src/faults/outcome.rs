@@ -2,15 +2,11 @@
 
 use super::kinds::{BooksAfter, Kind};
 use super::world::{CAPACITY, World};
-use crate::fleet::{LEASE, LONGEST_REQUEST};
 use crate::upstream::CallLog;
 use crate::wait::{let_pass, wait_until};
 use anyhow::Result;
 use std::fmt;
 use std::time::{Duration, Instant};
-
-/// L + D + 2Δ: a lease, the longest a call may live, and two ticks.
-pub const BOUND: Duration = Duration::from_millis(LEASE.as_millis() as u64 + LONGEST_REQUEST.as_millis() as u64 + 200);
 
 /// That much longer the callers are left to themselves, so that a service that heals late is seen to heal. One that is whole
 /// in time does not wait for it.
@@ -38,6 +34,8 @@ pub enum Patience {
 #[derive(Clone, Debug)]
 pub struct Outcome {
     pub name: &'static str,
+    /// How soon it is to be over.
+    bound: Duration,
     /// Calls that began in the upstream a second, from the beginning of the fault.
     pub load_per_s: f64,
     /// How many calls too many ran at once, at worst.
@@ -65,21 +63,23 @@ impl Outcome {
     /// # Errors
     /// When the service was not whole before.
     pub async fn of(kind: &Kind, world: &mut World, patience: Patience) -> Result<Self> {
-        world.is_full(BOUND + LATE).await?;
+        let bound = kind.home.bound();
+        world.is_full(bound + LATE).await?;
         let calls = world.fleet.upstream.calls().clone();
         calls.take_max_running();
         let (begun, before) = (Instant::now(), calls.count());
         let problem = (kind.strike)(world).await.err().map(|error| format!("{error:#}"));
         let over = Instant::now();
-        watch(world, over, patience).await;
+        watch(world, over, bound, patience).await;
         let (watched, after) = (Instant::now(), calls.count());
-        let (recovery, lost) = fill(&calls, over).await;
+        let (recovery, lost) = fill(&calls, over, bound).await;
         let overshoot = calls.take_max_running().saturating_sub(CAPACITY);
         let excess = Some(world.settle().await?).filter(|_| kind.books != BooksAfter::Forgotten);
         let cut = calls.record().cut(begun, Instant::now());
         let may_exceed = kind.books != BooksAfter::Exact || cut > 0;
         Ok(Self {
             name: kind.name,
+            bound,
             load_per_s: (after - before) as f64 / watched.duration_since(begun).as_secs_f64(),
             overshoot,
             cut,
@@ -95,7 +95,7 @@ impl Outcome {
     /// Whether everything is as promised; `slack` is for a machine that has other things to do.
     #[must_use]
     pub fn held(&self, slack: Duration) -> bool {
-        let in_time = self.recovery.is_some_and(|recovery| recovery <= BOUND + slack);
+        let in_time = self.recovery.is_some_and(|recovery| recovery <= self.bound + slack);
         let is_balanced = self.excess.is_none_or(|excess| excess == 0 || (excess > 0 && self.may_exceed));
         self.overshoot == 0 && self.lost == 0 && in_time && is_balanced && self.problem.is_none()
     }
@@ -121,31 +121,31 @@ impl fmt::Display for Outcome {
 }
 
 /// Waits until the service seems to be whole, or is late.
-async fn watch(world: &World, over: Instant, patience: Patience) {
+async fn watch(world: &World, over: Instant, bound: Duration, patience: Patience) {
     let calls = world.fleet.upstream.calls();
     if patience == Patience::Full {
-        let_pass(BOUND).await;
+        let_pass(bound).await;
     }
     let is_steady = || {
         let now = Instant::now();
         let recovery = calls.record().full_again_after(CAPACITY - 1, over, now, BLINK);
         recovery.is_some_and(|recovery| now.duration_since(over + recovery) >= STEADY)
     };
-    while !is_steady() && over.elapsed() <= BOUND + LATE {
+    while !is_steady() && over.elapsed() <= bound + LATE {
         let_pass(LOOK).await;
     }
 }
 
 /// Lets calls not end until all slots are in use. Tells since when after the fault they were, again and again, and how
 /// many never are.
-async fn fill(calls: &CallLog, over: Instant) -> (Option<Duration>, usize) {
+async fn fill(calls: &CallLog, over: Instant, bound: Duration) -> (Option<Duration>, usize) {
     loop {
         calls.hold();
         let filled = wait_until("all", HOLDS, || async { calls.running() >= CAPACITY }).await;
         let recovery = calls.record().full_again_after(CAPACITY, over, Instant::now(), BLINK);
         let lost = if filled.is_ok() { 0 } else { CAPACITY.saturating_sub(calls.running()) };
         calls.release();
-        if lost == 0 || over.elapsed() > BOUND + LATE {
+        if lost == 0 || over.elapsed() > bound + LATE {
             return (recovery, lost);
         }
         let_pass(BLINK).await;

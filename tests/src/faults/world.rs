@@ -3,7 +3,7 @@
 use super::books::{self, Balance, Books};
 use crate::client::Chat;
 use crate::fault_proxy::{Fault, FaultProxy};
-use crate::fleet::{Caller, Fleet, Load, Tally};
+use crate::fleet::{Caller, Fleet, LEASE, LONGEST_REQUEST, Load, Tally};
 use crate::folder::Folder;
 use crate::stack::redis::cluster::Cluster;
 use crate::stack::redis::sentinels::Sentinels;
@@ -33,6 +33,39 @@ pub enum Home {
     Clock,
     Sentinels,
     Cluster,
+    /// As [`Home::Server`], with the lease and the longest call that are shipped.
+    Shipped,
+}
+
+impl Home {
+    pub const ALL: [Self; 5] = [Self::Server, Self::Shipped, Self::Clock, Self::Sentinels, Self::Cluster];
+
+    const fn lease(self) -> Duration {
+        match self {
+            Self::Shipped => Duration::from_secs(2),
+            Self::Server | Self::Clock | Self::Sentinels | Self::Cluster => LEASE,
+        }
+    }
+
+    const fn longest_request(self) -> Duration {
+        match self {
+            Self::Shipped => Duration::from_secs(600),
+            Self::Server | Self::Clock | Self::Sentinels | Self::Cluster => LONGEST_REQUEST,
+        }
+    }
+
+    /// How soon after a fault every slot is in use again: L + D + 2Δ, a lease, the longest a call may live, and two ticks.
+    /// As shipped nothing is broken that makes anybody wait for calls to end: a lease and two seconds.
+    #[must_use]
+    pub const fn bound(self) -> Duration {
+        let (lease, longest_request) = (self.lease(), self.longest_request());
+        match self {
+            Self::Shipped => lease.saturating_add(Duration::from_secs(2)),
+            Self::Server | Self::Clock | Self::Sentinels | Self::Cluster => {
+                lease.saturating_add(longest_request).saturating_add(Duration::from_millis(200))
+            }
+        }
+    }
 }
 
 #[allow(clippy::large_enum_variant)] // there is one at a time
@@ -64,13 +97,15 @@ impl World {
         let folder = Folder::create(&format!("{name}-redis"))?;
         let ledger = start_ledger(&folder, home).await?;
         let links = match (&ledger, home) {
-            (Ledger::Server(server), Home::Server) => links_to(server).await?,
+            (Ledger::Server(server), Home::Server | Home::Shipped) => links_to(server).await?,
             _ => Vec::new(),
         };
         let settings = settings(&ledger, &links);
         let fleet = Fleet::builder(name)
             .replicas(GATES)
             .capacity(u64::try_from(CAPACITY)?)
+            .lease(home.lease())
+            .longest_request(home.longest_request())
             .tenant(Tenant::new("free"))
             // Limits that nobody reaches: its account is in the ledger, too.
             .tenant(Books::tenant().priority(6).limit("requests_per_min", 1_000_000))
@@ -148,7 +183,7 @@ impl World {
 
 async fn start_ledger(folder: &Folder, home: Home) -> Result<Ledger> {
     Ok(match home {
-        Home::Server => {
+        Home::Server | Home::Shipped => {
             let setup = Setup::named("server").arguments(["--enable-debug-command", "local"]);
             Ledger::Server(Redis::launch(folder, setup).await?)
         }

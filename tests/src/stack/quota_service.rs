@@ -30,6 +30,8 @@ pub struct QuotaService {
     role: Option<&'static str>,
     /// Of this release or another.
     program: PathBuf,
+    /// How many seconds its clock is ahead of the machine's.
+    clock_s: i64,
 }
 
 impl QuotaService {
@@ -59,8 +61,8 @@ impl QuotaService {
         folder: &Path,
         operators: Operators,
     ) -> Result<Self> {
-        let process = spawn(&program, folder, role)?;
-        let mut service = Self { process, operators, folder: folder.to_path_buf(), role, program };
+        let process = spawn(&program, folder, role, 0)?;
+        let mut service = Self { process, operators, folder: folder.to_path_buf(), role, program, clock_s: 0 };
         service.ready().await?;
         Ok(service)
     }
@@ -90,13 +92,18 @@ impl QuotaService {
     /// When it cannot be started.
     pub fn restart_without_waiting(&mut self) -> Result<()> {
         self.kill();
-        self.process = spawn(&self.program, &self.folder, self.role)?;
+        self.process = spawn(&self.program, &self.folder, self.role, self.clock_s)?;
         Ok(())
     }
 
     /// Another build of it runs from the next restart on.
     pub fn install(&mut self, program: &Path) {
         self.program = program.to_path_buf();
+    }
+
+    /// From the next restart on its clock is so many seconds ahead of the machine's. That takes libfaketime.
+    pub fn set_clock(&mut self, offset_s: i64) {
+        self.clock_s = offset_s;
     }
 
     /// Waits until it serves.
@@ -147,8 +154,12 @@ impl QuotaService {
     }
 }
 
-fn spawn(program: &Path, folder: &Path, role: Option<&str>) -> Result<Component> {
+fn spawn(program: &Path, folder: &Path, role: Option<&str>, clock_s: i64) -> Result<Component> {
     let mut command = Command::new(program);
+    if clock_s != 0 {
+        command.env("LD_PRELOAD", paths::tool("bin/libfaketime.so")?).env("FAKETIME", format!("{clock_s:+}"));
+        command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+    }
     command.current_dir(folder).args(["serve", "--config", CONFIG]);
     command.args(role.into_iter().flat_map(|role| ["--role", role]));
     Component::start("quota-service", command, &folder.join("quota-service.log"))

@@ -180,6 +180,12 @@ impl Redis {
         write_clock(&self.folder, offset_s)
     }
 
+    /// Where its files lie.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// Removes what a `SAVE` has written, so that the next start is an empty one.
     ///
     /// # Errors

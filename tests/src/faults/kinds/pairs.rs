@@ -3,7 +3,6 @@
 use super::server::command;
 use super::{A_WHILE, Kind};
 use crate::fault_proxy::Fault;
-use crate::faults::outcome::BOUND;
 use crate::faults::world::Home::Server;
 use crate::faults::world::{CAPACITY, World};
 use crate::scene::changed;
@@ -70,7 +69,7 @@ async fn shrink_and_grow(world: &mut World) -> Result<()> {
     let_pass(A_WHILE).await;
     world.link(1)?.set(Fault::None).await?;
     let calls = world.fleet.upstream.calls();
-    wait_until("no more runs than the pool has now", BOUND, || async { calls.running() <= SHRUNK }).await?;
+    wait_until("no more runs than the pool has now", Server.bound(), || async { calls.running() <= SHRUNK }).await?;
     let before = calls.take_max_running();
     let_pass(Duration::from_secs(1)).await;
     let most = calls.take_max_running();

@@ -107,7 +107,7 @@ pub(super) const KINDS: [Kind; 20] = [
     }),
 ];
 
-async fn stand_still(server: &Redis, span: Duration) -> Result<()> {
+pub(super) async fn stand_still(server: &Redis, span: Duration) -> Result<()> {
     server.signal(Signal::SIGSTOP)?;
     let_pass(span).await;
     server.signal(Signal::SIGCONT)

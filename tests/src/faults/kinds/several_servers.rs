@@ -15,7 +15,7 @@ use std::time::Duration;
 
 const TAKES_OVER_WITHIN: Duration = Duration::from_secs(30);
 
-pub(super) const KINDS: [Kind; 5] = [
+pub(super) const KINDS: [Kind; 8] = [
     Kind::new("a master is demoted in good order", Home::Sentinels, |world| {
         Box::pin(async move {
             let rig = sentinels(world)?;
@@ -49,6 +49,24 @@ pub(super) const KINDS: [Kind; 5] = [
             let_pass(A_WHILE).await;
             rig.servers[old].kill();
             rig.failed_over(old).await
+        })
+    }),
+    Kind::new("a master is killed, and its replica takes over", Home::Sentinels, |world| {
+        Box::pin(async move {
+            let rig = sentinels(world)?;
+            let old = rig.master()?;
+            rig.servers[old].kill();
+            rig.failed_over(old).await
+        })
+    }),
+    Kind::new("a cluster's slot moves to another master", Home::Cluster, |world| {
+        Box::pin(async move { cluster(world)?.move_slot(&ledger_key()).await })
+    }),
+    Kind::new("a cluster's slot moves, and moves back", Home::Cluster, |world| {
+        Box::pin(async move {
+            cluster(world)?.move_slot(&ledger_key()).await?;
+            let_pass(A_WHILE).await;
+            cluster(world)?.move_slot(&ledger_key()).await
         })
     }),
     Kind::new("a cluster's master stands still, and is replaced", Home::Cluster, |world| {

@@ -76,6 +76,42 @@ impl Cluster {
         bail!("nobody has slot {slot}")
     }
 
+    /// Moves the slot of a key, with all keys in it, to another master, as an operator who reshards does.
+    ///
+    /// # Errors
+    /// When a node refuses a step.
+    pub async fn move_slot(&self, key: &str) -> Result<()> {
+        let slot = self.nodes[0].cli(&["CLUSTER", "KEYSLOT", key])?.trim().to_owned();
+        let from = self.master_of(key, 0)?;
+        let is_other = |number: &usize| {
+            *number != from
+                && self.nodes[*number].info().is_ok_and(|info| info.get("role").is_some_and(|role| role == "master"))
+        };
+        let to = (0..self.nodes.len()).find(is_other).context("no other master")?;
+        let id =
+            |number: usize| Ok::<_, anyhow::Error>(self.nodes[number].cli(&["CLUSTER", "MYID"])?.trim().to_owned());
+        let (from_id, to_id) = (id(from)?, id(to)?);
+        self.nodes[to].cli(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &from_id])?;
+        self.nodes[from].cli(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &to_id])?;
+        // Calls go on meanwhile: of keys that have left, the old master sends its clients to the new one.
+        let port = self.nodes[to].port().to_string();
+        wait_until("all keys have moved", FORMS_WITHIN, || async {
+            let keys = self.nodes[from].cli(&["CLUSTER", "GETKEYSINSLOT", &slot, "100"]).unwrap_or_default();
+            let keys: Vec<&str> = keys.lines().filter(|key| !key.is_empty()).collect();
+            let migrate = ["MIGRATE", "127.0.0.1", &port, "", "0", "5000", "KEYS"];
+            keys.is_empty() || self.nodes[from].cli(&[&migrate[..], &keys].concat()).is_ok_and(|_| false)
+        })
+        .await?;
+        for number in [to, from] {
+            self.nodes[number].cli(&["CLUSTER", "SETSLOT", &slot, "NODE", &to_id])?;
+        }
+        wait_until("every node knows who has the slot", FORMS_WITHIN, || async {
+            (0..self.nodes.len()).all(|asked| self.master_of(key, asked).is_ok_and(|master| master == to))
+        })
+        .await
+        .map(drop)
+    }
+
     fn join(&self) -> Result<()> {
         let output = Command::new(paths::tool("bin/redis-cli")?)
             .args(["--cluster", "create"])
