@@ -20,6 +20,8 @@ use std::time::Duration;
 
 /// So that a call that is never answered is noticed.
 const HANGS_AFTER: Duration = Duration::from_secs(90);
+/// Between two attempts at a settlement, as the filter's.
+const POSTPONED_FOR: Duration = Duration::from_secs(1);
 /// Told apart from all others of this process, whichever sidecar it goes to.
 static NEXT: AtomicU64 = AtomicU64::new(1);
 
@@ -66,6 +68,12 @@ impl Direct {
         Self { model: model.into(), ..self }
     }
 
+    /// The same caller, whose calls are counted here instead of in the fleet's upstream.
+    #[must_use]
+    pub fn counted_in(self, calls: &CallLog) -> Self {
+        Self { calls: calls.clone(), ..self }
+    }
+
     /// Asks for admission, runs for `service` where it is given, and settles, as the filter does. Tells whether it ran.
     ///
     /// # Errors
@@ -91,7 +99,8 @@ impl Direct {
         }
     }
 
-    /// Settles a call that has ended now, with [`TOKENS`] tokens.
+    /// Settles a call that has ended now, with [`TOKENS`] tokens; again and again while the sidecar says that it could not
+    /// keep it if it were killed. The slot is free long before.
     ///
     /// # Errors
     /// When the sidecar does not answer.
@@ -114,7 +123,13 @@ impl Direct {
             live: None,
             ended: Vec::new(),
         };
-        self.post(SETTLEMENTS_PATH, &batch).await.map(drop)
+        let mut reply = self.send(SETTLEMENTS_PATH, &batch).await?;
+        while reply.status() == 503 {
+            let_pass(POSTPONED_FOR).await;
+            reply = self.send(SETTLEMENTS_PATH, &batch).await?;
+        }
+        ensure!(reply.status() == 200, "{SETTLEMENTS_PATH}: {}", reply.status());
+        Ok(())
     }
 
     fn request(&self, id: &AdmissionId) -> AdmissionRequest {
@@ -136,8 +151,12 @@ impl Direct {
     }
 
     async fn post(&self, path: &str, body: &impl serde::Serialize) -> Result<Value> {
-        let reply = self.http.post(format!("http://sidecar{path}")).json(body).send().await?;
+        let reply = self.send(path, body).await?;
         ensure!(reply.status() == 200, "{path}: {}", reply.status());
         Ok(reply.json().await?)
+    }
+
+    async fn send(&self, path: &str, body: &impl serde::Serialize) -> Result<reqwest::Response> {
+        Ok(self.http.post(format!("http://sidecar{path}")).json(body).send().await?)
     }
 }

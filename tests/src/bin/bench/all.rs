@@ -1,7 +1,7 @@
 //! `bench all`: every area in a process of its own, so that one that hangs or dies is found and named, and whether its file
 //! bears every figure that it should.
 
-use super::{dialects, doing, estimator, first_light, growth, instructions, ledger, queue};
+use super::{dialects, doing, estimator, first_light, growth, instructions, ledger, queue, recovery};
 use anyhow::{Context, Result, ensure};
 use e2e::paths;
 use serde_json::Value;
@@ -10,12 +10,13 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// What each area's file must bear. A new area joins by a line here.
-const AREAS: [(&str, &[&[&str]]); 6] = [
+const AREAS: [(&str, &[&[&str]]); 7] = [
     ("first-light", &[first_light::FIGURES]),
     ("queue", &[queue::FIGURES]),
     ("dialects", &[estimator::FIGURES, dialects::FIGURES]),
     ("ledger", &[ledger::FIGURES]),
     ("growth", &[growth::FIGURES]),
+    ("recovery", &[recovery::FIGURES]),
     ("instructions", &[instructions::FIGURES]),
 ];
 

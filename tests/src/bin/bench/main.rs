@@ -1,6 +1,7 @@
 //! `bench AREA`: `first-light` is how soon Sluice notices what must not wait, as the client and the operator see it;
 //! `queue` is what a decision costs, `dialects` what metering costs, `instructions` what a call costs in the filter,
-//! `ledger` what replicas ask of Redis and get from it, `growth` what the size of a configuration costs.
+//! `ledger` what replicas ask of Redis and get from it, `growth` what the size of a configuration costs, `recovery` how soon
+//! a pool is in use again after Redis was away.
 //!
 //! Prints a table and writes `target/bench/AREA.json`: a list of `{figure, value, unit, n, spread}`, where `value` is
 //! the median of `n` repeats and `spread` the distance from the lowest to the highest of them. Where there are many
@@ -15,6 +16,7 @@ mod growth;
 mod instructions;
 mod ledger;
 mod queue;
+mod recovery;
 mod texts;
 
 use anyhow::Result;
@@ -79,6 +81,13 @@ enum What {
     /// What a call costs the service with ever more pools and tenants, how large its page of metrics grows, and what an
     /// idle tenant takes.
     Growth,
+    /// How soon 95% of the slots are in use again after Redis was away, by kind and length of the outage, replicas and
+    /// calls.
+    Recovery {
+        /// Only fleets of so many replicas.
+        #[arg(long)]
+        replicas: Option<usize>,
+    },
 }
 
 #[derive(Serialize)]
@@ -93,7 +102,7 @@ struct Figure {
     /// How many waited meanwhile, where that matters.
     #[serde(skip_serializing_if = "Option::is_none")]
     waiters: Option<usize>,
-    /// What the busiest hours of a simulated scene ask of its slots.
+    /// What the busiest hours of a simulated scene, or what arrives, asks of the slots.
     #[serde(skip_serializing_if = "Option::is_none")]
     load_percent: Option<u64>,
     /// What was spoken, and how many events a reply had, where that matters.
@@ -118,6 +127,22 @@ struct Figure {
     pools: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     tenants: Option<usize>,
+    /// How Redis was away and for how long, how many replicas shared it, and how long their calls ran.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kind: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    outage_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replicas: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    call_ms: Option<u64>,
+}
+
+impl Figure {
+    fn outage_of_calls(&self) -> Option<String> {
+        let (kind, outage_ms, replicas, call_ms) = (self.kind?, self.outage_ms?, self.replicas?, self.call_ms?);
+        Some(format!("{kind} {outage_ms} ms, {replicas} replicas, {call_ms} ms"))
+    }
 }
 
 #[tokio::main]
@@ -143,6 +168,7 @@ async fn main() -> Result<()> {
             report("queue", &queue::measure(&size)?)
         }
         What::Growth => report("growth", &growth::measure(quick).await?),
+        What::Recovery { replicas } => report("recovery", &recovery::measure(quick, replicas).await?),
     }
 }
 
@@ -182,12 +208,16 @@ fn figure(name: &'static str, unit: &'static str, mut values: Vec<f64>) -> Figur
         accounts: None,
         pools: None,
         tenants: None,
+        kind: None,
+        outage_ms: None,
+        replicas: None,
+        call_ms: None,
     }
 }
 
 fn report(area: &str, figures: &[Figure]) -> Result<()> {
     println!(
-        "{:<28} {:>32} {:>12} {:<6} {:>3} {:>12} {:>18}",
+        "{:<28} {:>42} {:>12} {:<6} {:>3} {:>12} {:>18}",
         "figure", "with", "median", "unit", "n", "spread", "likely"
     );
     for row in figures {
@@ -204,10 +234,12 @@ fn report(area: &str, figures: &[Figure]) -> Result<()> {
         let sizes = [(row.pools, "pools"), (row.tenants, "tenants")];
         let sizes: Vec<_> = sizes.iter().filter_map(|(count, of)| Some(format!("{} {of}", (*count)?))).collect();
         let size = (!sizes.is_empty()).then(|| sizes.join(", "));
-        let with = size.or(waiters).or(load).or(of_text).or(of_size).or(service).or(accounts).unwrap_or_default();
+        let outage = row.outage_of_calls();
+        let with =
+            outage.or(size).or(waiters).or(load).or(of_text).or(of_size).or(service).or(accounts).unwrap_or_default();
         let Figure { figure, value, unit, n, spread, .. } = row;
         let likely = row.likely.map(|[low, high]| format!("{low} to {high}")).unwrap_or_default();
-        println!("{figure:<28} {with:>32} {value:>12} {unit:<6} {n:>3} {spread:>12} {likely:>18}");
+        println!("{figure:<28} {with:>42} {value:>12} {unit:<6} {n:>3} {spread:>12} {likely:>18}");
     }
     let folder = paths::target()?.join("bench");
     fs::create_dir_all(&folder)?;

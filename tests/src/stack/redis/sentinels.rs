@@ -13,7 +13,7 @@ pub const MASTER: &str = "main";
 /// Sentinels give each other time to hear of a master before they agree on it.
 const SETTLES_WITHIN: Duration = Duration::from_secs(30);
 /// So short that a test does not wait for long, and far above what a busy machine stalls.
-const DOWN_AFTER_MS: u32 = 800;
+const DOWN_AFTER: Duration = Duration::from_millis(800);
 
 pub struct Sentinels {
     /// The first one begins as the master, the second one as its replica.
@@ -29,6 +29,14 @@ impl Sentinels {
     /// # Errors
     /// When they are not installed or do not agree.
     pub async fn start(folder: &Folder, password: Option<&str>) -> Result<Self> {
+        Self::launch(folder, password, DOWN_AFTER).await
+    }
+
+    /// The same; a master that is silent for `down_after` is replaced.
+    ///
+    /// # Errors
+    /// When they are not installed or do not agree.
+    pub async fn launch(folder: &Folder, password: Option<&str>, down_after: Duration) -> Result<Self> {
         let setup = |name: &str| -> Result<Setup> {
             let setup = Setup::named(name).arguments(["--repl-diskless-sync-delay", "0"]);
             Ok(match password {
@@ -41,7 +49,7 @@ impl Sentinels {
         let replica = Redis::launch(folder, setup("replica")?.arguments(of)).await?;
         let mut sentinels = Vec::new();
         for number in 0..3 {
-            sentinels.push(start_sentinel(folder, number, master.port(), password).await?);
+            sentinels.push(start_sentinel(folder, number, master.port(), password, down_after).await?);
         }
         let password_file = password.map(|text| folder.write_secret("sentinels-password", text)).transpose()?;
         let rig = Self { servers: [master, replica], sentinels, password_file };
@@ -107,12 +115,18 @@ impl Sentinels {
     }
 }
 
-async fn start_sentinel(folder: &Folder, number: u32, master: u16, password: Option<&str>) -> Result<Redis> {
+async fn start_sentinel(
+    folder: &Folder,
+    number: u32,
+    master: u16,
+    password: Option<&str>,
+    down_after: Duration,
+) -> Result<Redis> {
     let name = format!("sentinel-{number}");
     std::fs::create_dir_all(folder.path().join(&name))?;
     let mut lines = vec![
         format!("sentinel monitor {MASTER} 127.0.0.1 {master} 2"),
-        format!("sentinel down-after-milliseconds {MASTER} {DOWN_AFTER_MS}"),
+        format!("sentinel down-after-milliseconds {MASTER} {}", down_after.as_millis()),
         format!("sentinel failover-timeout {MASTER} 3000"),
     ];
     if let Some(password) = password {
