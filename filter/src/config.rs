@@ -115,15 +115,16 @@ impl Config {
         Rules { sequences_max: self.sequences_max, strict_fields: route.strict_fields, path_names_model }
     }
 
-    /// The route of a path, and the model in it. A route that names the very path comes before all patterns.
+    /// The route of a path, and the model in it. A route that names the very path comes before all patterns, and those whose
+    /// model may have slashes come last.
     pub(crate) fn route<'a>(&self, path: &'a str) -> Option<Found<'_, 'a>> {
         let each = || self.routes.iter().flat_map(|route| route.patterns.iter().map(move |pattern| (route, pattern)));
-        let of_kind = |is_literal: bool| {
+        let of_kind = |is_literal: bool, takes_rest: bool| {
             each()
-                .filter(move |(_, pattern)| pattern.is_literal() == is_literal)
+                .filter(move |(_, pattern)| (pattern.is_literal(), pattern.takes_rest()) == (is_literal, takes_rest))
                 .find_map(|(route, pattern)| Some(Found { route, pattern, model: pattern.matches(path)? }))
         };
-        of_kind(true).or_else(|| of_kind(false))
+        of_kind(true, false).or_else(|| of_kind(false, false)).or_else(|| of_kind(false, true))
     }
 }
 
@@ -242,6 +243,7 @@ fn read_route(section: &Section<'_>, mode: Mode) -> Option<Route> {
         section.error("method", "must be upper-case letters, as GET");
     }
     let strict_fields = section.boolean("strict_fields").unwrap_or(false);
+    let splice_usage = section.boolean("splice_usage");
     let query = read_query(section);
     let (dialect, patterns) = (dialect?, patterns?);
     if method.is_some() && dialect.method().is_some() {
@@ -253,6 +255,10 @@ fn read_route(section: &Section<'_>, mode: Mode) -> Option<Route> {
     let reads_json = matches!(dialect.reads(), Reads::Json(_)) && mode == Mode::Body;
     if strict_fields && !reads_json {
         section.error("strict_fields", "is for dialects whose bodies are read as JSON, in mode body");
+    }
+    if splice_usage.is_some() && !(reads_json && dialect.reply() == Shape::OpenAi) {
+        section
+            .error("splice_usage", "is for openai_chat and openai_completions, in mode body: no other stream is asked");
     }
     let knows_model = patterns.iter().all(Pattern::names_model);
     if let Some(problem) = undecidable(dialect, mode).filter(|_| patterns.iter().any(Pattern::names_model)) {
@@ -278,6 +284,7 @@ fn read_route(section: &Section<'_>, mode: Mode) -> Option<Route> {
         charge: Tokens(charge.unwrap_or(1)),
         query,
         strict_fields,
+        splice_usage: splice_usage.unwrap_or(true),
     })
 }
 
@@ -325,7 +332,11 @@ fn read_patterns(section: &Section<'_>, dialect: Option<Dialect>) -> Option<Vec<
         section.error("path", "is required: this dialect has no path of its own");
         return None;
     }
-    let pattern = |path: &&str| Pattern::parse(path).map_err(|problem| section.error("path", problem)).ok();
+    let is_list = dialect.is_some_and(|dialect| matches!(dialect.reads(), Reads::Models));
+    let pattern = |path: &&str| {
+        let pattern = Pattern::parse(path).map_err(|problem| section.error("path", problem)).ok()?;
+        Some(if is_list { pattern.with_slashes() } else { pattern })
+    };
     let patterns: Vec<Pattern> = paths.iter().filter_map(pattern).collect();
     (patterns.len() == paths.len()).then_some(patterns)
 }

@@ -109,6 +109,10 @@ pub(crate) struct Call {
     pub(crate) sequences: u32,
     /// `n` of a call whose prompt may be a list; 0 where it says none.
     pub(crate) n: u32,
+    /// How often the server may ask the model, each time with the context to itself: more than once where it runs tools.
+    pub(crate) turns: u32,
+    /// The reply may repeat the prompt.
+    pub(crate) echoes: bool,
     /// Estimated from the prompt's length.
     pub(crate) input_tokens: Tokens,
     /// `None`: the client asks for its usage itself, or its stream reports it anyway.

@@ -145,6 +145,9 @@ struct Asked {
     fixed: Option<Tokens>,
     /// The client asked for a stream of events.
     streams: bool,
+    max_tokens: Option<Tokens>,
+    turns: u32,
+    echoes: bool,
     body_bytes: usize,
     usage_request: Option<UsageRequest>,
     model_place: Option<Range<usize>>,

@@ -5,7 +5,7 @@ use crate::caller;
 use crate::config::Config;
 use crate::dialect::{Dialect, Reads, Rules, apply, grpc::Frames};
 use crate::headers::Headers;
-use crate::usage::{Meter, Passage, Reading, Sequences, Shape};
+use crate::usage::{Head, Meter, Passage, Reading, Sequences, Shape};
 use sluice_policy::units::Tokens;
 
 const SHAPES: [Shape; 5] = [Shape::OpenAi, Shape::Embeddings, Shape::Responses, Shape::Anthropic, Shape::Text];
@@ -26,6 +26,7 @@ pub fn body(body: &[u8]) {
 /// A JSON reply, in the dialect that the first byte chooses: cut anywhere it reads as the whole.
 pub fn json_reply(input: &[u8]) {
     assert_cut_changes_nothing(input, "application/json", false);
+    assert_cut_changes_nothing(input, "text/plain", true);
 }
 
 /// A stream of events: cut anywhere it reads as the whole, and nothing is lost but a usage event.
@@ -72,10 +73,14 @@ fn assert_cut_changes_nothing(input: &[u8], kind: &str, drop_usage: bool) {
     let sequences = if is_of_many % 2 == 0 { Sequences::ONE } else { Sequences::of(2, 4) };
     let Some((at, bytes)) = split(rest) else { return };
     let (head, tail) = bytes.split_at(at);
-    let run = |pieces: &[&[u8]]| run(Meter::for_reply(shape, Some(kind), None, drop_usage, sequences), pieces);
+    let run = |pieces: &[&[u8]]| run(Meter::for_reply(shape, head(kind), drop_usage, sequences), pieces);
     let whole = run(&[bytes]);
     assert_eq!(whole, run(&[head, tail]));
     assert!(drop_usage || whole.0 == bytes);
+}
+
+fn head(content_type: &str) -> Head<'_> {
+    Head { content_type: Some(content_type), ..Head::default() }
 }
 
 fn run(mut meter: Meter, pieces: &[&[u8]]) -> (Vec<u8>, Reading) {

@@ -14,6 +14,8 @@ pub(crate) const ROUTE: &str = "x-sluice-route";
 pub(crate) const ADMISSION: &str = "x-admission-id";
 /// Set on the reply.
 pub(crate) const QUEUE_WAIT: &str = "x-queue-wait-ms";
+/// The level at which the call was served.
+pub(crate) const GRANTED_PRIORITY: &str = "x-sluice-priority";
 pub(crate) const REASON: &str = "x-sluice-reason";
 pub(crate) const POSITION: &str = "x-sluice-queue-position";
 pub(crate) const ESTIMATED_WAIT: &str = "x-sluice-estimated-wait-ms";

@@ -41,6 +41,29 @@ pub(crate) fn normal(path_and_query: &str) -> Result<&str, &'static str> {
     Ok(path)
 }
 
+/// The path without its query and with its escaped slashes as slashes; `None`: it has none, or another reading as well.
+pub(crate) fn with_plain_slashes(path_and_query: &str) -> Option<String> {
+    let path = path_and_query.split('?').next().unwrap_or_default();
+    let plain = path.replace("%2F", "/").replace("%2f", "/");
+    (plain != path && normal(&plain).is_ok() && !path_and_query.contains('#')).then_some(plain)
+}
+
+/// A segment as it reads unescaped, once; `None`: it is no text, or an escape is none.
+pub(crate) fn unescaped(segment: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(segment.len());
+    let mut pieces = segment.split('%');
+    bytes.extend_from_slice(pieces.next().unwrap_or_default().as_bytes());
+    for piece in pieces {
+        let (digits, rest) = piece.split_at_checked(2)?;
+        if !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+            return None;
+        }
+        bytes.push(u8::from_str_radix(digits, 16).ok()?);
+        bytes.extend_from_slice(rest.as_bytes());
+    }
+    String::from_utf8(bytes).ok()
+}
+
 /// The path with its escaped dots as dots, in lower case.
 fn without_escapes(path: &str) -> Result<String, &'static str> {
     let lower = once_escaped(&path.to_ascii_lowercase());
@@ -126,6 +149,34 @@ mod tests {
         assert_eq!(normal("/v1/100%25"), Ok("/v1/100%25"));
         let long = format!("/v1/%{}2f", "25".repeat(30_000));
         assert!(normal(&long).is_err());
+    }
+
+    #[test]
+    fn escaped_slashes_are_slashes_where_that_leaves_one_reading() {
+        assert_eq!(with_plain_slashes("/v1/models/a%2Fb%2fc?x"), Some("/v1/models/a/b/c".to_owned()));
+        for path in [
+            "/v1/models/a/b",
+            "/v1/models/a%252Fb",
+            "/v1/models/..%2Fb",
+            "/v1/%2F/b",
+            "/v1/a%2F%2Fb",
+            "/v1/a%2Fb#c",
+            "/a%2Fb%5Cc",
+        ] {
+            assert_eq!(with_plain_slashes(path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_segment_is_unescaped_once() {
+        for (segment, plain) in
+            [("a", Some("a")), ("a%3Ab%20", Some("a:b ")), ("%2541", Some("%41")), ("%E2%82%AC", Some("€"))]
+        {
+            assert_eq!(unescaped(segment).as_deref(), plain, "{segment}");
+        }
+        for segment in ["%", "%4", "%zz", "%+1", "%ff", "%€"] {
+            assert_eq!(unescaped(segment), None, "{segment}");
+        }
     }
 
     #[test]

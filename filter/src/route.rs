@@ -19,6 +19,8 @@ pub(crate) struct Route {
     pub(crate) query: Query,
     /// Only fields of the dialect's API pass.
     pub(crate) strict_fields: bool,
+    /// Streams whose client does not ask for their usage are made to report it.
+    pub(crate) splice_usage: bool,
 }
 
 /// What of a query goes upstream.
@@ -61,6 +63,8 @@ impl Route {
 pub(crate) struct Pattern {
     text: String,
     segments: Vec<Segment>,
+    /// The model is all that follows, slashes included.
+    takes_rest: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,7 +92,23 @@ impl Pattern {
         if segments.iter().filter(|segment| **segment == Segment::Model).count() > 1 {
             return Err("may have {model} only once");
         }
-        Ok(Self { text: text.to_owned(), segments })
+        Ok(Self { text: text.to_owned(), segments, takes_rest: false })
+    }
+
+    /// Where it ends with the model: one whose name has slashes.
+    pub(crate) fn with_slashes(self) -> Self {
+        let takes_rest = self.segments.last() == Some(&Segment::Model);
+        Self { takes_rest, ..self }
+    }
+
+    /// Whether its model may have slashes.
+    pub(crate) fn takes_rest(&self) -> bool {
+        self.takes_rest
+    }
+
+    /// Whether all of this path up to the model stands there as it is.
+    pub(crate) fn begins(&self, path: &str) -> bool {
+        self.text.split("{model}").next().is_some_and(|beginning| path.starts_with(beginning))
     }
 
     pub(crate) fn text(&self) -> &str {
@@ -106,7 +126,8 @@ impl Pattern {
 
     /// `None`: the path is another. Else the model in it, where the pattern has one.
     pub(crate) fn matches<'a>(&self, path: &'a str) -> Option<Option<&'a str>> {
-        let mut given = path.split('/');
+        let most = if self.takes_rest { self.segments.len() } else { usize::MAX };
+        let mut given = path.splitn(most, '/');
         let mut model = None;
         for segment in &self.segments {
             let text = given.next()?;
@@ -163,6 +184,19 @@ mod tests {
         }
         let renamed = infer.rename("/v2/models/m/versions/1/infer?x=m", "other");
         assert_eq!(renamed.as_deref(), Some("/v2/models/other/versions/1/infer?x=m"));
+    }
+
+    #[test]
+    fn a_model_with_slashes_is_the_rest_of_the_path_where_that_is_allowed() {
+        let models = pattern("/v1/models/{model}");
+        assert_eq!(models.matches("/v1/models/a/b"), None);
+        let models = models.with_slashes();
+        assert_eq!(models.matches("/v1/models/a"), Some(Some("a")));
+        assert_eq!(models.matches("/v1/models/a/b/c"), Some(Some("a/b/c")));
+        for other in ["/v1/models", "/v1/models/", "/v1/model/a/b"] {
+            assert_eq!(models.matches(other), None, "{other}");
+        }
+        assert!(!pattern("/v1/{model}/x").with_slashes().takes_rest());
     }
 
     #[test]

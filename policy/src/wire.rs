@@ -359,6 +359,14 @@ pub struct ChargeTo {
     pub prompts: u32,
     #[serde(default = "most_sequences")]
     pub sequences: u32,
+    /// How often the server may have asked the model, each time with the context to itself. More than 1 where it runs tools.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub turns: u32,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_one(number: &u32) -> bool {
+    *number == 1
 }
 
 /// What a filter meant that did not tell.

@@ -171,6 +171,8 @@ fn a_route_that_would_not_know_its_pool_or_its_charge_is_refused() {
         (json!({"dialect": "request", "path": "/x", "pool": "p", "method": "get"}), "routes[0].method"),
         (json!({"dialect": "openai_uploads", "pool": "p", "strict_fields": true}), "routes[0].strict_fields"),
         (json!({"dialect": "openai_chat", "strict_fields": "yes"}), "routes[0].strict_fields"),
+        (json!({"dialect": "anthropic_messages", "splice_usage": false}), "routes[0].splice_usage"),
+        (json!({"dialect": "openai_chat", "splice_usage": 0}), "routes[0].splice_usage"),
         (json!({"dialect": "openai_chat", "query": ["a&b"]}), "routes[0].query"),
         (json!({"dialect": "openai_chat", "query": ["a", "*"]}), "routes[0].query"),
         (json!({"dialect": "openai_chat", "query": "a"}), "routes[0].query"),

@@ -38,11 +38,27 @@ pub(super) fn flag(fields: &Fields<'_>, name: &'static str) -> Result<Option<boo
 }
 
 pub(super) fn integer(fields: &Fields<'_>, name: &'static str, max: u64) -> Result<Option<u64>, Fault> {
+    number(fields, name, 1, max)
+}
+
+fn number(fields: &Fields<'_>, name: &'static str, least: u64, max: u64) -> Result<Option<u64>, Fault> {
     let Some(text) = fields.get(name) else { return Ok(None) };
     match text.parse::<u64>() {
-        Ok(number) if (1..=max).contains(&number) => Ok(Some(number)),
-        _ => Err(Fault::field(name, format!("must be an integer from 1 to {max}"))),
+        Ok(number) if (least..=max).contains(&number) => Ok(Some(number)),
+        _ => Err(Fault::field(name, format!("must be an integer from {least} to {max}"))),
     }
+}
+
+/// How often a server that runs tools may ask its model, where the request does not say: OpenAI's own bound on tools.
+const TURNS: u32 = 128;
+
+/// How often the server may ask its model for this call: once, and once more for each tool that it runs itself.
+pub(super) fn turns(fields: &Fields<'_>, tool_calls_max: Option<u64>) -> u32 {
+    if !fields.prompt.has_server_tools() {
+        return 1;
+    }
+    let of_request = tool_calls_max.and_then(|most| u32::try_from(most).ok()).map(|most| most.saturating_add(1));
+    of_request.map_or(TURNS, |turns| turns.min(TURNS))
 }
 
 /// How many sequences a call yields: what it asks for, times its prompts.
@@ -85,13 +101,24 @@ pub(super) fn limits(
     own: &[&'static str],
     other: &[&'static str],
 ) -> Result<Limits, Fault> {
+    limits_from(1, body, fields, own, other)
+}
+
+/// The same, where the least bound is another one: a prompt that is repeated in the reply needs no output.
+pub(super) fn limits_from(
+    least: u64,
+    body: &[u8],
+    fields: &Fields<'_>,
+    own: &[&'static str],
+    other: &[&'static str],
+) -> Result<Limits, Fault> {
     let mut given = Vec::new();
     for (name, is_own) in own.iter().map(|name| (name, true)).chain(other.iter().map(|name| (name, false))) {
         let Some(text) = fields.raw(name) else { continue };
         // llama.cpp's own name, in which -1 is for ever and -2 until the context is full.
         let value = match text {
             "-1" | "-2" if *name == "n_predict" => Some(UNLIMITED),
-            _ => integer(fields, name, TOKENS_MAX)?.map(Tokens),
+            _ => number(fields, name, least, TOKENS_MAX)?.map(Tokens),
         };
         given.push(Bound { place: place(body, text), value, is_own });
     }

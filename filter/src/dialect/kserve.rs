@@ -122,6 +122,9 @@ fn read(body: &[u8], rules: Rules, stream: bool) -> Result<Call, Fault> {
         max_tokens: limits.bound(),
         prompts: found.prompt.prompts(),
         sequences: fields::multiply(choices, found.prompt.prompts(), rules.sequences_max)?,
+        turns: 1,
+        // Triton's backends put the prompt in front of the text unless they are told not to.
+        echoes: true,
         input_tokens: Tokens(found.prompt.tokens()),
         // A model without an input of that name would refuse the call, so a bound is lowered and never put in.
         limits: Limits { insert: None, ..limits },

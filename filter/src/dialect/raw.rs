@@ -14,6 +14,8 @@ pub(super) enum Use {
     Keep,
     /// Elements and strings are counted as messages.
     Weigh,
+    /// The same, and those that the server runs are told apart.
+    Tools,
     /// The same, and in messages' parts a picture or a sound counts by the piece.
     Messages,
     /// A text, token ids, or a list of either.
@@ -163,6 +165,7 @@ impl<'de> Visitor<'de> for Object<'_, 'de> {
             let tally = &mut self.fields.prompt;
             match known_use {
                 Use::Weigh => map.next_value_seed(Weigh::list(tally)).map(drop)?,
+                Use::Tools => map.next_value_seed(Weigh::tools(tally)).map(drop)?,
                 Use::Messages => map.next_value_seed(Weigh::messages(tally)).map(drop)?,
                 Use::Prompt => map.next_value_seed(Weigh::prompt(tally)).map(drop)?,
                 Use::Pass => map.next_value_seed(Weigh::skip()).map(drop)?,
@@ -199,7 +202,7 @@ impl<'de> Object<'_, 'de> {
             Use::Labels => read(text.as_bytes(), Known::part(servers::LABELS))
                 .map(drop)
                 .map_err(|fault| Fault::field(name, format!("is wrong: {}", fault.message))),
-            Use::Keep | Use::Weigh | Use::Messages | Use::Prompt | Use::Pass => {
+            Use::Keep | Use::Weigh | Use::Tools | Use::Messages | Use::Prompt | Use::Pass => {
                 self.fields.kept.push((name, text));
                 let walked = Weigh::skip().deserialize(&mut serde_json::Deserializer::from_str(text));
                 walked.map(drop).map_err(|error| not_usable(&error))

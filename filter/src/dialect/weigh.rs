@@ -27,6 +27,8 @@ pub(super) struct Tally {
     media_bytes: u64,
     /// Token ids in prompts.
     ids: u64,
+    /// Tools that the server runs itself, and then asks the model again.
+    server_tools: u64,
 }
 
 impl Tally {
@@ -36,6 +38,11 @@ impl Tally {
         let framing = self.elements.saturating_mul(ELEMENT_TOKENS);
         let media = self.media.saturating_mul(MEDIA_TOKENS);
         self.bytes.div_ceil(BYTES_PER_TOKEN).saturating_add(framing).saturating_add(media).saturating_add(self.ids)
+    }
+
+    /// Whether any of the tools is the server's own to run.
+    pub(super) fn has_server_tools(self) -> bool {
+        self.server_tools > 0
     }
 
     /// How many prompts the call has: one, unless its prompt is a list of them.
@@ -75,8 +82,12 @@ pub(super) struct Weigh<'a> {
 enum At {
     /// A list whose elements are counted: messages.
     Messages,
-    /// The same: tools, and texts that are no messages.
+    /// The same: texts that are no messages, and tools that the client runs.
     List,
+    /// The same: tools that the client or the server runs.
+    Tools,
+    /// One of them.
+    Tool,
     /// A message, or an item of a response's input.
     Message,
     /// What a message says: a text, or parts.
@@ -106,7 +117,9 @@ impl At {
             At::Content => At::Part,
             At::Prompts => At::Prompt,
             At::Prompt | At::Ids => At::Ids,
-            At::List | At::Message | At::Part | At::Source | At::Address | At::Data | At::Text => At::Text,
+            At::Tools => At::Tool,
+            At::Data => At::Data,
+            At::List | At::Tool | At::Message | At::Part | At::Source | At::Address | At::Text => At::Text,
         }
     }
 
@@ -119,6 +132,9 @@ impl At {
             (At::Content | At::Part, "image_url" | "video_url" | "audio_url" | "input_audio" | "file" | "source") => {
                 At::Source
             }
+            // vLLM's tensors in place of pictures and the like: base64, or an object or a list of it.
+            (At::Content | At::Part, "image_embeds" | "audio_embeds" | "video_embeds") => At::Data,
+            (At::Data, _) => At::Data,
             (At::Source, "url") => At::Address,
             (At::Source, "data") | (At::Source | At::Content | At::Part, "file_data") => At::Data,
             (At::Prompts, _) => At::Prompt,
@@ -138,9 +154,14 @@ impl At {
 }
 
 impl<'a> Weigh<'a> {
-    /// The value of a field whose elements are tools, or that is a text.
+    /// The value of a field whose elements are counted, or that is a text.
     pub(super) fn list(tally: &'a mut Tally) -> Self {
         Self { tally: Some(tally), at: At::List }
+    }
+
+    /// The value of a field whose elements are tools, some of which the server may run.
+    pub(super) fn tools(tally: &'a mut Tally) -> Self {
+        Self { tally: Some(tally), at: At::Tools }
     }
 
     /// The value of a field whose elements are messages.
@@ -168,86 +189,114 @@ impl<'a> Weigh<'a> {
         }
     }
 
-    fn id<E>(self) -> Result<bool, E> {
+    fn id<E>(self) -> Result<Said, E> {
         if let (Some(tally), At::Prompt | At::Ids) = (self.tally, self.at) {
             tally.ids = tally.ids.saturating_add(1);
         }
-        Ok(false)
+        Ok(Said::Other)
     }
 }
 
-/// The walk tells of each value whether it is the text `text`: so a part says that its data are no picture.
-impl<'de> DeserializeSeed<'de> for Weigh<'_> {
-    type Value = bool;
+/// What a value says, where it is the `type` of a part or a tool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Said {
+    /// The part's data are no picture.
+    Text,
+    /// The client runs the tool.
+    Function,
+    Other,
+}
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<bool, D::Error> {
+impl Said {
+    fn by(text: &str) -> Self {
+        match text {
+            "text" => Said::Text,
+            "function" | "custom" => Said::Function,
+            _ => Said::Other,
+        }
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Weigh<'_> {
+    type Value = Said;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Said, D::Error> {
         deserializer.deserialize_any(self)
     }
 }
 
 impl<'de> Visitor<'de> for Weigh<'_> {
-    type Value = bool;
+    type Value = Said;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a JSON value")
     }
 
-    fn visit_bool<E: Error>(self, _: bool) -> Result<bool, E> {
-        Ok(false)
+    fn visit_bool<E: Error>(self, _: bool) -> Result<Said, E> {
+        Ok(Said::Other)
     }
 
-    fn visit_i64<E: Error>(self, _: i64) -> Result<bool, E> {
+    fn visit_i64<E: Error>(self, _: i64) -> Result<Said, E> {
         self.id()
     }
 
-    fn visit_u64<E: Error>(self, _: u64) -> Result<bool, E> {
+    fn visit_u64<E: Error>(self, _: u64) -> Result<Said, E> {
         self.id()
     }
 
-    fn visit_f64<E: Error>(self, _: f64) -> Result<bool, E> {
-        Ok(false)
+    fn visit_f64<E: Error>(self, _: f64) -> Result<Said, E> {
+        Ok(Said::Other)
     }
 
-    fn visit_unit<E: Error>(self) -> Result<bool, E> {
-        Ok(false)
+    fn visit_unit<E: Error>(self) -> Result<Said, E> {
+        Ok(Said::Other)
     }
 
-    fn visit_str<E: Error>(mut self, text: &str) -> Result<bool, E> {
+    fn visit_str<E: Error>(mut self, text: &str) -> Result<Said, E> {
         self.begin();
         if let Some(tally) = self.tally {
             tally.text(text, self.at.is_media(text));
         }
-        Ok(text == "text")
+        Ok(Said::by(text))
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(mut self, mut list: A) -> Result<bool, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut list: A) -> Result<Said, A::Error> {
         self.begin();
         let mut elements: u64 = 0;
         while list.next_element_seed(self.child(self.at.element()))?.is_some() {
             elements += 1;
         }
-        if let (Some(tally), At::Messages | At::List) = (self.tally, self.at) {
+        if let (Some(tally), At::Messages | At::List | At::Tools) = (self.tally, self.at) {
             tally.elements = tally.elements.saturating_add(elements);
         }
-        Ok(false)
+        Ok(Said::Other)
     }
 
-    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<bool, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<Said, A::Error> {
         self.begin();
-        let (mut carried, mut is_text) = (Tally::default(), false);
+        let (mut carried, mut said) = (Tally::default(), None);
         while let Some(name) = map.next_key_seed(Name)? {
             match self.at.field(name) {
-                at @ At::Data => {
+                at @ At::Data if self.at != At::Data => {
                     map.next_value_seed(Weigh { tally: Some(&mut carried), at })?;
                 }
-                at => is_text |= map.next_value_seed(self.child(at))? && name == Some("type"),
+                at => {
+                    let value = map.next_value_seed(self.child(at))?;
+                    if name == Some("type") {
+                        // Should it stand there twice, a text is a text.
+                        said = said.filter(|said| *said == Said::Text).or(Some(value));
+                    }
+                }
             }
         }
         if let Some(tally) = self.tally {
             // The type may stand behind the data.
-            tally.add(carried, is_text);
+            tally.add(carried, said == Some(Said::Text));
+            if self.at == At::Tool && said.is_some_and(|said| said != Said::Function) {
+                tally.server_tools = tally.server_tools.saturating_add(1);
+            }
         }
-        Ok(false)
+        Ok(Said::Other)
     }
 }
 
@@ -270,7 +319,7 @@ impl Visitor<'_> for Name {
     }
 
     fn visit_str<E: Error>(self, name: &str) -> Result<Self::Value, E> {
-        const NAMES: [&str; 12] = [
+        const NAMES: [&str; 15] = [
             "type",
             "content",
             "output",
@@ -283,6 +332,9 @@ impl Visitor<'_> for Name {
             "url",
             "data",
             "file_data",
+            "image_embeds",
+            "audio_embeds",
+            "video_embeds",
         ];
         Ok(NAMES.into_iter().find(|known| *known == name))
     }

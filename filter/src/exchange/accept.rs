@@ -11,6 +11,7 @@ use crate::route::{Pattern, Route};
 use crate::usage::Shape;
 use sluice_policy::units::{Millis, NAME_BYTES_MAX, Priority};
 use sluice_policy::wire::{Reason, Refusal};
+use std::borrow::Cow;
 use std::rc::Rc;
 
 /// What a body of unknown length is taken for in headers mode: a prompt of 1,024 tokens.
@@ -35,8 +36,8 @@ pub(super) fn accept(config: &Config, headers: &Headers, is_end: bool) -> Result
     let stranger = Style::of_stranger(raw_path, content_type, is_anthropic);
     let unrouted = |refusal| Box::new(Refused { refusal, style: stranger, allow: None });
     check_upgrade(headers).map_err(unrouted)?;
-    let path = read_path(headers).map_err(unrouted)?;
-    let Found { route, pattern, model } = config.route(path).ok_or_else(|| {
+    let path = read_path(config, headers).map_err(unrouted)?;
+    let Found { route, pattern, model } = config.route(&path).ok_or_else(|| {
         unrouted(refusal::own(Reason::PathNotListed, "Unknown request URL: no route lists this path."))
     })?;
     let style = match route.dialect.reads() {
@@ -56,8 +57,15 @@ pub(super) fn accept(config: &Config, headers: &Headers, is_end: bool) -> Result
     if is_end && matches!(route.dialect.reads(), Reads::Json(_) | Reads::Messages { .. }) {
         return Err(routed(refusal::own(Reason::InvalidBody, "The request has no body.")));
     }
-    let path = route.outgoing(raw_path);
-    let path_model = model.map(|model| read_path_model(pattern, &path, model)).transpose().map_err(routed)?;
+    let outgoing = route.outgoing(raw_path);
+    let model = match (model, route.dialect.reads()) {
+        // Nothing goes upstream, so its name may be escaped.
+        (Some(model), Reads::Models) => Some(path::unescaped(model).map_or(Cow::Borrowed(model), Cow::Owned)),
+        (model, _) => model.map(Cow::Borrowed),
+    };
+    let path_model =
+        model.map(|model| read_path_model(pattern, &outgoing, &model, route)).transpose().map_err(routed)?;
+    let path = outgoing;
     let path = Some(path).filter(|path| path != raw_path);
     let is_metered = route.dialect.reply() != Shape::Fixed;
     let removals = headers.removals(|name| {
@@ -85,12 +93,12 @@ fn check_method(headers: &Headers, route: &Route, style: Style) -> Result<(), Bo
     }
 }
 
-fn read_path_model(pattern: &Pattern, path_and_query: &str, model: &str) -> Result<PathModel, Refusal> {
+fn read_path_model(pattern: &Pattern, path_and_query: &str, model: &str, route: &Route) -> Result<PathModel, Refusal> {
     if model.len() > NAME_BYTES_MAX {
         let message = format!("No model has a name of more than {NAME_BYTES_MAX} bytes.");
         return Err(refusal::own(Reason::ModelNotFound, message));
     }
-    if model.contains('%') {
+    if model.contains('%') && !matches!(route.dialect.reads(), Reads::Models) {
         let message = "The model in the path must be written without percent signs.";
         return Err(refusal::own(Reason::PathNotNormalized, message));
     }
@@ -108,9 +116,21 @@ fn check_upgrade(headers: &Headers) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn read_path(headers: &Headers) -> Result<&str, Refusal> {
-    let path = headers.text(":path").ok_or("is not ASCII").and_then(path::normal);
-    path.map_err(|problem| refusal::own(Reason::PathNotNormalized, format!("The path of the request {problem}.")))
+/// The path, in its one reading. The name of a model that is asked about may have escaped slashes, as clients write it;
+/// everywhere else they are refused.
+fn read_path<'a>(config: &Config, headers: &'a Headers) -> Result<Cow<'a, str>, Refusal> {
+    let raw_path = headers.text(":path").ok_or("is not ASCII");
+    raw_path.and_then(|raw_path| path::normal(raw_path).map(Cow::Borrowed)).or_else(|problem| {
+        let plain = raw_path.ok().and_then(path::with_plain_slashes);
+        let asks_about = |path: &String| {
+            let found = config.route(path).map(|found| found.pattern);
+            found.is_some_and(|pattern| pattern.takes_rest() && raw_path.is_ok_and(|raw_path| pattern.begins(raw_path)))
+        };
+        plain
+            .filter(asks_about)
+            .map(Cow::Owned)
+            .ok_or_else(|| refusal::own(Reason::PathNotNormalized, format!("The path of the request {problem}.")))
+    })
 }
 
 fn read_priority(headers: &Headers) -> Result<Option<Priority>, Refusal> {

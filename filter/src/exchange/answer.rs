@@ -172,25 +172,50 @@ impl Exchange {
         let hides_usage = asked.usage_request.as_ref().is_some_and(|request| request.hides_event);
         let body = body_edits(&mut asked, tags);
         let edits = if is_first { self.request_edits(&mut asked, tags, &body) } else { Vec::new() };
-        let Asked { caller, id, model, input_tokens, prompts, sequences, n, fixed, streams, .. } = asked;
+        let Asked {
+            caller,
+            id,
+            model,
+            input_tokens,
+            prompts,
+            sequences,
+            n,
+            fixed,
+            streams,
+            max_tokens,
+            turns,
+            echoes,
+            ..
+        } = asked;
         let (style, shape) = (caller.style, caller.route.dialect.reply());
         self.stage = Stage::Passed(Passed {
             id,
             caller: self.caller_to_keep(caller),
             style,
             shape,
-            charge_to: ChargeTo { tenant: tags.tenant.clone(), pool: tags.pool.clone(), model, prompts, sequences },
+            charge_to: ChargeTo {
+                tenant: tags.tenant.clone(),
+                pool: tags.pool.clone(),
+                model,
+                prompts,
+                sequences,
+                turns,
+            },
             waited,
+            priority: tags.priority,
             rates,
             sequences: Sequences::of(prompts, sequences).numbered(n),
             input_estimate: input_tokens,
             fixed,
+            asked_for: max_tokens.map(|most| most.times(u64::from(sequences) * u64::from(turns))),
+            echoes,
             hides_usage,
             reserved,
             streams,
             sent_at: now,
             first_output_at: None,
             upstream,
+            is_envoys: false,
             is_abandoned: false,
         });
         let tags = if is_first { tags_of(tags, waited) } else { LogTags::new() };

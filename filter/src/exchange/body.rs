@@ -140,7 +140,10 @@ impl Exchange {
 /// Reads a body. A model server obeys the path's model or the body's, so the two must be one.
 fn read_call(parse: Parse, body: &[u8], caller: &Caller, config: &Config) -> Result<Call, Fault> {
     let of_path = caller.path_model.as_ref().map(|of_path| of_path.model.as_str());
-    let call = parse(body, config.rules(&caller.route, of_path.is_some()))?;
+    let mut call = parse(body, config.rules(&caller.route, of_path.is_some()))?;
+    if !caller.route.splice_usage {
+        call.usage_request = None;
+    }
     match (call.model.as_deref(), of_path) {
         (Some(of_body), Some(of_path)) if of_body != of_path => {
             Err(Fault::field("model", "must be the one that the path names, or be left out"))

@@ -5,9 +5,9 @@ use super::{Caller, Ended, Exchange, Stage};
 use crate::headers::{self, HeaderEdit, Headers};
 use crate::rates;
 use crate::refusal::Style;
-use crate::usage::{Meter, Passage, Sequences, Shape};
+use crate::usage::{Head, Meter, Passage, Sequences, Shape};
 use crate::worker::Worker;
-use sluice_policy::units::{AdmissionId, Millis, Tokens};
+use sluice_policy::units::{AdmissionId, Millis, Priority, Tokens};
 use sluice_policy::wire::{ChargeTo, Outcome, RateStatus, Timing, Usage, UsageSource};
 
 /// A call on its way. It owes one settlement.
@@ -22,11 +22,16 @@ pub(super) struct Passed {
     /// restarted meanwhile.
     pub(super) charge_to: ChargeTo,
     pub(super) waited: Millis,
+    pub(super) priority: Priority,
     pub(super) rates: Vec<RateStatus>,
     pub(super) sequences: Sequences,
     pub(super) input_estimate: Tokens,
     /// What a message costs where no tokens are counted.
     pub(super) fixed: Option<Tokens>,
+    /// The most output that the request allows, over all sequences and turns.
+    pub(super) asked_for: Option<Tokens>,
+    /// The reply may repeat the prompt.
+    pub(super) echoes: bool,
     /// We asked for a usage event that the client must not see.
     pub(super) hides_usage: bool,
     /// What the service reserved; `None` for a call that failed open.
@@ -37,6 +42,8 @@ pub(super) struct Passed {
     /// When the first byte of the reply's body came that bore output.
     pub(super) first_output_at: Option<Millis>,
     pub(super) upstream: Upstream,
+    /// Its reply is Envoy's own.
+    pub(super) is_envoys: bool,
     /// It has ended, or its reply is Envoy's own, while the model server may work on.
     pub(super) is_abandoned: bool,
 }
@@ -59,21 +66,29 @@ impl Exchange {
     ) -> Vec<HeaderEdit> {
         let Stage::Passed(passed) = &mut self.stage else { return Vec::new() };
         let status = headers.text(":status").and_then(|status| status.parse::<u16>().ok());
-        let (kind, encoding) = (headers.text("content-type"), headers.text("content-encoding"));
-        let meter = Meter::for_reply(passed.shape, kind, encoding, passed.hides_usage, passed.sequences);
-        let mut edits = headers.removals(headers::is_forged_by_upstream);
+        let failure = grpc_failure(headers);
+        let is_success = status.is_some_and(|status| is_success(status, passed.shape)) && failure.is_none();
+        let head = Head {
+            content_type: headers.text("content-type"),
+            content_encoding: headers.text("content-encoding"),
+            has_length: !is_success || headers.first("content-length").is_some(),
+            metadata: headers.text("metadata"),
+        };
+        let meter = Meter::for_reply(passed.shape, head, passed.hides_usage, passed.sequences);
+        // What Envoy says itself stays: its configuration has written it.
+        let is_forged = |name: &str| !passed.is_envoys && headers::is_forged_by_upstream(name);
+        let mut edits = headers.removals(is_forged);
         if meter.may_shorten() {
             edits.push(HeaderEdit::Remove("content-length".to_owned()));
         }
         edits.push(HeaderEdit::Set(headers::ADMISSION, passed.id.to_string()));
         edits.push(HeaderEdit::Set(headers::QUEUE_WAIT, passed.waited.0.to_string()));
+        edits.push(HeaderEdit::Set(headers::GRANTED_PRIORITY, u8::from(passed.priority).to_string()));
         edits.extend(rates::edits(&passed.rates, passed.style, now));
-        let failure = grpc_failure(headers);
         if is_end && failure.is_some_and(is_of_client) {
             self.abandoned(Ended::ByClient, worker, now);
             return edits;
         }
-        let is_success = status.is_some_and(|status| (200..400).contains(&status)) && failure.is_none();
         passed.upstream = Upstream::Replying { is_success, meter };
         self.note_reply(false, worker, now);
         if is_end {
@@ -88,7 +103,10 @@ impl Exchange {
         let Stage::Passed(passed) = &mut self.stage else { return };
         match ended {
             Ended::ByClient => self.abandoned(ended, worker, now),
-            Ended::ByEnvoy | Ended::ByUpstream => passed.is_abandoned = ended.may_run_on(),
+            Ended::ByEnvoy | Ended::ByUpstream => {
+                passed.is_envoys = true;
+                passed.is_abandoned = ended.may_run_on();
+            }
         }
     }
 
@@ -185,6 +203,13 @@ pub(crate) fn is_failure(headers: &Headers) -> bool {
     headers.text(":status").is_some_and(|status| status.starts_with(['4', '5'])) || grpc_failure(headers).is_some()
 }
 
+/// Whether a status says that the model server has done what it was asked for. Of a redirect or a reply without content no
+/// model has written anything; what is charged by the request may well have none.
+fn is_success(status: u16, shape: Shape) -> bool {
+    const WITHOUT_CONTENT: [u16; 2] = [204, 205];
+    (200..300).contains(&status) && (shape == Shape::Fixed || !WITHOUT_CONTENT.contains(&status))
+}
+
 /// The status of a gRPC call that failed.
 fn grpc_failure(headers: &Headers) -> Option<&str> {
     headers.text("grpc-status").filter(|status| *status != "0")
@@ -203,17 +228,22 @@ impl Passed {
         matches!(&self.upstream, Upstream::Replying { meter, .. } if meter.is_whole())
     }
 
-    /// A complete reply costs what it reports, or our estimate; an error costs what it reports, or nothing.
+    /// A complete reply costs what it reports, or our estimate.
     fn account_complete(&self) -> (Outcome, Usage) {
         match &self.upstream {
-            Upstream::Replying { is_success: true, meter } => (Outcome::Completed, self.usage_of(meter)),
-            Upstream::Replying { is_success: false, meter } => {
-                let usage = self.usage_of(meter);
-                let is_reported = usage.source == UsageSource::Reported;
-                (Outcome::Failed, if is_reported { usage } else { Usage::default() })
+            Upstream::Replying { is_success: true, meter } if !meter.has_failed() => {
+                (Outcome::Completed, self.usage_of(meter))
             }
+            Upstream::Replying { is_success, meter } => (Outcome::Failed, self.usage_of_failure(meter, *is_success)),
             Upstream::Silent => (Outcome::Failed, Usage::default()),
         }
+    }
+
+    /// An error costs what it reports, or nothing. One that came behind a success's head costs the text before it as well.
+    fn usage_of_failure(&self, meter: &Meter, is_success: bool) -> Usage {
+        let usage = self.usage_of(meter);
+        let has_earned = usage.source == UsageSource::Reported || (is_success && meter.has_text());
+        if has_earned { usage } else { Usage::default() }
     }
 
     /// A reply that broke off costs what had come of it. A client that left before it began has still made the
@@ -230,6 +260,9 @@ impl Passed {
             (Upstream::Silent, Ended::ByEnvoy | Ended::ByUpstream) => Usage::default(),
             (Upstream::Silent, Ended::ByClient) if self.streams => self.estimate(Tokens::ZERO),
             (Upstream::Silent, Ended::ByClient) => self.reserved_at_least(self.estimate(Tokens::ZERO)),
+            (Upstream::Replying { is_success: true, meter }, _) if meter.has_failed() => {
+                return (Outcome::Failed, self.usage_of_failure(meter, true));
+            }
             (Upstream::Replying { is_success: true, meter }, Ended::ByClient) if !meter.is_stream() => {
                 self.reserved_at_least(self.usage_of(meter))
             }
@@ -253,6 +286,9 @@ impl Passed {
     /// How long the upstream has taken, if it has answered at all.
     pub(super) fn timing(&self, now: Millis) -> Option<Timing> {
         let Upstream::Replying { is_success: true, meter } = &self.upstream else { return None };
+        if meter.has_failed() {
+            return None;
+        }
         Some(Timing {
             first_token_ms: self.first_output_at?.since(self.sent_at),
             duration_ms: now.since(self.sent_at),
@@ -262,22 +298,35 @@ impl Passed {
 
     fn usage_of(&self, meter: &Meter) -> Usage {
         let reading = meter.reading();
-        let Some(counts) = reading.reported else { return self.estimate(reading.counted) };
+        let Some(counts) = reading.reported else { return self.estimate(self.at_most_asked(reading.counted, meter)) };
         let input = self.input_of(counts.input, meter);
+        let told = counts.output.plus(reading.counted);
+        let output = self.at_most_asked(told, meter).max(counts.output.min(told));
         // What came after the last report is our count.
-        let is_reported = reading.counted == Tokens::ZERO && input == counts.input;
+        let is_reported = reading.counted == Tokens::ZERO && (input, output) == (counts.input, counts.output);
         Usage {
             source: if is_reported { UsageSource::Reported } else { UsageSource::Estimated },
             input,
-            output: counts.output.plus(reading.counted),
+            output,
             cached: counts.cached,
             reasoning: counts.reasoning,
         }
     }
 
-    /// A list of prompts costs no less than our estimate of them where the report is of the first alone, or of so little
-    /// that it must be: the estimate of a list may be off, but not by half of it.
+    /// No estimate is of more than was asked for, unless so much has come that its server cannot have obeyed. Where the
+    /// prompt is repeated in the reply, its length tells nothing.
+    fn at_most_asked(&self, output: Tokens, meter: &Meter) -> Tokens {
+        let Some(asked) = self.asked_for else { return output };
+        let least = if self.echoes { Tokens::ZERO } else { meter.least_output() };
+        output.min(asked.max(least))
+    }
+
+    /// A prompt is not nothing. And a list of prompts costs no less than our estimate of them where the report is of the
+    /// first alone, or of so little that it must be: the estimate of a list may be off, but not by half of it.
     fn input_of(&self, reported: Tokens, meter: &Meter) -> Tokens {
+        if reported == Tokens::ZERO {
+            return self.input_estimate;
+        }
         let is_list = self.charge_to.prompts > 1;
         let is_of_few = reported.times(2) <= self.input_estimate || meter.reports_first_alone();
         if is_list && is_of_few { reported.max(self.input_estimate) } else { reported }

@@ -16,6 +16,7 @@ mod passage;
 mod replies;
 mod requests;
 mod strangers;
+mod usage_reports;
 
 const NOW: Millis = Millis(1_000_000);
 const PATH: &str = "/v1/chat/completions";
@@ -136,7 +137,14 @@ fn admitted() -> Answer {
 
 /// Whom calls of [`BODY`] are charged to once [`admitted`].
 fn dept_a() -> ChargeTo {
-    ChargeTo { tenant: "dept-a".into(), pool: "smol".into(), model: Some("m".to_owned()), prompts: 1, sequences: 1 }
+    ChargeTo {
+        tenant: "dept-a".into(),
+        pool: "smol".into(),
+        model: Some("m".to_owned()),
+        prompts: 1,
+        sequences: 1,
+        turns: 1,
+    }
 }
 
 fn rejected(reason: Reason) -> Answer {

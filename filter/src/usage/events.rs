@@ -23,6 +23,8 @@ pub(super) struct Event {
     pub(super) is_report: bool,
     /// It bears nothing but a usage.
     pub(super) is_usage_only: bool,
+    /// It says that the server has failed.
+    pub(super) is_error: bool,
     /// Nothing follows it that a client waits for.
     pub(super) is_last: bool,
 }

@@ -39,10 +39,23 @@ impl JsonMeter {
                 let least = least_tokens_of(self.scan.text_bytes());
                 Reading { reported: Some(counts), counted: Tokens(least.0.saturating_sub(counts.output.0)) }
             }
-            Some(counts) => Reading { reported: Some(counts), counted: Tokens::ZERO },
-            None if self.shape == Shape::Embeddings => Reading::default(),
-            None => Reading { reported: None, counted: tokens_of(self.scan.text_bytes()) },
+            Some(counts) if counts.output > Tokens::ZERO => Reading { reported: Some(counts), counted: Tokens::ZERO },
+            // No output is reported: what came is counted.
+            reported => Reading { reported, counted: self.estimate() },
         }
+    }
+
+    fn estimate(&self) -> Tokens {
+        if self.shape == Shape::Embeddings { Tokens::ZERO } else { tokens_of(self.scan.text_bytes()) }
+    }
+
+    /// Bytes of what the model wrote.
+    pub(super) fn text_bytes(&self) -> u64 {
+        self.scan.text_bytes()
+    }
+
+    pub(super) fn is_error(&self) -> bool {
+        self.scan.is_error()
     }
 }
 

@@ -25,17 +25,19 @@ impl Reports {
         Self { sequences, whole: Reported::default(), choices: BTreeMap::new(), unreported: BTreeMap::new() }
     }
 
-    /// Takes a `usage` object over, which covers what its own event writes. `choice`: it came with this choice alone.
-    pub(super) fn take(&mut self, json: &str, shape: Shape, choice: Option<u32>) {
+    /// Takes a `usage` object over. `choice`: it came with this choice alone. Returns whether it covers what has been
+    /// written up to and with its own event: one without output covers nothing.
+    pub(super) fn take(&mut self, json: &str, shape: Shape, choice: Option<u32>) -> bool {
         let is_covered = |index: &u32| self.sequences.has(*index) && !self.unreported.contains_key(index);
-        match choice.filter(is_covered) {
-            Some(index) => self.choices.entry(index).or_default().take(json, shape),
-            None => {
-                self.choices.clear();
-                self.unreported.clear();
-                self.whole.take(json, shape);
-            }
+        let covers = match choice.filter(is_covered) {
+            Some(index) => return self.choices.entry(index).or_default().take(json, shape),
+            None => self.whole.take(json, shape),
+        };
+        if covers {
+            self.choices.clear();
+            self.unreported.clear();
         }
+        covers
     }
 
     /// An event without a report has written so much, of this choice alone or of all.

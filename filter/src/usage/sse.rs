@@ -36,6 +36,8 @@ pub(crate) struct SseMeter {
     reports: Reports,
     /// All output.
     written: Written,
+    /// An event said that the server has failed.
+    is_error: bool,
     /// The last event has passed.
     is_whole: bool,
 }
@@ -68,6 +70,7 @@ impl SseMeter {
             sequences,
             reports: Reports::of(sequences),
             written: Written::default(),
+            is_error: false,
             is_whole: false,
         }
     }
@@ -91,6 +94,20 @@ impl SseMeter {
     /// Whether anything that the model wrote has come.
     pub(super) fn has_output(&self) -> bool {
         !self.written.is_empty() || self.reports.has_output()
+    }
+
+    /// Fewer tokens than these hardly make the text that has come.
+    pub(super) fn least_output(&self) -> Tokens {
+        self.written.least_tokens()
+    }
+
+    /// Whether it has written anything.
+    pub(super) fn has_written(&self) -> bool {
+        !self.written.is_empty()
+    }
+
+    pub(super) fn is_error(&self) -> bool {
+        self.is_error
     }
 
     pub(super) fn is_whole(&self) -> bool {
@@ -227,6 +244,7 @@ impl SseMeter {
         let Some(event) = events::read(event, self.shape, &mut self.reports) else { return false };
         self.written += event.written;
         self.is_whole |= event.is_last;
+        self.is_error |= event.is_error;
         if !event.is_report {
             self.reports.wrote(event.written, event.choice);
         }

@@ -9,9 +9,13 @@ use std::path::PathBuf;
 
 const MADE_UP: u64 = 1_000;
 
+fn head(content_type: &str) -> Head<'_> {
+    Head { content_type: Some(content_type), ..Head::default() }
+}
+
 /// What a client gets, and what was read, when the stream comes in these pieces.
 fn run<'a>(shape: Shape, drop_usage: bool, pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<u8>, Reading) {
-    let mut meter = Meter::for_reply(shape, Some("text/event-stream"), None, drop_usage, Sequences::ONE);
+    let mut meter = Meter::for_reply(shape, head("text/event-stream"), drop_usage, Sequences::ONE);
     let mut seen = Vec::new();
     for piece in pieces {
         match meter.read(piece) {
@@ -92,7 +96,7 @@ fn ten_thousand_streams_that_break_off_are_charged_for_what_was_delivered_and_at
         let stream = made_up::countable(seed, kind);
         let (at, piece_bytes) = made_up::moment(seed, stream.text.len());
         let asked_by_us = seed % 3 == 0;
-        let mut meter = Meter::for_reply(Shape::OpenAi, Some("text/event-stream"), None, asked_by_us, sequences);
+        let mut meter = Meter::for_reply(Shape::OpenAi, head("text/event-stream"), asked_by_us, sequences);
         for piece in stream.text.as_bytes().split_at(at).0.chunks(piece_bytes) {
             meter.read(piece);
         }
@@ -132,7 +136,7 @@ fn a_line_of_a_mebibyte_costs_ten_times_one_of_a_tenth() {
             for piece_bytes in [1, 1_000, usize::MAX] {
                 let cost = |bytes: usize| {
                     let line = line(bytes);
-                    let mut meter = Meter::for_reply(shape, Some(kind), None, drop_usage, Sequences::ONE);
+                    let mut meter = Meter::for_reply(shape, head(kind), drop_usage, Sequences::ONE);
                     work::of(|| {
                         for piece in line.as_bytes().chunks(piece_bytes) {
                             meter.read(piece);

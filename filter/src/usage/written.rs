@@ -35,6 +35,13 @@ impl Written {
         self.pieces == 0
     }
 
+    /// Fewer tokens than these hardly make so much text in so many pieces. Some proxies send single letters, which prove
+    /// nothing.
+    pub(super) fn least_tokens(self) -> Tokens {
+        const BYTES_PER_TOKEN_MIN: u64 = 2;
+        Tokens(self.pieces.min(self.bytes.div_ceil(BYTES_PER_TOKEN_MIN))).max(least_tokens_of(self.bytes))
+    }
+
     /// How many there are.
     pub(super) fn pieces(self) -> u64 {
         self.pieces

@@ -28,9 +28,10 @@ impl Admission {
         };
         let pool = self.pools.get_mut(live.pool)?;
         let tenant = self.tenants.get_mut(live.flow.tenant)?;
-        let believed =
-            believable(settlement.usage, pool.context_length(), u32::from(live.prompts), u32::from(live.sequences));
-        let usage = believed.unwrap_or_else(|| estimated(&live));
+        let turns = settlement.charge_to.as_ref().map_or(1, |charge_to| charge_to.turns);
+        let (prompts, sequences) = (u64::from(live.prompts), u64::from(live.sequences));
+        let usage = believable(settlement.usage, pool.context_length(), [prompts, sequences, u64::from(turns)])
+            .unwrap_or_else(|| estimated(&live));
         let price = self.routes.price(live.model);
         let draw = live.draw(price);
         let mut slot_until = None;
@@ -155,7 +156,8 @@ impl Admission {
     fn charge_afterwards(&mut self, settlement: &Settlement, now: Millis) -> Option<Settled> {
         let charge_to = settlement.charge_to.as_ref().filter(|_| settlement.usage.source != UsageSource::None)?;
         let pool = self.pool(&charge_to.pool)?;
-        let usage = believable(settlement.usage, pool.context_length(), charge_to.prompts, charge_to.sequences)?;
+        let times = [charge_to.prompts, charge_to.sequences, charge_to.turns].map(u64::from);
+        let usage = believable(settlement.usage, pool.context_length(), times)?;
         // Booked under a name that the configuration has, or had: this one lands in usage records and labels.
         let named = charge_to.model.as_deref().map(ModelName::from);
         let known = named.as_ref().and_then(|name| self.tenants.known_model(name)).cloned();
@@ -190,14 +192,14 @@ impl Admission {
     }
 }
 
-/// Usage that the model's context allows to so many prompts and sequences; what exceeds it cannot be true.
-fn believable(usage: Usage, context: Option<Tokens>, prompts: u32, sequences: u32) -> Option<Usage> {
+/// Usage that the model's context allows to so many prompts, sequences and turns; what exceeds it cannot be true.
+fn believable(usage: Usage, context: Option<Tokens>, [prompts, sequences, turns]: [u64; 3]) -> Option<Usage> {
     if usage.source == UsageSource::Fixed {
         // A fixed charge is configured and not a count of anything that a context could hold.
         return Some(usage);
     }
     let fits = |context: Tokens| {
-        usage.input <= context.times(u64::from(prompts)) && usage.output <= context.times(u64::from(sequences))
+        usage.input <= context.times(prompts).times(turns) && usage.output <= context.times(sequences).times(turns)
     };
     context.is_none_or(fits).then_some(usage)
 }

@@ -326,8 +326,14 @@ fn draining_answers_everyone_who_waits() {
 #[test]
 fn usage_of_a_call_that_nobody_admitted_is_charged_to_its_tenant() {
     let mut world = World::new(json!({"tokens_per_min": 1_000}));
-    let passed =
-        crate::wire::ChargeTo { tenant: "a".into(), pool: "smol".into(), model: None, prompts: 1, sequences: 1 };
+    let passed = crate::wire::ChargeTo {
+        tenant: "a".into(),
+        pool: "smol".into(),
+        model: None,
+        prompts: 1,
+        sequences: 1,
+        turns: 1,
+    };
     let usage = Usage { source: UsageSource::Reported, output: Tokens(400), ..Usage::default() };
     let settlement = Settlement {
         id: "x-1".into(),
@@ -363,8 +369,14 @@ fn each_prompt_of_a_list_has_the_context_to_itself() {
     let settled = world.core.settle(&settlement, world.now).unwrap();
     assert_eq!((settled.usage.source, settled.usage.input), (UsageSource::Reported, Tokens(8_500)));
     // The same of a call that nobody here admitted.
-    let charge_to =
-        crate::wire::ChargeTo { tenant: "a".into(), pool: "smol".into(), model: None, prompts: 9, sequences: 1 };
+    let charge_to = crate::wire::ChargeTo {
+        tenant: "a".into(),
+        pool: "smol".into(),
+        model: None,
+        prompts: 9,
+        sequences: 1,
+        turns: 1,
+    };
     let settlement = Settlement { id: "x-9".into(), charge_to: Some(charge_to), ..settlement };
     assert_eq!(world.core.settle(&settlement, world.now).map(|settled| settled.usage.input), Some(Tokens(8_500)));
 }
@@ -412,6 +424,37 @@ fn usage_that_the_context_does_not_allow_is_estimated_instead() {
         (UsageSource::Estimated, Tokens(10), Tokens(20))
     );
     assert_eq!(world.core.levels(&"a".into(), world.now)[&MeterName::TokensPerMinute], 970);
+}
+
+/// The pool's context is 1,000 tokens.
+#[test]
+fn each_turn_of_a_server_that_runs_tools_has_the_context_to_itself() {
+    for (turns, source) in [(1, UsageSource::Estimated), (2, UsageSource::Estimated), (3, UsageSource::Reported)] {
+        let mut world = World::new(json!({}));
+        let charge_to = crate::wire::ChargeTo {
+            tenant: "a".into(),
+            pool: "smol".into(),
+            model: None,
+            prompts: 1,
+            sequences: 1,
+            turns,
+        };
+        let usage =
+            Usage { source: UsageSource::Reported, input: Tokens(2_500), output: Tokens(1_200), ..Usage::default() };
+        let settlement = Settlement {
+            id: world.admit("a"),
+            outcome: Outcome::Completed,
+            usage,
+            charge_to: Some(charge_to),
+            timing: None,
+            abandoned: false,
+        };
+        let settled = world.core.settle(&settlement, world.now).unwrap();
+        assert_eq!(settled.usage.source, source, "{turns} turns");
+        // The same of a call that this process did not admit.
+        let afterwards = Settlement { id: "x-9".into(), ..settlement };
+        assert_eq!(world.core.settle(&afterwards, world.now).is_some(), source == UsageSource::Reported);
+    }
 }
 
 #[derive(Clone, Debug)]

@@ -72,6 +72,8 @@ fn parse(body: &[u8], rules: Rules) -> Result<Call, Fault> {
         prompts: 1,
         sequences: fields::sequences(&found, 1, rules.sequences_max)?,
         n: 0,
+        turns: 1,
+        echoes: false,
         input_tokens: Tokens(found.prompt.tokens()),
         usage_request: wants_usage.filter(|_| stream),
         model_place: place,

@@ -28,7 +28,7 @@ const FIELDS: &[Field] = &[
     ("n", Use::Keep),
     ("n_cmpl", Use::Keep),
     ("best_of", Use::Keep),
-    ("echo", Use::Pass),
+    ("echo", Use::Keep),
     ("frequency_penalty", Use::Pass),
     ("logit_bias", Use::Pass),
     ("logprobs", Use::Pass),
@@ -45,7 +45,9 @@ fn parse(body: &[u8], rules: Rules) -> Result<Call, Fault> {
     let stream = fields::flag(&found, "stream")?.unwrap_or(false);
     let wants_usage = fields::usage_request(body, &found)?;
     let (model, place) = fields::model(body, &found, rules)?;
-    let limits = fields::limits(body, &found, &["max_tokens"], &["max_completion_tokens", "n_predict"])?;
+    let echoes = fields::flag(&found, "echo")?.unwrap_or(false);
+    let (least, others) = (u64::from(!echoes), ["max_completion_tokens", "n_predict"]);
+    let limits = fields::limits_from(least, body, &found, &["max_tokens"], &others)?;
     Ok(Call {
         model,
         stream,
@@ -53,6 +55,8 @@ fn parse(body: &[u8], rules: Rules) -> Result<Call, Fault> {
         prompts: found.prompt.prompts(),
         sequences: fields::sequences(&found, found.prompt.prompts(), rules.sequences_max)?,
         n: fields::returned(&found, rules.sequences_max)?,
+        turns: 1,
+        echoes,
         input_tokens: Tokens(found.prompt.tokens()),
         usage_request: wants_usage.filter(|_| stream),
         model_place: place,
@@ -95,6 +99,16 @@ mod tests {
         let endless = parse(br#"{"model":"m","prompt":"x","max_tokens":5,"n_predict":-1}"#, Rules::TEST).unwrap();
         assert_eq!(endless.max_tokens, None);
         assert_eq!(endless.limits.clamp(Tokens(7)).len(), 1);
+    }
+
+    #[test]
+    fn a_prompt_that_is_repeated_needs_no_output() {
+        let body = |echo: &str| format!(r#"{{"model":"m","prompt":"x","max_tokens":0{echo}}}"#);
+        assert_eq!(call(&body(r#","echo":true"#)).max_tokens, Some(Tokens(0)));
+        for echo in ["", r#","echo":false"#, r#","echo":null"#] {
+            let fault = parse(body(echo).as_bytes(), Rules::TEST).unwrap_err();
+            assert_eq!(fault.param.as_deref(), Some("max_tokens"), "{echo}");
+        }
     }
 
     #[test]

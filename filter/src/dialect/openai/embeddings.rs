@@ -34,6 +34,8 @@ fn parse(body: &[u8], rules: Rules) -> Result<Call, Fault> {
         prompts: found.prompt.prompts(),
         sequences: 1,
         n: 0,
+        turns: 1,
+        echoes: false,
         input_tokens: Tokens(found.prompt.tokens()),
         usage_request: None,
         model_place: place,

@@ -24,6 +24,9 @@ fn what_looks_like_a_picture_is_a_text_wherever_no_picture_can_stand() {
         user(json!(long())),
         user(json!([long()])),
         user(json!([{"type": "text", "text": long()}])),
+        user(json!([{"type": "text", "image_embeds": long()}])),
+        user(json!([{"image_embeds": {"x": long()}, "type": "text"}])),
+        json!([{"role": "user", "image_embeds": long()}]),
         user(json!([{"type": "text", "text": long(), "image_url": {"url": "x"}}])),
         json!([{"role": "user", "data": long()}]),
         json!([{"role": "user", "source": {"data": long()}}]),
@@ -56,6 +59,10 @@ fn pictures_and_sounds_count_by_the_piece_where_the_apis_carry_them() {
         user(json!({"type": "video_url", "video_url": {"url": long()}})),
         user(json!({"type": "input_audio", "input_audio": {"data": long(), "format": "wav"}})),
         user(json!({"type": "file", "file": {"file_data": long()}})),
+        user(json!({"type": "image_embeds", "image_embeds": long()})),
+        user(json!({"type": "image_embeds", "image_embeds": {"image_embeds": long(), "image_grid_thw": "AAAA"}})),
+        user(json!({"type": "audio_embeds", "audio_embeds": [long()]})),
+        user(json!({"type": "video_embeds", "video_embeds": {"nested": {"x": long()}}})),
         user(json!({"type": "input_image", "image_url": long()})),
         user(json!({"type": "input_file", "file_data": long()})),
         user(json!({"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": long()}})),
@@ -73,5 +80,27 @@ fn pictures_and_sounds_count_by_the_piece_where_the_apis_carry_them() {
             "{counted}: {}",
             messages.to_string().replace('A', "")
         );
+    }
+}
+
+#[test]
+fn tools_that_the_server_runs_are_told_from_those_of_the_client() {
+    let of = |tools: Value| {
+        let mut tally = Tally::default();
+        Weigh::tools(&mut tally).deserialize(&tools).unwrap();
+        tally.has_server_tools()
+    };
+    for tools in [
+        json!([]),
+        json!(null),
+        json!([{"type": "function", "name": "web_search"}, {"type": "custom"}, {"name": "x"}]),
+        json!([{"type": "function", "parameters": {"type": "object"}}]),
+    ] {
+        assert!(!of(tools.clone()), "{tools}");
+    }
+    for tools in
+        [json!([{"type": "function"}, {"type": "web_search_preview"}]), json!([{"type": "mcp", "server_url": "x"}])]
+    {
+        assert!(of(tools.clone()), "{tools}");
     }
 }

@@ -82,6 +82,41 @@ fn in_each_dialect_a_stream_is_whole_with_its_last_event_and_not_before() {
 }
 
 #[test]
+fn a_model_with_slashes_is_found_as_clients_ask_for_it_and_nothing_else_has_escaped_slashes() {
+    let names = ["Qwen/Qwen2.5-7B-Instruct", "a:b", "m"];
+    let models = ModelsReply::Listed { models: names.iter().map(|name| (*name).into()).collect() };
+    for (path, name) in [
+        ("/v1/models/Qwen/Qwen2.5-7B-Instruct", names[0]),
+        ("/v1/models/Qwen%2FQwen2.5-7B-Instruct", names[0]),
+        ("/v1/models/Qwen%2fQwen2.5-7B-Instruct?x=1", names[0]),
+        ("/v1/models/a%3Ab", names[1]),
+        ("/v1/models/m", names[2]),
+    ] {
+        let mut world = world();
+        assert!(matches!(start(&mut world, "GET", path, &[]), Step::List { .. }), "{path}");
+        let reply = reply_of(world.answer(&answer_of(&models)));
+        let body: Value = serde_json::from_slice(&reply.body).unwrap();
+        assert_eq!((reply.status, body["id"].as_str()), (200, Some(name)), "{path}");
+    }
+    let mut world = world();
+    for path in [
+        "/v1%2Fmodels/m",
+        "/v1/models%2Fm",
+        "/v1/models/..%2Fm",
+        "/v1/models/a%252Fb",
+        "/v1/models/a%2F%2Fb",
+        "/v1/models/a%5Cb",
+        "/v1/chat%2Fcompletions",
+        "/v2/models/a%2Fb/infer",
+    ] {
+        assert_eq!(refused(start(&mut world, "GET", path, &[])), (400, "path_not_normalized"), "{path}");
+    }
+    for path in ["/v1/models/", "/v2/models/a/b/infer"] {
+        assert_eq!(refused(start(&mut world, "GET", path, &[])), (404, "path_not_listed"), "{path}");
+    }
+}
+
+#[test]
 fn a_model_in_a_path_has_a_name_of_256_bytes_at_most() {
     let mut world = world();
     let path = |length: usize| format!("/v2/models/{}/infer", "m".repeat(length));

@@ -41,6 +41,7 @@ fn the_reply_tells_its_limits_and_none_of_the_upstream_s_own_tags() {
     assert!(!has_removed(&edits, "content-length"));
     assert!(has_set(&edits, "x-admission-id", request.id.as_str()));
     assert!(has_set(&edits, "x-queue-wait-ms", "42"));
+    assert!(has_set(&edits, "x-sluice-priority", "2"));
     assert!(has_set(&edits, "x-ratelimit-remaining-requests", "4"));
     assert!(has_set(&edits, "x-ratelimit-reset-requests", "200ms"));
 }
@@ -91,6 +92,17 @@ fn the_usage_event_stays_where_a_server_might_have_sent_it_unasked() {
     world.admitted(r#"{"model":"m","stream":true,"stream_options":{"continuous_usage_stats":true}}"#);
     let edits = world.reply_headers(&[OK, EVENTS, ("content-length", "99")]);
     assert!(!has_removed(&edits, "content-length"));
+    assert_eq!(world.reply_body(&format!("{CONTENT}data: {USAGE}\n\n"), true), Passage::Unchanged);
+    assert_eq!(world.settled(), (Outcome::Completed, UsageSource::Reported, 7, 3));
+}
+
+#[test]
+fn nothing_is_asked_for_nor_taken_out_where_the_route_says_so() {
+    let mut world = World::with(|document| document["routes"][0]["splice_usage"] = json!(false));
+    world.asked(STREAM);
+    let Step::Forward { body, .. } = world.answer(&admitted()) else { panic!("goes on") };
+    assert!(body.is_empty(), "{body:?}");
+    world.reply_headers(&[OK, EVENTS]);
     assert_eq!(world.reply_body(&format!("{CONTENT}data: {USAGE}\n\n"), true), Passage::Unchanged);
     assert_eq!(world.settled(), (Outcome::Completed, UsageSource::Reported, 7, 3));
 }
@@ -211,6 +223,19 @@ fn a_reply_of_envoy_s_own_tells_whether_the_model_server_may_work_on() {
         let [settlement] = settlements.as_slice() else { panic!("one, not {settlements:?}") };
         assert_eq!((settlement.outcome, settlement.may_run_on()), (outcome, may_run_on), "{ended:?}");
         assert_eq!(settlement.usage.source == UsageSource::None, outcome == Outcome::Failed);
+    }
+}
+
+#[test]
+fn what_envoy_says_of_its_own_reply_stays_and_what_the_upstream_says_does_not() {
+    for (is_envoys, details) in [(true, Some(Ended::ByUpstream)), (false, None)] {
+        let mut world = World::closed();
+        world.admitted(BODY);
+        if let Some(ended) = details {
+            world.exchange.envoy_replies(ended, &mut world.worker, NOW);
+        }
+        let edits = world.reply_headers(&[(":status", "503"), ("x-sluice-reason", "upstream_reset")]);
+        assert_eq!(!has_removed(&edits, "x-sluice-reason"), is_envoys);
     }
 }
 

@@ -17,6 +17,8 @@ struct Payload<'a> {
     usage: Option<&'a RawValue>,
     #[serde(default)]
     delta: Option<Delta>,
+    #[serde(borrow, default)]
+    error: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -38,13 +40,17 @@ struct Delta {
 pub(super) fn read(data: &[u8], reports: &mut Reports) -> Option<Event> {
     let payload: Payload<'_> = from_json(data).ok()?;
     let usage = payload.message.and_then(|message| message.usage).or(payload.usage);
-    if let Some(usage) = usage {
-        reports.take(usage.get(), Shape::Anthropic, None);
-    }
+    let is_report = usage.is_some_and(|usage| reports.take(usage.get(), Shape::Anthropic, None));
     let bytes = payload.delta.map_or(0, |delta| {
         let texts = [delta.text, delta.thinking, delta.partial_json];
         texts.into_iter().flatten().map(|TextBytes(bytes)| bytes).sum()
     });
-    let is_last = payload.kind.is_some_and(|kind| kind.get() == "\"message_stop\"");
-    Some(Event { written: Written::piece(bytes), is_report: usage.is_some(), is_last, ..Event::default() })
+    let is_kind = |wanted| payload.kind.is_some_and(|kind| kind.get() == wanted);
+    Some(Event {
+        written: Written::piece(bytes),
+        is_report,
+        is_error: payload.error.is_some() || is_kind("\"error\""),
+        is_last: is_kind("\"message_stop\""),
+        ..Event::default()
+    })
 }

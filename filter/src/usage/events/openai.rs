@@ -14,6 +14,10 @@ struct Chunk<'a> {
     choices: Option<Vec<Choice<'a>>>,
     #[serde(borrow, default)]
     usage: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    error: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    object: Option<&'a RawValue>,
 }
 
 /// A chunk whose choices nobody knows how to read.
@@ -53,28 +57,31 @@ pub(super) fn read(data: &[u8], reports: &mut Reports) -> Option<Event> {
     if data.trim_ascii_start().first() != Some(&b'{') {
         return None;
     }
-    let (written, choice, usage) = match from_json::<Chunk<'_>>(data) {
+    let (written, choice, usage, is_error) = match from_json::<Chunk<'_>>(data) {
         Ok(chunk) => {
             let choices = chunk.choices.as_deref().unwrap_or_default();
             let only = if let [choice] = choices { choice.index() } else { None };
-            (choices.iter().map(Choice::written).sum(), only, chunk.usage)
+            let is_error = chunk.error.is_some() || chunk.object.is_some_and(|kind| kind.get() == "\"error\"");
+            (choices.iter().map(Choice::written).sum(), only, chunk.usage, is_error)
         }
         // They still are output.
-        Err(_) => (Written::UNREADABLE, None, from_json::<OddChunk<'_>>(data).ok()?.usage),
+        Err(_) => (Written::UNREADABLE, None, from_json::<OddChunk<'_>>(data).ok()?.usage, false),
     };
-    let Some(usage) = usage else { return Some(Event { written, choice, ..Event::default() }) };
-    reports.take(usage.get(), Shape::OpenAi, choice);
-    let is_usage_only = written.is_empty() && bears_only_usage(data);
-    Some(Event { written, choice, is_report: true, is_usage_only, ..Event::default() })
+    let Some(usage) = usage else { return Some(Event { written, choice, is_error, ..Event::default() }) };
+    let is_report = reports.take(usage.get(), Shape::OpenAi, choice);
+    let is_usage_only = written.is_empty() && !is_error && bears_only_usage(data);
+    Some(Event { written, choice, is_report, is_usage_only, is_error, ..Event::default() })
 }
 
-/// Whether no choice adds or ends anything: LiteLLM's usage event has one choice with an empty delta. Without a list of
-/// choices it is no chunk at all, and so not the one that we asked for.
+/// Whether no choice adds or ends anything: LiteLLM's usage event has one choice with an empty delta, and some servers
+/// leave the choices out or write null. An event without choices that has a type is of another API.
 fn bears_only_usage(data: &[u8]) -> bool {
     #[derive(Deserialize)]
     struct Bare<'a> {
         #[serde(borrow, default)]
         choices: Option<Vec<BareChoice<'a>>>,
+        #[serde(borrow, default, rename = "type")]
+        kind: Option<&'a RawValue>,
     }
     #[derive(Deserialize)]
     struct BareChoice<'a> {
@@ -91,7 +98,10 @@ fn bears_only_usage(data: &[u8]) -> bool {
         !has_delta && choice.text.is_none() && choice.finish_reason.is_none()
     };
     let bare = from_json::<Bare<'_>>(data).ok();
-    bare.and_then(|bare| bare.choices).is_some_and(|choices| choices.iter().all(is_bare))
+    bare.is_some_and(|bare| match bare.choices {
+        Some(choices) => choices.iter().all(is_bare),
+        None => bare.kind.is_none(),
+    })
 }
 
 impl Choice<'_> {

@@ -15,6 +15,8 @@ struct Payload<'a> {
     delta: Option<&'a RawValue>,
     #[serde(borrow, default)]
     response: Option<Response<'a>>,
+    #[serde(borrow, default)]
+    error: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -26,16 +28,18 @@ struct Response<'a> {
 /// How a response may end, each as the JSON of an event's type.
 const LAST: [&str; 3] = ["\"response.completed\"", "\"response.incomplete\"", "\"response.failed\""];
 
+/// How a server says that it has failed.
+const FAILED: [&str; 2] = ["\"error\"", "\"response.failed\""];
+
 pub(super) fn read(data: &[u8], reports: &mut Reports) -> Option<Event> {
     let payload: Payload<'_> = from_json(data).ok()?;
     // Every event of the response as a whole repeats it; only the last has a usage that is not null.
     let usage = payload.response.and_then(|response| response.usage);
-    if let Some(usage) = usage {
-        reports.take(usage.get(), Shape::Responses, None);
-    }
+    let is_report = usage.is_some_and(|usage| reports.take(usage.get(), Shape::Responses, None));
     Some(Event {
         written: payload.delta.map_or(Written::default(), |delta| written_in(delta.get())),
-        is_report: usage.is_some(),
+        is_report,
+        is_error: payload.error.is_some() || payload.kind.is_some_and(|kind| FAILED.contains(&kind.get())),
         is_last: payload.kind.is_some_and(|kind| LAST.contains(&kind.get())),
         ..Event::default()
     })

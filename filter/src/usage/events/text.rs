@@ -9,6 +9,8 @@ use serde_json::value::RawValue;
 struct Payload<'a> {
     #[serde(borrow, default)]
     text_output: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    error: Option<&'a RawValue>,
 }
 
 pub(super) fn read(data: &[u8]) -> Option<Event> {
@@ -17,5 +19,5 @@ pub(super) fn read(data: &[u8]) -> Option<Event> {
         let text = serde_json::from_str::<TextBytes>(output.get());
         text.map_or(output.get().len(), |TextBytes(bytes)| bytes)
     });
-    Some(Event { written: Written::piece(bytes), ..Event::default() })
+    Some(Event { written: Written::piece(bytes), is_error: payload.error.is_some(), ..Event::default() })
 }

@@ -38,6 +38,12 @@ pub(super) struct Scan {
     text_bytes: u64,
     /// It has a top-level field that only llama.cpp writes.
     is_of_llama_cpp: bool,
+    /// Its top-level `error` is not null, or it is an object of that kind.
+    is_error: bool,
+    /// The value of the top-level `error` begins with the next byte.
+    expects_error: bool,
+    /// The beginning of the top-level `object` or `type`, while it comes.
+    kind: Option<Vec<u8>>,
     /// The outermost value has ended.
     is_complete: bool,
     /// Something was deeper or longer than what is followed.
@@ -71,6 +77,11 @@ impl Scan {
     /// Whether llama.cpp wrote it, by its `timings`.
     pub(super) fn is_of_llama_cpp(&self) -> bool {
         self.is_of_llama_cpp
+    }
+
+    /// Whether it says that the server has failed.
+    pub(super) fn is_error(&self) -> bool {
+        self.is_error
     }
 
     /// Bytes of what the model wrote, escapes counted as they are written.
@@ -109,8 +120,15 @@ impl Scan {
         if self.is_text_field {
             self.text_bytes = self.text_bytes.saturating_add(plain as u64);
         }
+        if let Some(kind) = &mut self.kind {
+            let room = NAME_BYTES_MAX.saturating_sub(kind.len());
+            kind.extend_from_slice(piece.get(..plain.min(room)).unwrap_or_default());
+        }
         match piece.get(plain) {
-            Some(b'"') => self.within = Within::Structure,
+            Some(b'"') => {
+                self.within = Within::Structure;
+                self.is_error |= self.kind.take().is_some_and(|kind| kind == b"error");
+            }
             Some(_) => self.within = Within::TextEscape,
             None => return plain,
         }
@@ -147,6 +165,11 @@ impl Scan {
     }
 
     fn structure(&mut self, byte: u8) {
+        if self.expects_error && !byte.is_ascii_whitespace() {
+            self.expects_error = false;
+            // Null and false say that there is none.
+            self.is_error |= !matches!(byte, b'n' | b'f');
+        }
         match byte {
             b'"' if self.expects_name => {
                 self.name.clear();
@@ -179,7 +202,10 @@ impl Scan {
         self.expects_name = false;
         self.is_text_field = TEXT_FIELDS.contains(&self.name.as_slice());
         self.is_of_llama_cpp |= self.open.len() == 1 && self.name == b"timings";
-        if self.open.len() == 1 && self.name == b"usage" {
+        let is_top_level = self.open.len() == 1;
+        self.expects_error = is_top_level && self.name == b"error";
+        self.kind = (is_top_level && (self.name == b"object" || self.name == b"type")).then(Vec::new);
+        if is_top_level && self.name == b"usage" {
             self.usage.clear();
             self.captures_usage = true;
         }

@@ -163,8 +163,13 @@ fn a_usage_event_whose_one_choice_bears_nothing_is_ours_too() {
 
 #[test]
 fn usage_that_cannot_be_true_leaves_the_count() {
-    let whole = stream().replace("\"completion_tokens\":3", "\"completion_tokens\":-3");
+    let whole = stream().replace(USAGE, r#"{"prompt_tokens":-7,"completion_tokens":-3}"#);
     assert_eq!(run(true, &[whole.as_bytes()]).1, Reading { reported: None, counted: Tokens(3) });
+    let output = stream().replace(USAGE, r#"{"prompt_tokens":7,"completion_tokens":-3}"#);
+    let Reading { reported: Some(counts), counted } = run(true, &[output.as_bytes()]).1 else {
+        panic!("input is told")
+    };
+    assert_eq!((counts.input, counts.output, counted), (Tokens(7), Tokens(0), Tokens(3)));
 }
 
 #[test]

@@ -9,8 +9,14 @@ const CALLS: u64 = 132_000;
 
 fn ended(id: AdmissionId) -> Settlement {
     let usage = Usage { source: UsageSource::Reported, input: Tokens(10), output: Tokens(5), ..Usage::default() };
-    let charge_to =
-        ChargeTo { tenant: "a".into(), pool: "smol".into(), model: Some("m".to_owned()), prompts: 1, sequences: 1 };
+    let charge_to = ChargeTo {
+        tenant: "a".into(),
+        pool: "smol".into(),
+        model: Some("m".to_owned()),
+        prompts: 1,
+        sequences: 1,
+        turns: 1,
+    };
     Settlement { id, outcome: Outcome::Completed, usage, charge_to: Some(charge_to), timing: None, abandoned: false }
 }
 
