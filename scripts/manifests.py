@@ -21,6 +21,14 @@ ADMITTED_STATE = "wasm.sluice.pool"
 ROUTE_HEADER = "x-sluice-route"
 # The cluster of calls that the filter has not admitted: there must be none of this name.
 NOWHERE = "nowhere"
+# What Envoy answers itself, by the details of its reply, and must say in the filter's words.
+OWN_REPLIES = {
+    "request_payload_too_large": "Envoy's own 413, which a fast HTTP/1.1 client can cause",
+    "upgrade_failed": "Envoy's own 403 to an upgrade",
+    "no_healthy_upstream": "Envoy's own 503 where no model server is there",
+    "upstream_reset": "Envoy's own 503 where a model server breaks off",
+    "overload": "Envoy's own 503 where it has no room",
+}
 # A worker reads so much of one connection before others have their turn, and of a stream so much may be under way.
 MOST_READ_BYTES = 128 << 10
 MOST_UNDER_WAY_BYTES = 1 << 20
@@ -237,8 +245,13 @@ def mode_problems(wasm, plugin, listener, hcm):
         if last["match"] != {"prefix": "/"} or last["route"]["cluster"] != NOWHERE:
             problems.append(f"the last route of {host['name']} does not match all calls and lead nowhere: without a route "
                             "Envoy does not know the limit of their buffer yet")
-    if "request_payload_too_large" not in json.dumps(hcm.get("local_reply_config", {})):
-        problems.append("local_reply_config does not rewrite Envoy's own 413, which a fast HTTP/1.1 client can cause")
+    own_replies = json.dumps(hcm.get("local_reply_config", {}))
+    for details, what in OWN_REPLIES.items():
+        if details not in own_replies:
+            problems.append(f"local_reply_config does not rewrite {what} ({details})")
+    offers = hcm.get("http_protocol_options", {}).get("ignore_http_11_upgrade", [])
+    if {"prefix": "TLS/"} not in offers:
+        problems.append("http_protocol_options does not ignore offers of TLS, which some clients send with every call: 403")
     return problems + fairness_problems(listener, hcm)
 
 
