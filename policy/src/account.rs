@@ -55,7 +55,7 @@ impl Limits {
 }
 
 /// The same moment on two clocks.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Clocks {
     /// The core's own.
     pub now: Millis,

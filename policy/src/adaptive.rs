@@ -5,6 +5,7 @@
 //! weight, so the bounds are reached in some windows and not in one.
 
 use crate::config::reader::Section;
+use crate::config::{Config, Tenant};
 use crate::units::{Millis, TenantId, Tokens};
 use std::collections::BTreeMap;
 
@@ -79,6 +80,14 @@ impl Adaptive {
 /// Each tenant's configured weight, and what its calls have cost since some beginning.
 pub type Served = BTreeMap<TenantId, (u64, Tokens)>;
 
+/// What the calls of tenants have cost, beside their weights; those that have not called have cost nothing.
+#[must_use]
+pub fn served(config: &Config, costs: &BTreeMap<TenantId, Tokens>) -> Served {
+    let served =
+        |(id, tenant): (&TenantId, &Tenant)| (id.clone(), (tenant.weight, costs.get(id).copied().unwrap_or_default()));
+    config.tenants.iter().map(served).collect()
+}
+
 /// Follows window after window.
 #[derive(Clone, Debug, Default)]
 pub struct Adapting {
@@ -112,7 +121,7 @@ impl Adapting {
                 (id.clone(), (*weight, Tokens(total.0.saturating_sub(before.0))))
             });
             self.adapted = adaptive.adapt(&in_window.collect(), &self.adapted);
-            self.weights(&served)
+            self.weigh(served.iter().map(|(id, (weight, _))| (id, *weight)))
         });
         self.began = Some(now);
         self.before = served.into_iter().map(|(id, (_, total))| (id, total)).collect();
@@ -128,21 +137,25 @@ impl Adapting {
     /// Every tenant's weight on one scale, hundredths, so that a weight of 1 can be adapted too; empty while nothing is
     /// adapted, which means the configured ones.
     #[must_use]
-    pub fn weights(&self, served: &Served) -> BTreeMap<TenantId, u64> {
-        if self.adapted.is_empty() {
-            return BTreeMap::new();
-        }
-        let weight = |(id, (weight, _)): (&TenantId, &(u64, Tokens))| {
-            let percent = self.adapted.get(id).map_or(100, |adapted| adapted.percent);
-            (id.clone(), weight.saturating_mul(percent).max(1))
-        };
-        served.iter().map(weight).collect()
+    pub fn weights(&self, config: &Config) -> BTreeMap<TenantId, u64> {
+        self.weigh(config.tenants.iter().map(|(id, tenant)| (id, tenant.weight)))
     }
 
     /// The last window's result; `None` while adapting is off.
     #[must_use]
     pub fn adapted(&self) -> Option<&BTreeMap<TenantId, Adapted>> {
         self.began.map(|_| &self.adapted)
+    }
+
+    fn weigh<'a>(&self, configured: impl Iterator<Item = (&'a TenantId, u64)>) -> BTreeMap<TenantId, u64> {
+        if self.adapted.is_empty() {
+            return BTreeMap::new();
+        }
+        let weight = |(id, weight): (&TenantId, u64)| {
+            let percent = self.adapted.get(id).map_or(100, |adapted| adapted.percent);
+            (id.clone(), weight.saturating_mul(percent).max(1))
+        };
+        configured.map(weight).collect()
     }
 }
 

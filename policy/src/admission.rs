@@ -7,6 +7,7 @@
 //! running ones and its orphans; a tenant's account has charged each live admission once (I6), and counts its orphans; a settled or cancelled id that is
 //! not known leaves a tombstone, so that a request overtaken by its own cancellation does not start.
 
+mod adoption;
 mod applicants;
 mod arrival;
 mod endings;
@@ -27,13 +28,13 @@ mod view;
 mod waiting;
 mod yields;
 
+pub use adoption::Replaced;
 pub use explain::{Explanation, Fate, Place};
 pub use refusals::{Limit, LimitName};
 pub use view::PoolView;
 pub use waiting::Waiting;
 
 use crate::account::Clocks;
-use crate::adaptive::Served;
 use crate::config::Config;
 use crate::holder::{Replica, Servers};
 use crate::ledger::Version;
@@ -41,6 +42,7 @@ use crate::queue::{Branch, Shares, TenantIndex};
 use crate::schedule::{PoolSettings, Settings, UnixMillis};
 use crate::units::{AdmissionId, Millis, ModelName, PoolName, TenantId};
 use crate::wire::{Grant, RateStatus, Refusal, Usage};
+use adoption::Adoption;
 use explain::Explanations;
 use live::{Live, LiveKey, LiveTable, PoolIndex, State};
 use orphans::Orphans;
@@ -48,7 +50,8 @@ use pool::PoolState;
 use pools::Pools;
 use refusals::{RefusalRates, Refused};
 use routes::Routes;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use successors::Successors;
 use tenants::Tenants;
 
@@ -89,8 +92,9 @@ pub struct Settled {
 }
 
 pub struct Admission {
-    config: Config,
+    config: Arc<Config>,
     tenants: Tenants,
+    adoption: Adoption,
     pools: Pools,
     routes: Routes,
     live: LiveTable,
@@ -116,8 +120,9 @@ impl Admission {
     #[must_use]
     pub fn new(config: Config, replica: &Replica, now: Millis) -> Self {
         let mut core = Self {
-            config: Config::empty(),
+            config: Arc::new(Config::empty()),
             tenants: Tenants::default(),
+            adoption: Adoption::default(),
             pools: Pools::default(),
             routes: Routes::default(),
             live: LiveTable::default(),
@@ -143,14 +148,15 @@ impl Admission {
         &self.replica
     }
 
-    /// Takes over a configuration. Whoever waits or runs stays, under the new limits and weights; call
-    /// [`Admission::apply`] after it, where rules or an overlay are in force.
+    /// Takes over a configuration: pools at once, each tenant when it calls next, and the others as
+    /// [`Admission::advance`] is called. Calls that wait or run stay, under the new limits and weights; call
+    /// [`Admission::apply`] after it, where rules or an overlay are in force. Weights are the configured ones
+    /// again. What it gives back is large; a caller with a lock drops it after the lock.
     ///
     /// `since` is when it was read: of two replicas with files of the same revision, what was read later counts.
-    pub fn configure(&mut self, mut config: Config, since: UnixMillis, now: Millis) {
+    pub fn configure(&mut self, mut config: Config, since: UnixMillis, now: Millis) -> Replaced {
         config.keep_group_indices(&self.config.groups);
         let version = Version { file: config.revision, overlay: 0, since: u64::try_from(since.0).unwrap_or(0) };
-        self.tenants.configure(&config, &self.replica, version, Clocks { now, wall: since });
         for (name, settings) in &config.pools {
             match self.pools.named_mut(name) {
                 Some(pool) => pool.configure(settings, &config.queue),
@@ -164,13 +170,9 @@ impl Admission {
             }
         }
         self.routes = Routes::new(&config, &self.pools, &mut self.tenants);
-        self.config = config;
+        let config = std::mem::replace(&mut self.config, Arc::new(config));
         self.apply(&self.config.settings(), version, now);
-        self.weigh_tenants(&BTreeMap::new());
-        let tenants: Vec<TenantIndex> = self.tenants.iter().map(|(index, _)| index).collect();
-        for index in tenants {
-            self.schedule(index, now);
-        }
+        Replaced(config, self.adopt_config(version, Clocks { now, wall: since }))
     }
 
     /// Puts weights, shares and capacities in force, as time rules and operators change them; nobody loses a place.
@@ -188,26 +190,6 @@ impl Admission {
         }
     }
 
-    /// Sets tenants' weights beside others of their level; those that are not named have the configured one.
-    pub fn weigh_tenants(&mut self, weights: &BTreeMap<TenantId, u64>) {
-        for (index, tenant) in self.tenants.iter() {
-            let configured = tenant.terms.as_ref().map_or(1, |terms| terms.weight);
-            let weight = weights.get(&tenant.id).copied().unwrap_or(configured);
-            for pool in self.pools.iter_mut() {
-                pool.set_tenant_weight(index, weight);
-            }
-        }
-    }
-
-    /// Each tenant's configured weight, and what its calls have cost since the start.
-    #[must_use]
-    pub fn served(&self) -> Served {
-        let served = |(_, tenant): (_, &tenants::TenantState)| {
-            Some((tenant.id.clone(), (tenant.terms.as_ref()?.weight, tenant.served)))
-        };
-        self.tenants.iter().filter_map(served).collect()
-    }
-
     /// Starts whoever can start and gives up on whoever has waited too long. Call it after every other method.
     pub fn advance(&mut self, now: Millis) -> Vec<Event> {
         let mut events = Vec::new();
@@ -217,6 +199,7 @@ impl Admission {
 
     /// As [`Admission::advance`], for callers that keep a list for it: whatever is in it stays.
     pub fn advance_into(&mut self, now: Millis, events: &mut Vec<Event>) {
+        self.adopt_some(now);
         events.append(&mut self.news);
         while let Some(orphan) = self.orphans.take_due(now) {
             self.end_orphan(orphan, now);
@@ -236,9 +219,10 @@ impl Admission {
     /// When [`Admission::advance`] has something to do by time alone.
     #[must_use]
     pub fn next_wake(&self) -> Option<Millis> {
-        let pools = self.pools.next_wake();
+        let (pools, adopts) = (self.pools.next_wake(), self.is_adopting().then_some(Millis::ZERO));
         pools
             .into_iter()
+            .chain(adopts)
             .chain(self.live.next_expiry())
             .chain(self.orphans.next_end())
             .chain(self.successors.next_end())

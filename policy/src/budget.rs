@@ -24,6 +24,21 @@ pub struct Today {
     pub month_ends: UnixMillis,
 }
 
+/// The days that it is in several time zones.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Days(Vec<Today>);
+
+impl Days {
+    pub(crate) fn of(zones: &[Zone], now: UnixMillis) -> Self {
+        Self(zones.iter().map(|zone| zone.today(now)).collect())
+    }
+
+    /// When the first of them ends; every month ends with a day.
+    pub(crate) fn first_end(&self) -> Option<UnixMillis> {
+        self.0.iter().map(|today| today.day_ends).min()
+    }
+}
+
 impl Budgets {
     /// The day and the month of the tenant at `now`.
     #[must_use]
@@ -37,14 +52,6 @@ impl Budgets {
             let period = if name.is_of_a_day() { today.day } else { today.month };
             (*name, Limit::Budget { amount: *amount, period })
         })
-    }
-
-    /// When the first of them begins anew; `None` without any.
-    #[must_use]
-    pub fn next_turn(&self, now: UnixMillis) -> Option<UnixMillis> {
-        let today = self.today(now);
-        let ends = |name: &MeterName| if name.is_of_a_day() { today.day_ends } else { today.month_ends };
-        self.amounts.keys().map(ends).min()
     }
 }
 
@@ -67,8 +74,8 @@ mod tests {
         let late = at("2026-12-31T23:30:00Z");
         assert_eq!((utc.today(late).day, utc.today(late).month), (20_261_231, 202_612));
         assert_eq!((berlin.today(late).day, berlin.today(late).month), (20_270_101, 202_701));
-        assert_eq!(utc.next_turn(late), Some(at("2027-01-01T00:00:00Z")));
-        assert_eq!(berlin.next_turn(late), Some(at("2027-01-01T23:00:00Z")));
+        assert_eq!(utc.today(late).day_ends, at("2027-01-01T00:00:00Z"));
+        assert_eq!(berlin.today(late).day_ends, at("2027-01-01T23:00:00Z"));
     }
 
     #[test]
@@ -77,7 +84,7 @@ mod tests {
         for (morning, end) in
             [("2026-03-29T08:00:00Z", "2026-03-29T22:00:00Z"), ("2026-10-25T08:00:00Z", "2026-10-25T23:00:00Z")]
         {
-            assert_eq!(berlin.next_turn(at(morning)), Some(at(end)));
+            assert_eq!(berlin.today(at(morning)).day_ends, at(end));
         }
     }
 
@@ -85,7 +92,7 @@ mod tests {
     fn where_midnight_is_skipped_the_day_begins_after_the_gap() {
         let beirut = budgets(Some("Asia/Beirut"));
         let before = at("2026-03-28T20:00:00Z");
-        let turn = beirut.next_turn(before).unwrap();
+        let turn = beirut.today(before).day_ends;
         assert_eq!(beirut.today(UnixMillis(turn.0 - 1)).day, 20_260_328);
         assert_eq!(beirut.today(turn).day, 20_260_329);
     }

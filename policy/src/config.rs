@@ -16,9 +16,10 @@ pub use pools::{ChargeWeights, Model, Pool};
 pub use tenants::{KeyRecord, KeyRule, Pattern, Tenant, parse_digest};
 
 use crate::adaptive::Adaptive;
+use crate::budget::Days;
 use crate::holder::Outage;
 use crate::queue::{GroupIndex, QueueSettings, SharePolicy, Shares};
-use crate::schedule::{PoolSettings, Settings, TimeRules};
+use crate::schedule::{PoolSettings, Settings, TimeRules, UnixMillis, Zone};
 use crate::units::{GroupName, Millis, ModelName, PoolName, TenantId};
 use reader::Section;
 use std::collections::{BTreeMap, BTreeSet};
@@ -41,6 +42,8 @@ pub struct Config {
     pub adaptive: Adaptive,
     /// Of two replicas with different files, the one with the higher number is believed.
     pub revision: u64,
+    /// Where the days of tenants' budgets begin, each zone once.
+    budget_zones: Vec<Zone>,
 }
 
 pub(crate) const MOST_SLOTS: u64 = 1_000_000;
@@ -60,7 +63,9 @@ impl Config {
         // JSON's and Lua's integers are exact up to 2^53.
         let revision = root.integer("revision", 0..=1 << 53).unwrap_or(0);
         let (groups, time_rules) = (groups.by_name, TimeRules::default());
-        let mut config = Self { pools, tenants, models, aliases, groups, queue, time_rules, adaptive, revision };
+        let budget_zones = zones(&tenants);
+        let mut config =
+            Self { pools, tenants, models, aliases, groups, queue, time_rules, adaptive, revision, budget_zones };
         config.time_rules = TimeRules::read(root, &config.settings(), &config.group_names());
         Some(config)
     }
@@ -79,12 +84,14 @@ impl Config {
             time_rules: TimeRules::default(),
             adaptive: Adaptive::default(),
             revision: 0,
+            budget_zones: Vec::new(),
         }
     }
 
     /// Gives groups that were there before the indices they had, so that counters and waiting calls stay theirs. A group
-    /// that is gone keeps its name's index out of use.
-    pub(crate) fn keep_group_indices(&mut self, before: &BTreeMap<GroupName, GroupIndex>) {
+    /// that is gone keeps its name's index out of use. [`crate::admission::Admission::configure`] sees to it too; who has a lock
+    /// to take does it before, since it looks at every tenant where an index changes.
+    pub fn keep_group_indices(&mut self, before: &BTreeMap<GroupName, GroupIndex>) {
         let mut next = before.values().map(|index| index.0).max().unwrap_or(0);
         let mut renamed = BTreeMap::from([(GroupIndex::default(), GroupIndex::default())]);
         for (name, index) in &mut self.groups {
@@ -95,6 +102,9 @@ impl Config {
             renamed.insert(*index, kept);
             *index = kept;
         }
+        if renamed.iter().all(|(before, after)| before == after) {
+            return;
+        }
         let rename = |index: GroupIndex| renamed.get(&index).copied().unwrap_or_default();
         for tenant in self.tenants.values_mut() {
             tenant.group = rename(tenant.group);
@@ -102,6 +112,18 @@ impl Config {
         for pool in self.pools.values_mut() {
             pool.shares = pool.shares.iter().map(|(group, share)| (rename(*group), *share)).collect();
         }
+    }
+
+    /// The days that it is for tenants with budgets.
+    #[must_use]
+    pub fn days(&self, wall: UnixMillis) -> Days {
+        Days::of(&self.budget_zones, wall)
+    }
+
+    /// When a day ends for tenants with budgets; `None` without budgets.
+    #[must_use]
+    pub fn next_turn(&self, wall: UnixMillis) -> Option<UnixMillis> {
+        self.days(wall).first_end()
     }
 
     #[must_use]
@@ -128,6 +150,18 @@ impl Config {
         });
         Settings { weights: self.queue.shares.levels, pools: pools.collect() }
     }
+}
+
+/// The time zones of all budgets.
+fn zones(tenants: &BTreeMap<TenantId, Tenant>) -> Vec<Zone> {
+    let budgets = tenants.values().map(|tenant| &tenant.limits.budgets).filter(|budgets| !budgets.amounts.is_empty());
+    let mut zones = Vec::new();
+    for zone in budgets.map(|budgets| budgets.zone.clone().unwrap_or_else(Zone::utc)) {
+        if !zones.contains(&zone) {
+            zones.push(zone);
+        }
+    }
+    zones
 }
 
 /// What happens to an account's calls while the ledger does not answer.

@@ -191,6 +191,12 @@ impl FairQueue {
         self.tree.set_weight(tenant, weight);
     }
 
+    /// Whether calls of a tenant wait here, or have waited.
+    #[must_use]
+    pub fn knows(&self, tenant: TenantIndex) -> bool {
+        self.tree.knows(tenant)
+    }
+
     /// A tenant's weight beside the others of its level.
     #[must_use]
     pub fn weight(&self, tenant: TenantIndex) -> u64 {

@@ -16,7 +16,7 @@ use crate::engine::Engine;
 use crate::identity::{Identity, SharedIdentity};
 use crate::ledger::{Ledger, Overlay};
 use crate::settings::Settings;
-use sluice_policy::adaptive::Adapting;
+use sluice_policy::adaptive::{Adapting, served};
 use sluice_policy::admission::Admission;
 use sluice_policy::config::Config;
 use sluice_policy::config::reader::{ConfigError, ConfigErrors, Section, read_document};
@@ -213,9 +213,12 @@ impl Control {
             let mut state = self.lock();
             let now = self.clock.now();
             state.since = now;
-            self.engine.configure(settings.policy.clone(), now, |core, core_now| {
+            let mut config = settings.policy.clone();
+            config.keep_group_indices(&self.engine.config().groups);
+            let weights = state.adapting.weights(&config);
+            self.engine.configure(config, now, |core, core_now| {
                 state.put_in_force(core, now, core_now);
-                core.weigh_tenants(&state.adapting.weights(&core.served()));
+                core.weigh_tenants(Arc::new(weights))
             });
         }
         self.identity.replace(Identity::new(&settings.policy, secrets.peppers));
@@ -261,21 +264,19 @@ impl Control {
     fn adapt(&self) {
         let mut state = self.lock();
         let now = self.engine.now();
-        let weights = self.engine.read(|core| state.adapting.pass(&core.config().adaptive, || core.served(), now));
-        if let Some(weights) = weights {
-            self.engine.change(|core, _| core.weigh_tenants(&weights));
+        let config = self.engine.config();
+        let served = || served(&config, &self.engine.costs());
+        if let Some(weights) = state.adapting.pass(&config.adaptive, served, now) {
+            drop(self.engine.change(|core, _| core.weigh_tenants(Arc::new(weights))));
         }
     }
 
     async fn until_next_change(&self) {
         let (rules, window) = {
             let state = self.lock();
-            let next = |config: &Config| {
-                let now = self.clock.now();
-                let turns = config.tenants.values().filter_map(|tenant| tenant.limits.budgets.next_turn(now));
-                (turns.chain(config.time_rules.next_change(now)).min(), state.adapting.next(&config.adaptive))
-            };
-            self.engine.read(|core| next(core.config()))
+            let (config, now) = (self.engine.config(), self.clock.now());
+            let rules = config.next_turn(now).into_iter().chain(config.time_rules.next_change(now)).min();
+            (rules, state.adapting.next(&config.adaptive))
         };
         let window = window.map(|end| Duration::from_millis(end.since(self.engine.now()).0));
         // Never long: a wall clock may be set, which a timer would not notice, and news of an overlay may be lost.

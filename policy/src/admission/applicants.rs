@@ -6,10 +6,9 @@ use super::names::Names;
 use super::refusals::{Refused, over_limit, queue_full, shutting_down};
 use super::successors::{Successor, Turn};
 use super::{Admission, Decision, Event};
-use crate::account::{Charge, Clocks, Limited};
+use crate::account::{Charge, Limited};
 use crate::ledger::{Account, SyncReply, SyncRequest};
 use crate::queue::{Full, TenantIndex, Waiter};
-use crate::schedule::UnixMillis;
 use crate::units::Millis;
 use crate::wire::Reason;
 
@@ -88,18 +87,6 @@ impl Admission {
     pub fn next_ledger_call(&self, now: Millis) -> Option<Millis> {
         let tenants = self.tenant_calls.first().map(|(at, _)| *at);
         self.pools.next_call(now).into_iter().chain(tenants).min()
-    }
-
-    /// Begins the budgets of the day and the month that it is for each tenant; to be called when the first of them turns
-    /// (see [`crate::budget::Budgets::next_turn`]), and as often as one likes.
-    pub fn turn_budgets(&mut self, wall: UnixMillis, now: Millis) {
-        let mut turned = Vec::new();
-        for (index, state) in self.tenants.iter_mut_with_index() {
-            if state.account.turn(Clocks { now, wall }) {
-                turned.push(index);
-            }
-        }
-        turned.into_iter().for_each(|index| self.schedule(index, now));
     }
 
     /// The last calls of this incarnation: they keep only what still runs.

@@ -127,7 +127,9 @@ impl Admission {
         if self.live.knows(&request.id, now) {
             return Err(Refusal::new(Reason::DuplicateAdmission, "this admission was asked for before").into());
         }
-        let (index, terms) = self.tenant(tenant_id)?;
+        let tenant = self.welcome(tenant_id, now);
+        self.weigh_where_it_calls(tenant, request);
+        let (index, terms) = self.terms(tenant_id, tenant)?;
         let level = request.priority.or(granted).unwrap_or(terms.default_priority);
         // A key's own level is its ceiling too: a rule that puts a key at P7 keeps it there.
         let level = level.at_most(granted.unwrap_or(terms.ceiling));
@@ -137,8 +139,18 @@ impl Admission {
         self.decide(plan, request, now)
     }
 
-    fn tenant(&self, id: &TenantId) -> Result<(TenantIndex, &Terms), Refusal> {
-        let index = self.tenants.index(id);
+    /// A pool hears of a tenant's weight when the tenant first calls there.
+    fn weigh_where_it_calls(&mut self, tenant: Option<TenantIndex>, request: &AdmissionRequest) {
+        let (Some(index), Some(route)) = (tenant, self.route(request)) else { return };
+        let weight = self.tenants.get(index).map_or(1, |tenant| u64::from(tenant.weight));
+        if self.pools.get(route.pool).is_some_and(|pool| pool.queue.weight(index) != weight)
+            && let Some(pool) = self.pools.get_mut(route.pool)
+        {
+            pool.queue.set_weight(index, weight);
+        }
+    }
+
+    fn terms(&self, id: &TenantId, index: Option<TenantIndex>) -> Result<(TenantIndex, &Terms), Refusal> {
         let terms = index.and_then(|index| self.tenants.get(index)?.terms.as_ref());
         let (Some(index), Some(terms)) = (index, terms) else {
             return Err(Refusal::new(Reason::UnknownKey, "this API key belongs to nobody"));

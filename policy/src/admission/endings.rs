@@ -162,7 +162,7 @@ impl Admission {
         let named = charge_to.model.as_deref().map(ModelName::from);
         let known = named.as_ref().and_then(|name| self.tenants.known_model(name)).cloned();
         let model = known.unwrap_or_else(|| ModelName::from(pool.name.as_str()));
-        let index = self.tenants.index(&charge_to.tenant)?;
+        let index = self.welcome(&charge_to.tenant, now)?;
         let tenant = self.tenants.get_mut(index)?;
         let price = self.config.models.get(&model).map(|model| model.price).unwrap_or_default();
         tenant.account.charge_afterwards(Draw { tokens: usage.input.plus(usage.output), money: price.of(&usage) }, now);

@@ -8,7 +8,7 @@ use crate::bucket::{Bucket, Rate};
 use crate::config::{ChargeWeights, OnAbort, Pool};
 use crate::holder::{Demand, Holder, Replica};
 use crate::ledger::{Limit, MOST_ROWS, MeterName, Row, SyncReply, SyncRequest, Terms, Version};
-use crate::queue::{Ahead, ChargedBy, FairQueue, Flow, QueueSettings, Shares, Standing, TenantIndex, Ticket, Waiter};
+use crate::queue::{Ahead, ChargedBy, FairQueue, Flow, QueueSettings, Shares, Standing, Ticket, Waiter};
 use crate::schedule::PoolSettings;
 use crate::units::{GroupName, Millis, PoolName, Tokens};
 use std::collections::BTreeMap;
@@ -76,10 +76,6 @@ impl PoolState {
         };
         self.holder.set_terms(terms, now);
         self.queue.set_shares(shares);
-    }
-
-    pub(super) fn set_tenant_weight(&mut self, tenant: TenantIndex, weight: u64) {
-        self.queue.set_weight(tenant, weight);
     }
 
     pub(super) fn set_charge(&mut self, model: ModelIndex, charge: ChargeWeights) {

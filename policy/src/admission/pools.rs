@@ -8,6 +8,7 @@
 
 use super::live::PoolIndex;
 use super::pool::PoolState;
+use crate::queue::TenantIndex;
 use crate::units::{Millis, PoolName};
 use rustc_hash::FxHashMap;
 use std::collections::BTreeSet;
@@ -63,6 +64,17 @@ impl Pools {
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &PoolState> {
         self.states.iter()
+    }
+
+    /// Sets a tenant's weight in every pool that has calls of it, or had.
+    pub(super) fn weigh(&mut self, tenant: TenantIndex, weight: u64) {
+        for at in 0..self.states.len() {
+            let Some(pool) = self.states.get_mut(at) else { continue };
+            if pool.queue.knows(tenant) && pool.queue.weight(tenant) != weight {
+                pool.queue.set_weight(tenant, weight);
+                self.stir(PoolIndex::new(at));
+            }
+        }
     }
 
     /// All of them, for what changes all: a configuration, a farewell.

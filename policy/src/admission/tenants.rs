@@ -1,5 +1,6 @@
 //! Tenants and models by index, so that a decision looks names up once.
 
+use super::adoption::Adoption;
 use super::applicants::Applicant;
 use super::hashed::{hash, spread};
 use super::starts::Starts;
@@ -29,7 +30,6 @@ pub(super) struct Terms {
     /// A pointer and no more in the state of a tenant: few have such a list.
     #[allow(clippy::box_collection)]
     models: Option<Box<BTreeSet<ModelName>>>,
-    pub(super) weight: u64,
     pub(super) group: GroupIndex,
     pub(super) default_priority: Priority,
     pub(super) ceiling: Priority,
@@ -46,7 +46,6 @@ impl Terms {
             namespace,
             tier: tiers.get(&tenant.tier).unwrap_or(&tenant.tier).clone(),
             models: tenant.models.clone().map(Box::new),
-            weight: tenant.weight,
             group: tenant.group,
             default_priority: tenant.default_priority,
             ceiling: tenant.ceiling,
@@ -90,11 +89,16 @@ pub(super) struct TenantState {
     pub(super) served: Tokens,
     /// What its calls usually yield, by model.
     pub(super) yields: Yields,
+    /// Beside other tenants of its level.
+    pub(super) weight: u32,
+    /// The latest change that it has taken over, by [`Adoption::latest`].
+    adopted: u32,
 }
 
 const _: () = assert!(size_of::<TenantState>() <= 256);
 
-/// Indices are given once and stay: a reload adds tenants and models, and takes none out of the tables.
+/// A tenant is here from its first call on. Indices are given once and stay: a reload takes no tenant and no model out of
+/// the tables.
 #[derive(Debug, Default)]
 pub(super) struct Tenants {
     states: Vec<TenantState>,
@@ -109,35 +113,64 @@ pub(super) struct Tenants {
 }
 
 impl Tenants {
-    /// Takes over a configuration: new tenants get an account, known ones keep theirs under the new limits.
-    pub(super) fn configure(&mut self, config: &Config, replica: &Replica, version: Version, clocks: Clocks) {
-        for state in &mut self.states {
-            let settings = config.tenants.get(&state.id);
+    /// A tenant that has no state yet; its limits begin full.
+    pub(super) fn add(
+        &mut self,
+        id: &TenantId,
+        settings: &Tenant,
+        replica: &Replica,
+        (version, clocks): (Version, Clocks),
+        adoption: &Adoption,
+    ) -> TenantIndex {
+        let index = TenantIndex(self.len());
+        let entry = (hash(id), index);
+        self.by_id.insert_unique(spread(entry.0), entry, |(hash, _)| spread(*hash));
+        self.states.push(TenantState {
+            id: id.clone(),
+            terms: Some(Terms::of(id, settings, &mut self.tiers)),
+            account: TenantAccount::new(&settings.limits, version, replica, clocks),
+            applicants: VecDeque::new(),
+            next_call: None,
+            running: Starts::default(),
+            waiting_bytes: 0,
+            served: Tokens::ZERO,
+            yields: Yields::default(),
+            weight: adoption.weight(id, settings.weight),
+            adopted: adoption.latest(),
+        });
+        index
+    }
+
+    /// Brings a tenant up to date: under new limits it keeps what it has. Gives its weight where anything was new.
+    pub(super) fn adopt(
+        &mut self,
+        index: TenantIndex,
+        config: &Config,
+        replica: &Replica,
+        (version, clocks): (Version, Clocks),
+        adoption: &Adoption,
+    ) -> Option<u32> {
+        let state = self.states.get_mut(usize::try_from(index.0).ok()?)?;
+        if state.adopted == adoption.latest() {
+            return None;
+        }
+        let settings = config.tenants.get(&state.id);
+        if adoption.has_config(state.adopted) {
+            state.account.turn(clocks);
+        } else {
             state.terms = settings.map(|settings| Terms::of(&state.id, settings, &mut self.tiers));
             if let Some(settings) = settings {
                 state.account.set_limits(&settings.limits, version, replica, clocks);
             }
         }
-        for (id, settings) in &config.tenants {
-            if self.index(id).is_none() {
-                let entry = (hash(id), TenantIndex(u32::try_from(self.states.len()).unwrap_or(u32::MAX)));
-                self.by_id.insert_unique(spread(entry.0), entry, |(hash, _)| spread(*hash));
-                self.states.push(TenantState {
-                    id: id.clone(),
-                    terms: Some(Terms::of(id, settings, &mut self.tiers)),
-                    account: TenantAccount::new(&settings.limits, version, replica, clocks),
-                    applicants: VecDeque::new(),
-                    next_call: None,
-                    running: Starts::default(),
-                    waiting_bytes: 0,
-                    served: Tokens::ZERO,
-                    yields: Yields::default(),
-                });
-            }
-        }
-        for name in config.models.keys() {
-            self.model_index(name);
-        }
+        state.weight = adoption.weight(&state.id, settings.map_or(1, |settings| settings.weight));
+        state.adopted = adoption.latest();
+        Some(state.weight)
+    }
+
+    /// How many have ever called.
+    pub(super) fn len(&self) -> u32 {
+        u32::try_from(self.states.len()).unwrap_or(u32::MAX)
     }
 
     pub(super) fn index(&self, id: &TenantId) -> Option<TenantIndex> {
@@ -158,10 +191,6 @@ impl Tenants {
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut TenantState> {
         self.states.iter_mut()
-    }
-
-    pub(super) fn iter_mut_with_index(&mut self) -> impl Iterator<Item = (TenantIndex, &mut TenantState)> {
-        (0..).map(TenantIndex).zip(&mut self.states)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (TenantIndex, &TenantState)> {

@@ -1,3 +1,4 @@
+mod adoption;
 mod budgets;
 mod instances;
 mod orphans;
@@ -14,6 +15,7 @@ use crate::units::{Priority, Tokens};
 use crate::wire::{AdmissionRequest, KeyProof, Outcome, Reason, Settlement, UsageSource, WIRE_VERSION};
 use proptest::prelude::*;
 use serde_json::json;
+use std::collections::BTreeMap;
 
 /// The server's clock at the start, after all days of these tests.
 const SERVER_EPOCH: Millis = Millis(1_800_000_000_000);
@@ -481,7 +483,7 @@ proptest! {
     #[test]
     fn nobody_is_lost_and_capacity_is_neither_exceeded_nor_wasted(steps in prop::collection::vec(step(), 1..150)) {
         let mut world = World::new(json!({"concurrent": 9, "tokens_per_min": 20_000}));
-        let mut config = world.core.config().clone();
+        let mut config = Config::clone(world.core.config());
         // Such calls stand in no queue; they have a test of their own.
         config.queue.concurrent_wait = Millis::ZERO;
         world.core.configure(config, UnixMillis(0), world.now);

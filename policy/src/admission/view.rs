@@ -7,6 +7,7 @@ use crate::config::Config;
 use crate::ledger::MeterName;
 use crate::units::{AdmissionId, Millis, PoolName, Priority, TenantId};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// One pool at a moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,7 +68,7 @@ impl Admission {
     }
 
     #[must_use]
-    pub fn config(&self) -> &Config {
+    pub fn config(&self) -> &Arc<Config> {
         &self.config
     }
 

@@ -164,6 +164,10 @@ impl Tree {
         own.find(|index| self.leaf(*index).is_some_and(|leaf| leaf.flow == flow))
     }
 
+    pub(super) fn knows(&self, tenant: TenantIndex) -> bool {
+        self.newest_of(tenant).is_some()
+    }
+
     /// The tenant's leaf that was made last; its others follow as siblings.
     fn newest_of(&self, tenant: TenantIndex) -> Option<FlowIndex> {
         self.by_tenant.get(at(tenant.0)).copied().flatten()

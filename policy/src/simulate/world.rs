@@ -8,7 +8,7 @@ use super::agenda::{Agenda, Task, What};
 use super::report::Report;
 use super::tally::Tally;
 use super::trace::{Arrival, Trace};
-use crate::adaptive::Adapting;
+use crate::adaptive::{Adapting, served};
 use crate::admission::{Admission, Decision, Event};
 use crate::config::ChargeWeights;
 use crate::holder::{LeaseTerms, Replica};
@@ -17,6 +17,7 @@ use crate::schedule::UnixMillis;
 use crate::units::{AdmissionId, Millis, ModelName, PoolName, Priority, Tokens};
 use crate::wire::{AdmissionRequest, KeyProof, Outcome, Settlement, Usage, UsageSource, WIRE_VERSION};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// With one replica a lease decides nothing, and renewing it seldom saves time.
 const LEASE: LeaseTerms = LeaseTerms { lease: Millis(60_000), longest_request: Millis(2 * 86_400_000), shared: false };
@@ -166,8 +167,10 @@ impl<'t> World<'t> {
             return;
         }
         let (adaptive, core) = (&self.setup.config.adaptive, &mut self.core);
-        if let Some(weights) = self.adapting.pass(adaptive, || core.served(), self.now) {
-            core.weigh_tenants(&weights);
+        let served = || served(core.config(), &core.costs(0, usize::MAX).into_iter().collect());
+        if let Some(weights) = self.adapting.pass(adaptive, served, self.now) {
+            core.weigh_tenants(Arc::new(weights));
+            self.next_wake = Some(self.now);
         }
         self.next_window = self.adapting.next(adaptive);
     }

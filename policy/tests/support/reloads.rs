@@ -12,6 +12,7 @@ use sluice_policy::schedule::UnixMillis;
 use sluice_policy::units::{Millis, TenantId};
 use sluice_policy::wire::{Outcome, Usage};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// Lets everyone run to the end, and tells who started, in order.
 fn run_dry(world: &mut World, mut running: BTreeSet<usize>) -> Vec<usize> {
@@ -103,7 +104,7 @@ proptest! {
         let (mut again, _, _) = backlog(&setup, seed);
         again.configure(&setup);
         again.apply(&setup);
-        again.core.weigh_tenants(&BTreeMap::new());
+        again.core.weigh_tenants(Arc::default());
         prop_assert_eq!(run_dry(&mut plain, running.clone()), run_dry(&mut again, running));
     }
 
@@ -124,7 +125,7 @@ proptest! {
         }
         prop_assert_eq!(running.len(), slots as usize);
         let given: BTreeMap<TenantId, u64> = world.tenants.iter().cloned().zip(weights.iter().copied()).collect();
-        world.core.weigh_tenants(&given);
+        world.core.weigh_tenants(Arc::new(given));
         let mut served = vec![0_u64; weights.len()];
         for _ in 0..100 {
             world.end(running.remove(0), SIZE);

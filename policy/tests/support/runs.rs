@@ -10,6 +10,7 @@ use sluice_policy::units::{Millis, TenantId};
 use sluice_policy::wire::{Outcome, Usage, UsageSource};
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 const EVENTS: usize = 1_000;
 const RUNS: u64 = 1_000;
@@ -127,7 +128,7 @@ impl Run {
         let given: Vec<Option<u64>> = tenants.map(|_| chance.percent(50).then(|| chance.between(1, 9))).collect();
         let named = self.world.tenants.iter().cloned().zip(&given);
         let weights: BTreeMap<TenantId, u64> = named.filter_map(|(id, weight)| Some((id, (*weight)?))).collect();
-        self.world.core.weigh_tenants(&weights);
+        self.world.core.weigh_tenants(Arc::new(weights));
         let configured = self.model.setup.tenants.iter().map(|tenant| if tenant.absent { 1 } else { tenant.weight });
         self.model.weigh(configured.zip(given).map(|(configured, given)| given.unwrap_or(configured)).collect());
     }

@@ -175,7 +175,7 @@ async fn a_worker_that_answers_for_a_call_no_more_frees_its_slot_and_its_callers
         bench.engine.hear_of_live("w", &report(2, &[2]));
     });
     assert_eq!(reason(&second), None, "the first one's slot is free");
-    let served: u64 = bench.engine.read(|core| core.served().values().map(|(_, tokens)| tokens.0).sum());
+    let served: u64 = bench.engine.costs().values().map(|tokens| tokens.0).sum();
     assert_eq!(served, 30);
 }
 

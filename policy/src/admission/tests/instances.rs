@@ -75,7 +75,7 @@ fn of_an_instance_that_trapped_only_what_cannot_have_gone_on_is_given_up() {
 #[test]
 fn the_pool_s_on_abort_applies_to_what_an_instance_left_running() {
     let (mut world, _) = world();
-    let mut config = world.core.config().clone();
+    let mut config = Config::clone(world.core.config());
     let document = json!({
         "pools": [{"name": "smol", "models": ["m"], "capacity": {"concurrent": 2}, "on_abort": {"grace_ms": 5_000}}],
     });

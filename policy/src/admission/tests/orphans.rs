@@ -10,7 +10,7 @@ fn world(on_abort: serde_json::Value) -> World {
 }
 
 fn reconfigure(world: &mut World, on_abort: serde_json::Value) {
-    let mut config = world.core.config().clone();
+    let mut config = Config::clone(world.core.config());
     let document = json!({
         "pools": [{"name": "smol", "models": ["m"], "capacity": {"concurrent": 2}, "on_abort": on_abort}],
     });

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 /// A pool with room for all; tenant `a` may have so many calls.
 fn world(limits: serde_json::Value) -> World {
     let mut world = World::new(limits);
-    let mut config = world.core.config().clone();
+    let mut config = Config::clone(world.core.config());
     let document = json!({"pools": [{"name": "smol", "models": ["m"], "capacity": {"concurrent": 50}}]});
     config.pools = read_document(&document, Config::read).unwrap().pools;
     world.core.configure(config, UnixMillis(0), world.now);
@@ -84,7 +84,7 @@ fn a_call_s_own_deadline_is_not_outwaited_and_a_wait_of_zero_refuses_at_once() {
     let (hasty, _) = world.ask("a", |request| request.deadline_ms = Some(Millis(20)));
     assert_eq!(world.wait(19), []);
     assert_eq!(told(&world.wait(1)), [(&hasty, Some(Reason::TenantConcurrency))]);
-    let mut config = world.core.config().clone();
+    let mut config = Config::clone(world.core.config());
     config.queue.concurrent_wait = Millis::ZERO;
     world.core.configure(config, UnixMillis(0), world.now);
     world.sync();
@@ -111,7 +111,7 @@ fn a_larger_limit_lets_in_who_waits() {
     let mut world = world(json!({"concurrent": 1}));
     world.admit("a");
     let (next, _) = world.ask("a", |_| ());
-    let mut config = world.core.config().clone();
+    let mut config = Config::clone(world.core.config());
     config.tenants.get_mut(&"a".into()).unwrap().limits.concurrent = Some(2);
     world.core.configure(config, UnixMillis(1), world.now);
     assert_eq!(started(&world.sync()), [&next]);
