@@ -189,18 +189,38 @@ fn marked(reply: impl IntoResponse) -> Response {
     ([mark], reply).into_response()
 }
 
-/// Clients that were refused together should not return together: up to a tenth is added to `retry-after`.
+/// The most that is added to `retry-after`: a tenth of a month would be three days too many.
+const MOST_SPREAD_MS: u64 = 30_000;
+
+/// Clients that were refused together should not return together: up to a tenth is added to `retry-after`, and at most
+/// [`MOST_SPREAD_MS`].
 fn spread(mut reply: AdmissionReply) -> AdmissionReply {
     if let AdmissionReply::Rejected(Refusal { retry_after_ms: Some(wait), .. }) = &mut reply {
         let mut random = [0_u8; 1];
         // Without randomness they return together, which is no reason to fail.
         let _ = getrandom::fill(&mut random);
-        let [part] = random;
-        *wait = wait.plus(Millis(wait.0 / 10 * u64::from(part) / 255));
+        *wait = wait.plus(added(*wait, random));
     }
     reply
 }
 
+fn added(wait: Millis, [part]: [u8; 1]) -> Millis {
+    Millis((wait.0 / 10).min(MOST_SPREAD_MS) * u64::from(part) / 255)
+}
+
 fn unknown_key() -> Refusal {
     Refusal::new(Reason::UnknownKey, "this API key is not known; check it, or ask your platform team for one")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_retry_is_spread_over_a_tenth_of_a_short_wait_and_half_a_minute_of_a_long_one() {
+        const DAY_MS: u64 = 86_400_000;
+        for (wait, most) in [(0, 0), (2_000, 200), (60_000, 6_000), (31 * DAY_MS, MOST_SPREAD_MS)] {
+            assert_eq!((added(Millis(wait), [0]).0, added(Millis(wait), [255]).0), (0, most));
+        }
+    }
 }
