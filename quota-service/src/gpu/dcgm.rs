@@ -34,6 +34,8 @@ pub(super) struct Reading {
     pub bad_lines: u64,
     /// Samples beyond the bound on rows.
     pub dropped: u64,
+    /// Samples that measure nothing that is passed on, or have no value.
+    pub other_samples: u64,
 }
 
 /// A device and who holds it. A GPU that pods share has a row for each of them.
@@ -91,9 +93,12 @@ impl Row {
 
 pub(super) fn read(text: &[u8]) -> Reading {
     let mut reading = Reading::default();
-    let mut unplaced = 0;
+    let (mut unplaced, mut other_samples) = (0, 0);
     let bad_lines = exposition::read(text, |sample| {
-        let Some(quantity) = quantity(&sample) else { return };
+        let Some(quantity) = quantity(&sample) else {
+            other_samples += 1;
+            return;
+        };
         let Some(key) = row_key(&sample) else {
             unplaced += 1;
             return;
@@ -109,6 +114,7 @@ pub(super) fn read(text: &[u8]) -> Reading {
         row.note(&quantity);
     });
     reading.bad_lines = bad_lines + unplaced;
+    reading.other_samples = other_samples;
     reading
 }
 

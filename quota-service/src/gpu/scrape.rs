@@ -102,8 +102,9 @@ impl Scraper {
         let _turn = self.turns.acquire().await.ok();
         let body = timeout(TIMEOUT, self.fetch(url)).await.map_err(|_| ScrapeError::Timeout)??;
         let reading = dcgm::read(&body);
-        // A node without GPUs says nothing, and rightly so. A login page says much, and wrongly.
-        if reading.rows.is_empty() && reading.bad_lines > 0 {
+        // A node without GPUs says nothing, and rightly so. A login page and another exporter say much, and nothing of them
+        // is understood here.
+        if reading.rows.is_empty() && reading.bad_lines + reading.other_samples > 0 {
             return Err(ScrapeError::NotMetrics { bad_lines: reading.bad_lines });
         }
         Ok(reading)

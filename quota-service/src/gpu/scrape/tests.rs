@@ -19,6 +19,9 @@ async fn exporters() -> String {
         .route("/good", get(async || GOOD))
         .route("/empty", get(async || ""))
         .route("/login", get(async || "<html>\nplease log in\n</html>"))
+        .route("/other", get(async || "# TYPE node_load1 gauge\nnode_load1 0.5\n"))
+        .route("/renamed", get(async || "DCGM_FI_DEV_GPU_LOAD{gpu=\"0\"} 40\n"))
+        .route("/comments", get(async || "# HELP DCGM_FI_DEV_GPU_UTIL Load.\n"))
         .route("/broken", get(async || StatusCode::INTERNAL_SERVER_ERROR))
         .route("/huge", get(async || Body::from(vec![b'\n'; MAX_BODY_BYTES + 1])))
         .route("/slow", get(async || tokio::time::sleep(TIMEOUT * 10).await));
@@ -44,6 +47,9 @@ async fn every_way_a_scrape_can_end_has_its_name() {
         (format!("{base}/good"), ScrapeResult::Ok),
         (format!("{base}/empty"), ScrapeResult::Ok),
         (format!("{base}/login"), ScrapeResult::NotMetrics),
+        (format!("{base}/other"), ScrapeResult::NotMetrics),
+        (format!("{base}/renamed"), ScrapeResult::NotMetrics),
+        (format!("{base}/comments"), ScrapeResult::Ok),
         (format!("{base}/broken"), ScrapeResult::BadStatus),
         (format!("{base}/nowhere"), ScrapeResult::BadStatus),
         (format!("{base}/huge"), ScrapeResult::TooLarge),
