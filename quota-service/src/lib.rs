@@ -139,8 +139,9 @@ pub async fn run(
     let gpu_view = GpuView::new(&settings.gpu);
     metrics.also(Box::new(gpu_view.collector()?))?;
 
+    let tenants = settings.policy.tenants.iter().filter(|_| role.watches_gpus() && !settings.gpu.exporters.is_empty());
     let namespaces: BTreeMap<String, String> =
-        settings.policy.tenants.iter().map(|(id, tenant)| (tenant.namespace.to_string(), id.to_string())).collect();
+        tenants.map(|(id, tenant)| (tenant.namespace.to_string(), id.to_string())).collect();
     let identity = SharedIdentity::new(Identity::new(&settings.policy, secrets.peppers));
     let id = HolderId::from(settings.holder.as_str());
     let usage = Arc::new(Usage::new(&id, incarnation, Arc::clone(&metrics)));
