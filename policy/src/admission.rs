@@ -219,7 +219,7 @@ impl Admission {
     /// When [`Admission::advance`] has something to do by time alone.
     #[must_use]
     pub fn next_wake(&self) -> Option<Millis> {
-        let (pools, adopts) = (self.pools.next_wake(), self.is_adopting().then_some(Millis::ZERO));
+        let (pools, adopts) = (self.pools.next_wake(), self.next_slice());
         pools
             .into_iter()
             .chain(adopts)

@@ -5,6 +5,7 @@
 //! Invariant: a call is decided by a tenant that is up to date.
 
 use super::Admission;
+use super::live::PoolIndex;
 use crate::account::Clocks;
 use crate::budget::Days;
 use crate::config::Config;
@@ -17,6 +18,8 @@ use std::sync::Arc;
 
 /// Tenants that are brought up to date at once, in well under a millisecond.
 const SLICE: u32 = 128;
+/// Between two slices, for the calls that come meanwhile.
+const PAUSE: Millis = Millis(1);
 /// A wall clock that has moved beside ours by more than this was set.
 const CLOCK_WAS_SET_MS: i64 = 1_000;
 
@@ -43,6 +46,8 @@ pub(super) struct Adoption {
     configured: u32,
     /// Every tenant before it is up to date.
     next: u32,
+    /// When the latest slice of this change was; `None` before the first.
+    sliced_at: Option<Millis>,
 }
 
 impl Adoption {
@@ -70,6 +75,7 @@ impl Adoption {
     fn begin(&mut self) {
         self.latest = self.latest.saturating_add(1);
         self.next = 0;
+        self.sliced_at = None;
     }
 }
 
@@ -128,22 +134,39 @@ impl Admission {
         Some(index)
     }
 
-    /// Brings the next tenants up to date that are not. Tells whether others remain.
-    pub(super) fn adopt_some(&mut self, now: Millis) -> bool {
+    /// Brings the next tenants up to date that are not: a slice a millisecond. A ledger in this process answers what a
+    /// slice asks at once, and without the pause the whole change would be one call of [`Admission::advance`] after the
+    /// other under one lock.
+    pub(super) fn adopt_some(&mut self, now: Millis) {
+        if self.next_slice().is_none_or(|at| at > now) {
+            return;
+        }
+        self.adoption.sliced_at = Some(now);
         let end = self.tenants.len().min(self.adoption.next.saturating_add(SLICE));
         while self.adoption.next < end {
             self.bring_up_to_date(TenantIndex(self.adoption.next), now);
             self.adoption.next += 1;
         }
-        self.is_adopting()
     }
 
-    /// Whether tenants have yet to be brought up to date.
-    pub(super) fn is_adopting(&self) -> bool {
-        self.adoption.next < self.tenants.len()
+    /// When the next tenants are to be brought up to date; `None` when all are.
+    pub(super) fn next_slice(&self) -> Option<Millis> {
+        let at = self.adoption.sliced_at.map_or(Millis::ZERO, |at| at.plus(PAUSE));
+        (self.adoption.next < self.tenants.len()).then_some(at)
     }
 
-    fn bring_up_to_date(&mut self, index: TenantIndex, now: Millis) {
+    /// A pool hears of a tenant's weight when a call of the tenant comes there.
+    pub(super) fn weigh_in(&mut self, pool: PoolIndex, tenant: TenantIndex) {
+        let weight = self.tenants.get(tenant).map_or(1, |tenant| u64::from(tenant.weight));
+        if self.pools.get(pool).is_some_and(|pool| pool.queue.weight(tenant) != weight)
+            && let Some(pool) = self.pools.get_mut(pool)
+        {
+            pool.queue.set_weight(tenant, weight);
+        }
+    }
+
+    /// Does nothing for a tenant that has taken over everything.
+    pub(super) fn bring_up_to_date(&mut self, index: TenantIndex, now: Millis) {
         let (version, clocks) = self.adoption.terms_at(now);
         let adopted = self.tenants.adopt(index, &self.config, &self.replica, (version, clocks), &self.adoption);
         if let Some(weight) = adopted {

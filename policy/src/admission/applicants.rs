@@ -182,6 +182,7 @@ impl Admission {
 
     /// The ledger has said something about a tenant: charges its applicants in order, until one must wait on.
     fn hear_applicants(&mut self, index: TenantIndex, now: Millis) {
+        self.bring_up_to_date(index, now);
         while let Some(tenant) = self.tenants.get_mut(index) {
             let Some(applicant) = tenant.applicants.front().copied() else { break };
             let Some(live) = self.live.get(applicant.key).cloned() else {
@@ -241,6 +242,7 @@ impl Admission {
     /// Charges calls that wait for their tenant's next slot, in order, where one may have come.
     pub(super) fn hear_successors(&mut self, now: Millis) {
         while let Some(index) = self.successors.take_stirred() {
+            self.bring_up_to_date(index, now);
             while self.hear_successor(index, now) {}
         }
     }
@@ -283,6 +285,7 @@ impl Admission {
     }
 
     fn let_in(&mut self, applicant: Applicant, mut live: Live, now: Millis) {
+        self.weigh_in(live.pool, live.flow.tenant);
         let Some(pool) = self.pools.get(live.pool) else { return };
         let standing = pool.queue.standing(live.flow);
         let held = self.tenants.get(live.flow.tenant).map_or(0, |tenant| tenant.waiting_bytes);

@@ -128,7 +128,9 @@ impl Admission {
             return Err(Refusal::new(Reason::DuplicateAdmission, "this admission was asked for before").into());
         }
         let tenant = self.welcome(tenant_id, now);
-        self.weigh_where_it_calls(tenant, request);
+        if let (Some(tenant), Some(route)) = (tenant, self.route(request)) {
+            self.weigh_in(route.pool, tenant);
+        }
         let (index, terms) = self.terms(tenant_id, tenant)?;
         let level = request.priority.or(granted).unwrap_or(terms.default_priority);
         // A key's own level is its ceiling too: a rule that puts a key at P7 keeps it there.
@@ -137,17 +139,6 @@ impl Admission {
         let plan = self.plan(index, terms, level, request, seen)?;
         (seen.reserved, seen.charge) = (plan.reserved, plan.charge);
         self.decide(plan, request, now)
-    }
-
-    /// A pool hears of a tenant's weight when the tenant first calls there.
-    fn weigh_where_it_calls(&mut self, tenant: Option<TenantIndex>, request: &AdmissionRequest) {
-        let (Some(index), Some(route)) = (tenant, self.route(request)) else { return };
-        let weight = self.tenants.get(index).map_or(1, |tenant| u64::from(tenant.weight));
-        if self.pools.get(route.pool).is_some_and(|pool| pool.queue.weight(index) != weight)
-            && let Some(pool) = self.pools.get_mut(route.pool)
-        {
-            pool.queue.set_weight(index, weight);
-        }
     }
 
     fn terms(&self, id: &TenantId, index: Option<TenantIndex>) -> Result<(TenantIndex, &Terms), Refusal> {

@@ -33,10 +33,19 @@ fn world(config: Config) -> World {
     world
 }
 
-/// How often the core is to be called until every tenant has taken over what has changed.
+/// How often the core is to be called, a millisecond apart, until every tenant has taken over what has changed.
 fn slices(world: &mut World) -> usize {
-    let behind = |world: &World| world.core.next_wake() == Some(Millis::ZERO);
-    (0..).find(|_| !behind(world) || !world.core.advance(world.now).is_empty()).unwrap()
+    let mut slices = 0;
+    while world.core.next_slice().is_some() {
+        world.core.advance(world.now);
+        let behind = world.core.next_slice();
+        assert!(behind.is_none_or(|at| at == world.now.plus(Millis(1)) && world.core.next_wake() == Some(at)));
+        world.core.advance(world.now);
+        assert_eq!(world.core.next_slice(), behind, "one slice a millisecond, however often the core is called");
+        world.now = world.now.plus(Millis(1));
+        slices += 1;
+    }
+    slices
 }
 
 #[test]
@@ -81,6 +90,34 @@ fn a_day_begins_for_a_tenant_that_calls_before_its_slice_and_for_the_others_with
     assert_eq!(started(&world.sync()), [&id]);
     world.core.turn_budgets(UnixMillis(DAY + 1), world.now);
     assert_eq!(slices(&mut world), 0, "it is the same day");
+}
+
+#[test]
+fn a_call_that_waits_for_the_ledger_is_decided_by_the_limits_of_the_moment_it_answers() {
+    let mut world = world(limited_to(1_000));
+    world.wait(10_000);
+    let last = format!("t-{}", TENANTS - 1);
+    assert_eq!(world.send(&last, |_| ()).1, Decision::Queued, "what was lent is back at the ledger");
+    drop(world.core.configure(limited_to(20), UnixMillis(1), world.now));
+    let events = world.sync();
+    assert!(matches!(events.as_slice(), [Event::Refused(..)]), "{events:?}");
+}
+
+#[test]
+fn a_weight_that_changes_while_a_call_waits_for_its_tenants_account_counts_where_it_then_queues() {
+    let weighed = |weight| config(0..TENANTS + 1, weight, &json!({"tokens_per_day": 1_000}));
+    let mut world = world(weighed(2));
+    for _ in 0..10 {
+        world.admit("t-0");
+    }
+    let newcomer = format!("t-{TENANTS}");
+    assert_eq!(world.send(&newcomer, |_| ()).1, Decision::Queued);
+    let index = world.core.tenants.index(&newcomer.as_str().into()).unwrap();
+    drop(world.core.configure(weighed(7), UnixMillis(1), world.now));
+    slices(&mut world);
+    world.sync();
+    let pool = world.core.pools.named(&"smol".into()).unwrap();
+    assert_eq!((pool.queue.weight(index), pool.queue.tenant_depth(index)), (7, 1));
 }
 
 #[test]
