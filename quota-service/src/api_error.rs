@@ -1,6 +1,6 @@
 //! What both listeners answer when a request is not even wrong.
 
-use crate::ledger::LedgerError;
+use crate::home::error::HomeError;
 use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -32,7 +32,7 @@ pub enum ApiError {
     )]
     UnknownAdmission,
     #[error("this is kept in the ledger, which does not answer: {0}")]
-    Ledger(#[from] LedgerError),
+    Ledger(#[from] HomeError),
     #[error("others change the overlay all the time; look at it, and try again")]
     Contested,
     #[error("the filter speaks version {theirs} of the wire format, this service {ours}; upgrade the older one")]

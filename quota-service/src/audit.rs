@@ -1,16 +1,10 @@
 //! The audit log: what operators and rules have changed. One line each in the service's log, under the target `audit`,
 //! and one entry each in Redis' stream `sluice:audit`, where there is a Redis.
 
-use crate::ledger::Ledger;
+use crate::home::contract::AuditTrail;
+use crate::home::records::Entry;
 use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
-
-/// One change: `what` is the kind of it, `how` says what it is now.
-#[derive(Clone, Debug)]
-pub struct Entry {
-    pub what: &'static str,
-    pub how: String,
-}
 
 /// Entries that wait for Redis; beyond that they are in the log only.
 const MOST_WAITING: usize = 1_024;
@@ -34,14 +28,14 @@ impl Audit {
     }
 }
 
-/// Writes entries to the ledger, in order. Runs until shutdown.
-pub async fn run(mut entries: mpsc::Receiver<Entry>, ledger: Arc<dyn Ledger>, mut shutdown: watch::Receiver<bool>) {
+/// Writes entries to the home, in order. Runs until shutdown.
+pub async fn run(mut entries: mpsc::Receiver<Entry>, trail: Arc<dyn AuditTrail>, mut shutdown: watch::Receiver<bool>) {
     loop {
         let entry = tokio::select! {
             Some(entry) = entries.recv() => entry,
             _ = shutdown.wait_for(|stop| *stop) => return,
         };
-        if let Err(error) = ledger.record(&entry).await {
+        if let Err(error) = trail.record(&entry).await {
             tracing::warn!(%error, what = entry.what, "an audit entry is in this log only");
         }
     }

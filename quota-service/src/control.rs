@@ -9,12 +9,13 @@ mod status;
 pub use clock::{Rehearsal, WallClock};
 pub use status::{OverlayStatus, TimeRulesStatus};
 
-use crate::Secrets;
 use crate::api_error::ApiError;
 use crate::audit::Audit;
 use crate::engine::Engine;
+use crate::home::contract::Documents;
+use crate::home::overlay::Overlay;
 use crate::identity::{Identity, SharedIdentity};
-use crate::ledger::{Ledger, Overlay};
+use crate::secrets::Secrets;
 use crate::settings::Settings;
 use sluice_policy::adaptive::{Adapting, served};
 use sluice_policy::admission::Admission;
@@ -38,7 +39,7 @@ pub struct Control {
     config_file: PathBuf,
     clock: WallClock,
     audit: Audit,
-    ledger: Arc<dyn Ledger>,
+    documents: Arc<dyn Documents>,
     state: Mutex<State>,
     /// The rules or the adaptive window have changed.
     changed: Notify,
@@ -79,15 +80,24 @@ impl Control {
         config_file: PathBuf,
         clock: WallClock,
         audit: Audit,
-        ledger: Arc<dyn Ledger>,
+        documents: Arc<dyn Documents>,
     ) -> Self {
         let state = State { since: clock.now(), ..State::default() };
-        Self { engine, identity, config_file, clock, audit, ledger, state: Mutex::new(state), changed: Notify::new() }
+        Self {
+            engine,
+            identity,
+            config_file,
+            clock,
+            audit,
+            documents,
+            state: Mutex::new(state),
+            changed: Notify::new(),
+        }
     }
 
     /// Follows the time rules and the adaptive window. Runs until shutdown.
     pub async fn run(&self, mut shutdown: watch::Receiver<bool>) {
-        let mut overlays = self.ledger.overlay_changes();
+        let mut overlays = self.documents.overlay_changes();
         loop {
             self.look_for_overlay().await;
             self.apply();
@@ -121,10 +131,10 @@ impl Control {
     /// Takes over what operators have set at another replica.
     async fn look_for_overlay(&self) {
         let own = self.lock().overlay.clone();
-        let overlay = match self.ledger.overlay().await {
+        let overlay = match self.documents.overlay().await {
             // Redis has lost it.
             Ok(overlay) if overlay.version < own.version => {
-                self.ledger.replace_overlay(own.version - 1, own.change.as_ref()).await
+                self.documents.replace_overlay(own.version - 1, own.change.as_ref()).await
             }
             overlay => overlay,
         };
@@ -245,11 +255,11 @@ impl Control {
         &self,
         replace: impl Fn(Option<Change>) -> Option<Change>,
     ) -> Result<OverlayStatus, ApiError> {
-        let (stored, own) = (self.ledger.overlay().await?, self.lock().overlay.clone());
+        let (stored, own) = (self.documents.overlay().await?, self.lock().overlay.clone());
         let mut before = if own.version > stored.version { own } else { stored };
         for _ in 0..MOST_ATTEMPTS {
             let change = replace(before.change.clone());
-            let now = self.ledger.replace_overlay(before.version, change.as_ref()).await?;
+            let now = self.documents.replace_overlay(before.version, change.as_ref()).await?;
             if now.version == before.version + 1 && now.change == change {
                 self.take_overlay(now);
                 self.apply();

@@ -10,7 +10,8 @@ mod totals;
 
 pub use totals::Totals;
 
-use crate::ledger::{Account, Ledger};
+use crate::home::contract::Accounts;
+use crate::ledger::Account;
 use crate::metrics::Metrics;
 use crate::usage::Usage as UsageRecords;
 use calls::Call;
@@ -38,7 +39,7 @@ pub struct Engine {
     /// The next timer has moved forward.
     timer: Notify,
     /// `None`: this process decides nothing, and must hold nothing.
-    ledger: Option<Arc<dyn Ledger>>,
+    ledger: Option<Arc<dyn Accounts>>,
     /// Where calls to a ledger go that is not in this process.
     calls: mpsc::UnboundedSender<Call>,
     /// A call has ended, or an orphan's time; [`Engine::all_settled`] waits for it.
@@ -69,7 +70,7 @@ impl Engine {
     /// Starts everything that must happen without a caller, too: `tasks` run until shutdown.
     pub fn start(
         core: Admission,
-        ledger: Option<Arc<dyn Ledger>>,
+        ledger: Option<Arc<dyn Accounts>>,
         metrics: Arc<Metrics>,
         usage: Arc<UsageRecords>,
         shutdown: &watch::Receiver<bool>,

@@ -9,9 +9,10 @@ mod tests;
 
 pub use table::table;
 
-use crate::ledger::link::{Link, Lua, RedisSecrets};
+use crate::home::error::HomeError;
+use crate::home::link::{Link, Lua, RedisSecrets};
+use crate::ledger::Account;
 use crate::ledger::stored::{StoredAccount, StoredBranch, StoredHolder, StoredMeter, Unreadable};
-use crate::ledger::{Account, LedgerError};
 use crate::settings::Settings;
 use clap::Args;
 use serde::Serialize;
@@ -169,7 +170,7 @@ pub fn run(args: &InspectArgs) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// Redis does not answer or refuses, or holds an account that this release cannot read.
-pub async fn find(link: &Link, name: Option<&str>) -> Result<Vec<Inspected>, LedgerError> {
+pub async fn find(link: &Link, name: Option<&str>) -> Result<Vec<Inspected>, HomeError> {
     let keys: Vec<String> = match name {
         Some(name) => {
             [Account::Pool(name.into()), Account::Tenant(name.into())].iter().map(Account::to_string).collect()
@@ -185,7 +186,7 @@ pub async fn find(link: &Link, name: Option<&str>) -> Result<Vec<Inspected>, Led
         if hash.is_empty() {
             continue;
         }
-        let malformed = |unreadable: Unreadable| LedgerError::Malformed(format!("{key} {unreadable}"));
+        let malformed = |unreadable: Unreadable| HomeError::Malformed(format!("{key} {unreadable}"));
         let stored = StoredAccount::read(&hash).map_err(malformed)?;
         found.push(Inspected::new(key.clone(), &stored, seconds * 1_000 + microseconds / 1_000));
     }

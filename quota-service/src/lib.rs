@@ -4,19 +4,21 @@
 //! follows the modules below.
 
 pub mod role;
-pub mod settings;
 pub mod secret;
-pub mod server;
-pub mod admission_api;
-pub mod admin_api;
+pub mod ledger;
+pub mod home;
 pub mod api_error;
+pub mod settings;
 pub mod identity;
+pub mod secrets;
+pub mod server;
+pub mod metrics;
+pub mod usage;
+pub mod audit;
 pub mod engine;
 pub mod control;
-pub mod audit;
-pub mod ledger;
-pub mod usage;
-pub mod metrics;
+pub mod admission_api;
+pub mod admin_api;
 pub mod gpu;
 pub mod simulate;
 pub mod inspect;
@@ -26,20 +28,21 @@ use audit::Audit;
 use control::{Control, WallClock};
 use engine::{Engine, keeping};
 use gpu::GpuView;
-use identity::{Identity, Peppers, SharedIdentity};
-use ledger::link::{FirstContact, Link, RedisSecrets, RedisSettings};
-use ledger::{EmbeddedLedger, Ledger, RedisLedger, StoreError};
+use home::Home;
+use home::embedded::{EmbeddedHome, StoreError};
+use home::link::{FirstContact, Link, RedisSecrets, RedisSettings};
+use home::redis::RedisHome;
+use identity::{Identity, SharedIdentity};
 use metrics::Metrics;
 use role::Role;
-use secret::Secret;
+use secrets::Secrets;
 use server::Listener;
-use settings::{FilterListener, LEAST_SECRET_BYTES, LedgerHome, Settings};
+use settings::{LedgerHome, Settings};
 use sluice_policy::admission::Admission;
 use sluice_policy::config::reader::{ConfigError, ConfigErrors};
 use sluice_policy::holder::Replica;
 use sluice_policy::units::{HolderId, Millis};
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::net::TcpListener;
@@ -50,51 +53,6 @@ use usage::Usage;
 
 /// How long the last settlements may take to be safe: the ledger hears of them at its next tick.
 const LAST_SETTLEMENTS: Duration = Duration::from_secs(2);
-
-/// What the configuration names by file, opened.
-pub struct Secrets {
-    pub peppers: Peppers,
-    pub operators_token: Secret,
-    pub filter_secret: Option<Secret>,
-    /// Empty for the embedded ledger.
-    pub redis: RedisSecrets,
-}
-
-impl Secrets {
-    /// Opens every file of secrets that the configuration names.
-    ///
-    /// # Errors
-    /// All that are missing, unreadable or too short, at once.
-    pub fn open(settings: &Settings) -> Result<Self, ConfigErrors> {
-        let mut errors = Vec::new();
-        let mut open = |path: String, file: &Path, least| match Secret::from_file(file, least) {
-            Ok(secret) => Some(secret),
-            Err(problem) => {
-                errors.push(ConfigError { path, problem: format!("{}: {problem}", file.display()) });
-                None
-            }
-        };
-        let operators_token =
-            open("listeners.operators.token_file".to_owned(), &settings.operators_token, LEAST_SECRET_BYTES);
-        let filter_secret = match &settings.filter_listener {
-            FilterListener::Unix(_) => None,
-            FilterListener::Tcp { secret, .. } => {
-                open("listeners.filter.secret_file".to_owned(), secret, LEAST_SECRET_BYTES)
-            }
-        };
-        let peppers = settings.peppers.iter();
-        let peppers: Peppers = peppers
-            .filter_map(|(&version, file)| {
-                Some((version, open(format!("identity.peppers (version {version})"), file, LEAST_SECRET_BYTES)?))
-            })
-            .collect();
-        let redis = settings.ledger.redis().map(|redis| RedisSecrets::open(redis, &mut errors)).unwrap_or_default();
-        match operators_token {
-            Some(operators_token) if errors.is_empty() => Ok(Self { peppers, operators_token, filter_secret, redis }),
-            Some(_) | None => Err(ConfigErrors(errors)),
-        }
-    }
-}
 
 /// Both listeners, bound.
 pub struct Listeners {
@@ -134,7 +92,7 @@ pub async fn run(
     hang_ups: watch::Receiver<u64>,
     shutdown: watch::Receiver<bool>,
 ) -> anyhow::Result<()> {
-    let (ledger, incarnation) = open_ledger(&settings, &secrets.redis).await?;
+    let (home, incarnation) = open_home(&settings, &secrets.redis).await?;
     let metrics = Arc::new(Metrics::new(settings.tenant_by_model)?);
     let gpu_view = GpuView::new(&settings.gpu);
     metrics.also(Box::new(gpu_view.collector()?))?;
@@ -151,22 +109,22 @@ pub async fn run(
     // Listeners stop after the engine has answered everyone, the tasks with them.
     let (stop, stopped) = watch::channel(false);
     let mut tasks = JoinSet::new();
-    let deciding = role.decides().then(|| Arc::clone(&ledger));
+    let deciding = role.decides().then(|| Arc::clone(&home.accounts));
     let engine = Engine::start(core, deciding, Arc::clone(&metrics), Arc::clone(&usage), &stopped, &mut tasks);
     if role.watches_gpus() {
         tasks.spawn(gpu::run(settings.gpu, namespaces, gpu_view, stopped.clone()));
     }
     let gate = admission_api::router(Arc::clone(&engine), identity.clone(), secrets.filter_secret);
-    tasks.spawn(keeping::run(Arc::clone(&engine), Arc::clone(&usage), Arc::clone(&ledger), stopped.clone()));
+    tasks.spawn(keeping::run(Arc::clone(&engine), Arc::clone(&usage), Arc::clone(&home.usage), stopped.clone()));
     let (audit, entries) = Audit::new();
-    tasks.spawn(audit::run(entries, Arc::clone(&ledger), stopped.clone()));
+    tasks.spawn(audit::run(entries, Arc::clone(&home.audit), stopped.clone()));
     let clock = WallClock::new(settings.rehearsal);
     let control =
-        Arc::new(Control::new(Arc::clone(&engine), identity, settings.file, clock, audit, Arc::clone(&ledger)));
+        Arc::new(Control::new(Arc::clone(&engine), identity, settings.file, clock, audit, Arc::clone(&home.documents)));
     let (following, stop_following) = (Arc::clone(&control), stopped.clone());
     tasks.spawn(async move { following.run(stop_following).await });
     reload_on(hang_ups, Arc::clone(&control), stopped.clone(), &mut tasks);
-    let reports = UsageReports { usage: Arc::clone(&usage), ledger: Arc::clone(&ledger) };
+    let reports = UsageReports { usage: Arc::clone(&usage), home: Arc::clone(&home.usage) };
     let (token, names) = (secrets.operators_token, settings.operators_names);
     let desk = admin_api::router(Arc::clone(&engine), control, reports, token, names);
     if let Some(filter) = listeners.filter {
@@ -188,7 +146,7 @@ pub async fn run(
     let _ = stop.send(true);
     while tasks.join_next().await.is_some() {}
     // In this order: the last settlements are counted, then kept.
-    for last_word in [usage.flush(&*ledger).await, ledger.close().await] {
+    for last_word in [usage.flush(&*home.usage).await, home.lifecycle.close().await] {
         if let Err(error) = last_word {
             tracing::error!(%error, "what happened last is not kept");
         }
@@ -196,22 +154,22 @@ pub async fn run(
     Ok(())
 }
 
-/// The ledger, and what it calls this start of ours.
-async fn open_ledger(settings: &Settings, secrets: &RedisSecrets) -> Result<(Arc<dyn Ledger>, u64), ConfigErrors> {
+/// The home, and what it calls this start of ours.
+async fn open_home(settings: &Settings, secrets: &RedisSecrets) -> Result<(Home, u64), ConfigErrors> {
     let incarnation = incarnation();
     let retention = settings.usage_retention;
     match &settings.ledger {
         LedgerHome::Redis(redis) => {
-            Ok((Arc::new(RedisLedger::new(connect(redis, secrets).await?, retention)), incarnation))
+            Ok((Home::new(RedisHome::new(connect(redis, secrets).await?, retention)), incarnation))
         }
-        LedgerHome::Memory => Ok((Arc::new(EmbeddedLedger::default()), incarnation)),
+        LedgerHome::Memory => Ok((Home::new(EmbeddedHome::default()), incarnation)),
         LedgerHome::File(file) => {
             let refuse = |error: StoreError| {
                 ConfigErrors(vec![ConfigError { path: "ledger.file".to_owned(), problem: error.to_string() }])
             };
-            let ledger = EmbeddedLedger::open(file, incarnation, retention).map_err(refuse)?;
-            let incarnation = ledger.incarnation().unwrap_or(incarnation);
-            Ok((Arc::new(ledger), incarnation))
+            let home = EmbeddedHome::open(file, incarnation, retention).map_err(refuse)?;
+            let incarnation = home.incarnation().unwrap_or(incarnation);
+            Ok((Home::new(home), incarnation))
         }
     }
 }

@@ -3,7 +3,7 @@
 use crate::admin_api::OwnNames;
 use crate::control::Rehearsal;
 use crate::gpu::GpuSettings;
-use crate::ledger::link::RedisSettings;
+use crate::home::link::RedisSettings;
 use sluice_policy::config::Config;
 use sluice_policy::config::reader::{ConfigError, ConfigErrors, Section, is_name, read_document};
 use sluice_policy::holder::LeaseTerms;

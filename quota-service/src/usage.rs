@@ -5,15 +5,13 @@
 //! answer was lost, counts once. Whoever reads adds up the fields. What is written leaves memory, and is read again when
 //! its tenant comes back within the hour.
 
-mod counts;
-mod hour;
 mod tally;
 
-pub use counts::{Counts, Field};
-pub use hour::Hour;
 pub use tally::Tally;
 
-use crate::ledger::{Ledger, LedgerError};
+use crate::home::contract::UsageRecords;
+use crate::home::error::HomeError;
+use crate::home::records::{Counts, Hour};
 use crate::metrics::Metrics;
 use sluice_policy::admission::Settled;
 use sluice_policy::config::Price;
@@ -21,14 +19,6 @@ use sluice_policy::units::{HolderId, ModelName, TenantId};
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-/// One hour of one tenant, as one process writes it: counts by field.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Record {
-    pub tenant: TenantId,
-    pub hour: Hour,
-    pub fields: BTreeMap<Field, Counts>,
-}
 
 /// What was used in each hour in which anything was, by model.
 pub type ByHour = BTreeMap<Hour, BTreeMap<ModelName, Counts>>;
@@ -60,15 +50,15 @@ impl Usage {
     ///
     /// # Errors
     /// The ledger may not have taken all; the next time brings it again.
-    pub async fn flush(&self, ledger: &dyn Ledger) -> Result<(), LedgerError> {
+    pub async fn flush(&self, home: &dyn UsageRecords) -> Result<(), HomeError> {
         let _alone = self.writes.lock().await;
         let unknown = self.tally().unknown();
         if !unknown.is_empty() {
-            let found = ledger.kept_usage(&unknown).await?;
+            let found = home.kept_usage(&unknown).await?;
             self.tally().know(&unknown, &found);
         }
         let records = self.tally().changed();
-        ledger.keep_usage(&records).await?;
+        home.keep_usage(&records).await?;
         self.tally().kept(&records);
         Ok(())
     }
@@ -79,14 +69,14 @@ impl Usage {
     /// The ledger does not answer.
     pub async fn read(
         &self,
-        ledger: &dyn Ledger,
+        home: &dyn UsageRecords,
         tenant: &TenantId,
         hours: RangeInclusive<Hour>,
-    ) -> Result<ByHour, LedgerError> {
+    ) -> Result<ByHour, HomeError> {
         // Of this replica it tells all, of others what they have written.
-        self.flush(ledger).await?;
+        self.flush(home).await?;
         let mut by_hour = ByHour::new();
-        for record in ledger.usage(tenant, hours).await? {
+        for record in home.usage(tenant, hours).await? {
             let models = by_hour.entry(record.hour).or_default();
             for (field, counts) in record.fields {
                 models.entry(field.model).or_default().add(&counts);

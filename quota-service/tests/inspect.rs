@@ -10,8 +10,9 @@ mod homes;
 #[path = "conformance/rig.rs"]
 mod rig;
 
+use quota_service::home::contract::Accounts;
 use quota_service::inspect::{Inspected, find};
-use quota_service::ledger::{Account, Ledger};
+use quota_service::ledger::Account;
 use redis::cmd;
 use rig::{Rig, Where};
 use sluice_policy::bucket::Rate;

@@ -11,8 +11,8 @@ use e2e::stack::redis::sentinels::Sentinels;
 use e2e::stack::redis::{Engine, Setup};
 use e2e::wait::{wait_for, wait_until};
 use nix::sys::signal::Signal;
-use quota_service::ledger::LedgerError;
-use quota_service::ledger::link::{FirstContact, Link, Lua, Notice, RedisSecrets};
+use quota_service::home::error::HomeError;
+use quota_service::home::link::{FirstContact, Link, Lua, Notice, RedisSecrets};
 use quota_service::settings::Settings;
 use serde_json::{Value, json};
 use std::cell::Cell;
@@ -42,11 +42,11 @@ fn link(redis: &Value) -> Link {
     Link::new(settings.ledger.redis().unwrap(), &RedisSecrets::default()).unwrap()
 }
 
-async fn count(link: &Link) -> Result<u64, LedgerError> {
+async fn count(link: &Link) -> Result<u64, HomeError> {
     count_on(KEY, link).await
 }
 
-async fn count_on(key: &str, link: &Link) -> Result<u64, LedgerError> {
+async fn count_on(key: &str, link: &Link) -> Result<u64, HomeError> {
     let lua = Lua::new(COUNT);
     let mut call = lua.on(key.to_owned());
     call.arg(1);
@@ -71,10 +71,10 @@ async fn first_contact(redis: &Value) -> Result<(), String> {
 
 /// The first answer that came in time. On a busy machine half a second may pass in which nothing runs, and then a call has
 /// failed of which nothing else is wrong.
-async fn in_time(link: &Link) -> Result<u64, LedgerError> {
+async fn in_time(link: &Link) -> Result<u64, HomeError> {
     wait_for("a call ends in time", SLACK, || async {
         match count(link).await {
-            Err(LedgerError::Timeout(_)) => None,
+            Err(HomeError::Timeout(_)) => None,
             answer => Some(answer),
         }
     })
@@ -104,7 +104,7 @@ async fn a_connection_that_fell_silent_is_replaced() {
     let (_folder, _redis, proxy, link) = rig("link-half-open").await;
     proxy.set(Fault::HalfOpen).await.unwrap();
     for _ in 0..3 {
-        assert!(matches!(count(&link).await, Err(LedgerError::Timeout(500) | LedgerError::Redis(_))));
+        assert!(matches!(count(&link).await, Err(HomeError::Timeout(500) | HomeError::Redis(_))));
     }
     proxy.set(Fault::None).await.unwrap();
     // The old connection is dead for ever; only a new one can answer.
@@ -141,7 +141,7 @@ async fn a_refusing_host_is_tried_until_it_accepts() {
     proxy.reset_all();
     assert!(count(&link).await.is_err());
     let error = in_time(&link).await.unwrap_err();
-    assert!(matches!(&error, LedgerError::Away(why) if why.contains("refused")), "{error}");
+    assert!(matches!(&error, HomeError::Away(why) if why.contains("refused")), "{error}");
     proxy.set(Fault::None).await.unwrap();
     counts_again(&link).await;
 }

@@ -11,8 +11,9 @@ mod homes;
 mod rig;
 
 use e2e::folder::Folder;
-use quota_service::ledger::{EmbeddedLedger, Ledger};
-use quota_service::usage::{Counts, Field, Hour, Record};
+use quota_service::home::contract::UsageRecords;
+use quota_service::home::embedded::EmbeddedHome;
+use quota_service::home::records::{Counts, Field, Hour, Record};
 use rig::{Rig, Where};
 use std::time::Duration;
 
@@ -26,7 +27,7 @@ fn record(tenant: &str, hour: Hour, incarnation: u64, models: &[(&str, u64)]) ->
 }
 
 /// Two starts of one sidecar and two tenants, one of which is the beginning of the other's name.
-async fn are_kept_once(ledger: &dyn Ledger, now: Hour) {
+async fn are_kept_once(ledger: &dyn UsageRecords, now: Hour) {
     let early = record("a", now.before(1), 1, &[("m", 1)]);
     let first = record("a", now, 1, &[("m", 2), ("meta/llama", 3)]);
     let more = record("a", now, 1, &[("m", 5)]);
@@ -79,14 +80,14 @@ async fn in_redis_they_expire_and_the_documented_rights_suffice() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn in_memory_they_are_kept_once() {
-    are_kept_once(&EmbeddedLedger::default(), Hour::now()).await;
+    are_kept_once(&EmbeddedHome::default(), Hour::now()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn in_a_file_they_survive_a_kill_until_they_are_too_old() {
     let folder = Folder::create("usage-file").unwrap();
     let file = folder.path().join("ledger.redb");
-    let ledger = EmbeddedLedger::open(&file, 1, DAY).unwrap();
+    let ledger = EmbeddedHome::open(&file, 1, DAY).unwrap();
     let now = Hour::now();
     are_kept_once(&ledger, now).await;
     let old = record("a", now.before(25), 1, &[("m", 9)]);
@@ -95,7 +96,7 @@ async fn in_a_file_they_survive_a_kill_until_they_are_too_old() {
     // As a kill leaves it: what is answered is on the disk.
     let copy = folder.path().join("copy.redb");
     std::fs::copy(&file, &copy).unwrap();
-    let next = EmbeddedLedger::open(&copy, 1, DAY).unwrap();
+    let next = EmbeddedHome::open(&copy, 1, DAY).unwrap();
     are_kept_once(&next, now).await;
     assert_eq!(next.usage(&"a".into(), old.hour..=old.hour).await.unwrap(), [], "it is older than a day");
 }

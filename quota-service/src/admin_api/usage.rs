@@ -1,8 +1,9 @@
 //! `GET /admin/usage`: what a tenant has used, hour by hour.
 
 use crate::api_error::ApiError;
-use crate::ledger::Ledger;
-use crate::usage::{ByHour, Counts, Hour, Usage};
+use crate::home::contract::UsageRecords;
+use crate::home::records::{Counts, Hour};
+use crate::usage::{ByHour, Usage};
 use serde::{Deserialize, Serialize};
 use sluice_policy::config::reader::is_name;
 use sluice_policy::units::{ModelName, TenantId};
@@ -16,7 +17,7 @@ const MOST_HOURS: u32 = 31 * 24;
 #[derive(Clone)]
 pub struct UsageReports {
     pub usage: Arc<Usage>,
-    pub ledger: Arc<dyn Ledger>,
+    pub home: Arc<dyn UsageRecords>,
 }
 
 #[derive(Deserialize)]
@@ -47,7 +48,7 @@ struct OfHour {
 impl UsageReports {
     pub(super) async fn answer(&self, question: &Question) -> Result<Report, ApiError> {
         let (tenant, from, to) = question.read(Hour::now()).map_err(ApiError::BadRequest)?;
-        let by_hour = self.usage.read(&*self.ledger, &tenant, from..=to).await?;
+        let by_hour = self.usage.read(&*self.home, &tenant, from..=to).await?;
         Ok(Report::of(tenant, (from, to), by_hour))
     }
 }

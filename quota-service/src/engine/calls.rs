@@ -1,7 +1,9 @@
 //! The calls to the ledger: made in the same breath as what they tell of, answered here.
 
 use super::Engine;
-use crate::ledger::{Account, Ledger, LedgerError, Notice};
+use crate::home::contract::Accounts;
+use crate::home::error::HomeError;
+use crate::ledger::{Account, Notice};
 use sluice_policy::ledger::{SyncReply, SyncRequest};
 use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
@@ -15,7 +17,7 @@ pub(super) struct Call {
     pub(super) request: SyncRequest,
 }
 
-type Answered = (Account, Result<SyncReply, LedgerError>);
+type Answered = (Account, Result<SyncReply, HomeError>);
 
 /// How long the last calls of all accounts may take together.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -25,7 +27,7 @@ impl Engine {
     /// what this replica holds.
     pub(super) async fn run_calls(
         &self,
-        ledger: &Arc<dyn Ledger>,
+        ledger: &Arc<dyn Accounts>,
         mut calls: mpsc::UnboundedReceiver<Call>,
         mut shutdown: watch::Receiver<bool>,
     ) {
@@ -45,10 +47,10 @@ impl Engine {
         self.give_back(ledger).await;
     }
 
-    fn hear(&self, account: &Account, answer: Result<SyncReply, LedgerError>, silence: &mut Silence) {
+    fn hear(&self, account: &Account, answer: Result<SyncReply, HomeError>, silence: &mut Silence) {
         self.metrics.ledger_call(match &answer {
             Ok(_) => "answered",
-            Err(LedgerError::NoWrites { .. }) => "refused",
+            Err(HomeError::NoWrites { .. }) => "refused",
             Err(_) => "failed",
         });
         silence.note(account, answer.as_ref().err());
@@ -74,7 +76,7 @@ impl Engine {
         }
     }
 
-    async fn give_back(&self, ledger: &Arc<dyn Ledger>) {
+    async fn give_back(&self, ledger: &Arc<dyn Accounts>) {
         let ends = Instant::now() + FAREWELL;
         let mut last = JoinSet::new();
         let calls = self.lock().core.give_back(self.now());
@@ -90,7 +92,7 @@ fn chance() -> u16 {
     getrandom::fill(&mut bytes).map_or(u16::MAX, |()| u16::from_le_bytes(bytes))
 }
 
-fn send(ledger: &Arc<dyn Ledger>, Call { account, request }: Call, under_way: &mut JoinSet<Answered>) {
+fn send(ledger: &Arc<dyn Accounts>, Call { account, request }: Call, under_way: &mut JoinSet<Answered>) {
     let ledger = Arc::clone(ledger);
     under_way.spawn(async move {
         let answer = ledger.sync(&account, &request).await;
@@ -107,9 +109,9 @@ struct Silence {
 }
 
 impl Silence {
-    fn note(&mut self, account: &Account, error: Option<&LedgerError>) {
+    fn note(&mut self, account: &Account, error: Option<&HomeError>) {
         let was_silent = std::mem::replace(&mut self.is_silent, error.is_some());
-        let takes_no_writes = matches!(error, Some(LedgerError::NoWrites { .. }));
+        let takes_no_writes = matches!(error, Some(HomeError::NoWrites { .. }));
         let is_news = takes_no_writes && !std::mem::replace(&mut self.takes_no_writes, takes_no_writes);
         match error {
             Some(error) if is_news => {

@@ -6,7 +6,8 @@
 //! with settlements.
 
 use super::Engine;
-use crate::ledger::{Account, Ledger};
+use crate::home::contract::UsageRecords;
+use crate::ledger::Account;
 use crate::usage::Usage;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError};
@@ -110,11 +111,11 @@ impl Engine {
     }
 
     /// Brings usage records to the ledger, again and again, and acknowledges what is safe by it. Runs until shutdown.
-    pub async fn keep(&self, usage: &Usage, ledger: &dyn Ledger, mut shutdown: watch::Receiver<bool>) {
+    pub async fn keep(&self, usage: &Usage, home: &dyn UsageRecords, mut shutdown: watch::Receiver<bool>) {
         let mut is_failing = false;
         loop {
             tokio::select! {
-                () = sleep(ledger.flush_every()) => {}
+                () = sleep(home.flush_every()) => {}
                 _ = shutdown.wait_for(|stop| *stop) => return,
             }
             // Whatever was settled by now has been counted by now.
@@ -122,7 +123,7 @@ impl Engine {
                 let state = self.lock();
                 (state.keeping.told(), state.keeping.latest())
             };
-            let outcome = usage.flush(ledger).await;
+            let outcome = usage.flush(home).await;
             match (&outcome, is_failing) {
                 (Err(error), false) => tracing::warn!(%error, "usage records wait for the ledger"),
                 (Ok(()), true) => tracing::info!("usage records are written again"),
@@ -140,8 +141,8 @@ impl Engine {
 }
 
 /// As [`Engine::keep`], for a task of its own.
-pub async fn run(engine: Arc<Engine>, usage: Arc<Usage>, ledger: Arc<dyn Ledger>, shutdown: watch::Receiver<bool>) {
-    engine.keep(&usage, &*ledger, shutdown).await;
+pub async fn run(engine: Arc<Engine>, usage: Arc<Usage>, home: Arc<dyn UsageRecords>, shutdown: watch::Receiver<bool>) {
+    engine.keep(&usage, &*home, shutdown).await;
 }
 
 #[cfg(test)]

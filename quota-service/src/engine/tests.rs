@@ -1,5 +1,5 @@
 use super::*;
-use crate::ledger::EmbeddedLedger;
+use crate::home::embedded::EmbeddedHome;
 use serde_json::{Value, json};
 use sluice_policy::config::Config;
 use sluice_policy::config::reader::read_document;
@@ -31,7 +31,7 @@ impl Bench {
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
         let usage = Arc::new(UsageRecords::new(&"gate-0".into(), 1, Arc::clone(&metrics)));
-        let ledger = Some(Arc::new(EmbeddedLedger::default()) as Arc<dyn Ledger>);
+        let ledger = Some(Arc::new(EmbeddedHome::default()) as Arc<dyn Accounts>);
         let engine = Engine::start(core, ledger, metrics, usage, &stopped, &mut tasks);
         while !engine.is_ready() {
             tokio::task::yield_now().await;

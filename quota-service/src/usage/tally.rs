@@ -1,6 +1,6 @@
 //! The counts of this process that the ledger may not know yet.
 
-use super::{Counts, Field, Hour, Record};
+use crate::home::records::{Counts, Field, Hour, Record};
 use sluice_policy::units::{HolderId, ModelName, TenantId};
 use std::collections::BTreeMap;
 

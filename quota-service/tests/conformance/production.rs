@@ -4,7 +4,7 @@ use super::homes::Redis;
 use super::replay::Trace;
 use super::rig::Rig;
 use e2e::wait::wait_until;
-use quota_service::ledger::Ledger;
+use quota_service::home::contract::Accounts;
 use quota_service::ledger::wire::{self, Notice};
 use redis::cmd;
 use sluice_policy::ledger::{Account, AccountLedger, Server, SyncRequest};

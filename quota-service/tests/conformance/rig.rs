@@ -4,8 +4,8 @@ use super::homes::Redis;
 use e2e::folder::Folder;
 use e2e::stack::redis::cluster::Cluster;
 use e2e::stack::redis::{Engine, Setup, documented_rights};
-use quota_service::ledger::RedisLedger;
-use quota_service::ledger::link::{Link, RedisSecrets, RedisSettings};
+use quota_service::home::link::{Link, RedisSecrets, RedisSettings};
+use quota_service::home::redis::RedisHome;
 use quota_service::secret::Secret;
 use std::io::Write;
 use std::time::Duration;
@@ -67,8 +67,8 @@ impl Rig {
         self.servers.iter().map(log).filter(|log| !log.is_empty()).collect()
     }
 
-    pub(crate) fn ledger(&self) -> RedisLedger {
-        RedisLedger::new(self.link(), Duration::from_secs(86_400))
+    pub(crate) fn ledger(&self) -> RedisHome {
+        RedisHome::new(self.link(), Duration::from_secs(86_400))
     }
 
     pub(crate) fn version(&self) -> String {

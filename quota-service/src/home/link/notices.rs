@@ -1,7 +1,7 @@
 //! What others publish, heard over a connection of its own that is opened again whenever it breaks.
 
 use super::keeper::State;
-use crate::ledger::LedgerError;
+use crate::home::error::HomeError;
 use futures_util::StreamExt;
 use redis::{Client, RedisError};
 use std::time::Duration;
@@ -78,8 +78,8 @@ async fn listen_at(
     channels: &[String],
     patience: Duration,
     heard: &mpsc::Sender<Notice>,
-) -> Result<(), LedgerError> {
-    let too_late = |_| LedgerError::Timeout(patience.as_millis());
+) -> Result<(), HomeError> {
+    let too_late = |_| HomeError::Timeout(patience.as_millis());
     let connected = timeout(patience, async {
         let mut connection = post.get_async_pubsub().await?;
         connection.subscribe(channels).await?;

@@ -1,7 +1,7 @@
 //! One connection to whatever kind of Redis the configuration names.
 
+use super::credentials::RedisSecrets;
 use super::fitness::{self, Facts, Unfit};
-use super::secrets::RedisSecrets;
 use super::sentinel;
 use super::settings::{Place, RedisSettings};
 use redis::aio::{ConnectionLike, MultiplexedConnection};

@@ -1,6 +1,6 @@
 //! What operators have set at run time, as all replicas have it.
 
-use super::LedgerError;
+use super::error::HomeError;
 use sluice_policy::schedule::Change;
 
 /// The overlay of one version.
@@ -16,8 +16,8 @@ pub(super) const KEY: &str = "sluice:overlay";
 
 impl Overlay {
     /// From what is stored: nothing at all, or a version and a change, which is empty where the overlay was deleted.
-    pub(super) fn parse(version: Option<&str>, change: Option<&str>) -> Result<Self, LedgerError> {
-        let malformed = || LedgerError::Malformed(format!("{KEY}: version {version:?}, change {change:?}"));
+    pub(super) fn parse(version: Option<&str>, change: Option<&str>) -> Result<Self, HomeError> {
+        let malformed = || HomeError::Malformed(format!("{KEY}: version {version:?}, change {change:?}"));
         let change = match change {
             None | Some("") => None,
             Some(text) => Some(serde_json::from_str(text).map_err(|_| malformed())?),

@@ -1,4 +1,4 @@
-use super::super::secrets::RedisSecrets;
+use super::super::credentials::RedisSecrets;
 use super::*;
 use serde_json::{Value, json};
 use sluice_policy::config::reader::read_document;

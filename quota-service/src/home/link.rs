@@ -6,22 +6,22 @@
 //! used: it goes on with a connection that no longer answers but was not closed (a stopped server, a cut cable) until
 //! the kernel gives up on it, and it never asks the Sentinels for a new master.
 
+mod credentials;
 mod dial;
 mod fitness;
 mod keeper;
 mod lua;
 mod notices;
 mod scan;
-mod secrets;
 mod sentinel;
 mod settings;
 
+pub use credentials::RedisSecrets;
 pub use lua::{Lua, LuaCall};
 pub use notices::Notice;
-pub use secrets::RedisSecrets;
 pub use settings::{Login, Password, Place, RedisSettings, TlsFiles};
 
-use super::LedgerError;
+use super::error::HomeError;
 use dial::Dialer;
 use keeper::{Complaint, State, Wire};
 use redis::{Cmd, ErrorKind, FromRedisValue, RedisError, ServerErrorKind};
@@ -91,7 +91,7 @@ impl Link {
     ///
     /// # Errors
     /// No answer in time, or Redis refused. The script may have run all the same.
-    pub async fn run<T: FromRedisValue>(&self, call: &LuaCall<'_>) -> Result<T, LedgerError> {
+    pub async fn run<T: FromRedisValue>(&self, call: &LuaCall<'_>) -> Result<T, HomeError> {
         let answer = self.within_time(async |wire: &mut Wire| {
             match call.by_hash().query_async(&mut wire.connection).await {
                 // Not SCRIPT LOAD, which in a cluster goes to every node and fails while any one of them is away.
@@ -108,7 +108,7 @@ impl Link {
     ///
     /// # Errors
     /// No answer in time, or Redis refused. The command may have run all the same.
-    pub async fn command<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, LedgerError> {
+    pub async fn command<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, HomeError> {
         self.within_time(async |wire: &mut Wire| command.query_async(&mut wire.connection).await).await
     }
 
@@ -116,7 +116,7 @@ impl Link {
     ///
     /// # Errors
     /// No answer in time, or Redis refused.
-    pub async fn keys(&self, pattern: &str) -> Result<BTreeSet<String>, LedgerError> {
+    pub async fn keys(&self, pattern: &str) -> Result<BTreeSet<String>, HomeError> {
         let mut keys = BTreeSet::new();
         let mut steps = self.within_time(async |wire| wire.connection.scan(pattern).await).await?;
         while let Some(mut step) = steps.pop() {
@@ -136,15 +136,12 @@ impl Link {
     }
 
     /// One deadline over everything: waiting for a connection, asking, and loading a script.
-    async fn within_time<T>(
-        &self,
-        ask: impl AsyncFnOnce(&mut Wire) -> Result<T, RedisError>,
-    ) -> Result<T, LedgerError> {
+    async fn within_time<T>(&self, ask: impl AsyncFnOnce(&mut Wire) -> Result<T, RedisError>) -> Result<T, HomeError> {
         let mut generation = None;
         let answer = timeout(self.timeout, async {
             let mut wire = self.wire().await?;
             generation = Some(wire.generation);
-            ask(&mut wire).await.map_err(LedgerError::from)
+            ask(&mut wire).await.map_err(HomeError::from)
         });
         let answer = answer.await;
         if let (Some(generation), Some(complaint)) = (generation, complaint(&answer)) {
@@ -153,11 +150,11 @@ impl Link {
         answer.unwrap_or_else(|_| Err(self.no_answer()))
     }
 
-    async fn wire(&self) -> Result<Wire, LedgerError> {
+    async fn wire(&self) -> Result<Wire, HomeError> {
         let mut changes = self.state.subscribe();
         let is_decided = |state: &State| state.wire().is_some() || matches!(state, State::Unfit(_));
         let wire = changes.wait_for(is_decided).await.map(|state| match &*state {
-            State::Unfit(problem) => Err(LedgerError::Unfit(problem.clone())),
+            State::Unfit(problem) => Err(HomeError::Unfit(problem.clone())),
             state => Ok(state.wire().cloned()),
         });
         match wire {
@@ -167,21 +164,21 @@ impl Link {
         }
     }
 
-    fn no_answer(&self) -> LedgerError {
+    fn no_answer(&self) -> HomeError {
         match &*self.state.borrow() {
-            State::Away(why) => LedgerError::Away(why.clone()),
+            State::Away(why) => HomeError::Away(why.clone()),
             State::Starting | State::Unfit(_) | State::Up(_) | State::Doubted(_) => {
-                LedgerError::Timeout(self.timeout.as_millis())
+                HomeError::Timeout(self.timeout.as_millis())
             }
         }
     }
 }
 
 /// What an answer says about the connection it came over, if anything is wrong with that.
-fn complaint<T>(answer: &Result<Result<T, LedgerError>, Elapsed>) -> Option<Complaint> {
+fn complaint<T>(answer: &Result<Result<T, HomeError>, Elapsed>) -> Option<Complaint> {
     let error = match answer {
         Err(_) => return Some(Complaint::Silent),
-        Ok(Err(LedgerError::Redis(error))) => error,
+        Ok(Err(HomeError::Redis(error))) => error,
         Ok(Ok(_) | Err(_)) => return None,
     };
     match error.kind() {

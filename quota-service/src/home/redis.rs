@@ -1,11 +1,12 @@
-//! The ledger in Redis: one hash an account, one script, by EVALSHA.
+//! The home in Redis: one hash an account, one script, by EVALSHA; records, the audit stream and the overlay beside them.
 
+use super::contract::{Accounts, Answer, AuditTrail, Documents, Lifecycle, UsageRecords};
+use super::error::HomeError;
 use super::link::{Link, Lua};
 use super::overlay::{self, Overlay};
-use super::wire;
-use super::{Account, Answer, Ledger, LedgerError, Notice};
-use crate::audit::Entry;
-use crate::usage::{Counts, Field, Hour, Record};
+use super::records::{Counts, Entry, Field, Hour, Record};
+use crate::ledger::wire;
+use crate::ledger::{Account, Notice};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use sluice_policy::ledger::{SyncReply, SyncRequest};
 use sluice_policy::schedule::Change;
@@ -45,7 +46,7 @@ for i, key in ipairs(KEYS) do
 end
 return kept";
 
-pub struct RedisLedger {
+pub struct RedisHome {
     link: Link,
     script: Lua,
     replace_overlay: Lua,
@@ -54,7 +55,7 @@ pub struct RedisLedger {
     retention: Duration,
 }
 
-impl RedisLedger {
+impl RedisHome {
     /// `retention` is how long usage records are kept.
     #[must_use]
     pub fn new(link: Link, retention: Duration) -> Self {
@@ -63,29 +64,28 @@ impl RedisLedger {
         Self { link, script, replace_overlay, keep_usage, kept_usage, retention }
     }
 
-    async fn call(&self, account: &Account, request: &SyncRequest) -> Result<SyncReply, LedgerError> {
+    async fn call(&self, account: &Account, request: &SyncRequest) -> Result<SyncReply, HomeError> {
         let mut call = self.script.on(account.to_string());
         call.arg(wire::encode(request));
         let answer: String = self.link.run(&call).await?;
-        wire::parse(&answer).ok_or(LedgerError::Malformed(answer))
+        wire::parse(&answer).ok_or(HomeError::Malformed(answer))
     }
 
-    async fn keep_records(&self, records: &[Record]) -> Result<(), LedgerError> {
+    async fn keep_records(&self, records: &[Record]) -> Result<(), HomeError> {
         let keys = records.iter().map(|record| usage_key(&record.tenant, record.hour)).collect();
         let mut call = self.keep_usage.on_all(keys);
         call.arg(self.retention.as_secs());
         for record in records {
             call.arg(2 * record.fields.len());
             for (field, counts) in &record.fields {
-                let counts =
-                    serde_json::to_string(counts).map_err(|error| LedgerError::Malformed(error.to_string()))?;
+                let counts = serde_json::to_string(counts).map_err(|error| HomeError::Malformed(error.to_string()))?;
                 call.arg(field.to_string()).arg(counts);
             }
         }
         self.link.run(&call).await
     }
 
-    async fn kept_records(&self, records: &[Record]) -> Result<Vec<Record>, LedgerError> {
+    async fn kept_records(&self, records: &[Record]) -> Result<Vec<Record>, HomeError> {
         let keys = records.iter().map(|record| usage_key(&record.tenant, record.hour)).collect();
         let mut call = self.kept_usage.on_all(keys);
         for record in records {
@@ -99,21 +99,21 @@ impl RedisLedger {
             let known = record.fields.keys().zip(found).filter_map(|(field, counts)| Some((field, counts?)));
             let read = known.map(|(field, counts)| match serde_json::from_str::<Counts>(&counts) {
                 Ok(counts) => Ok((field.clone(), counts)),
-                Err(_) => Err(LedgerError::Malformed(format!("{field} {counts}"))),
+                Err(_) => Err(HomeError::Malformed(format!("{field} {counts}"))),
             });
             Ok(Record { fields: read.collect::<Result<_, _>>()?, ..record.clone() })
         };
         records.iter().zip(found).map(kept).collect()
     }
 
-    async fn record_of(&self, tenant: &TenantId, hour: Hour) -> Result<Option<Record>, LedgerError> {
+    async fn record_of(&self, tenant: &TenantId, hour: Hour) -> Result<Option<Record>, HomeError> {
         let mut command = redis::cmd("HGETALL");
         command.arg(usage_key(tenant, hour));
         let found: BTreeMap<String, String> = self.link.command(&command).await?;
         let mut fields = BTreeMap::new();
         for (field, counts) in found {
             let read = || Some((field.parse::<Field>().ok()?, serde_json::from_str::<Counts>(&counts).ok()?));
-            let (name, counts) = read().ok_or_else(|| LedgerError::Malformed(format!("{field} {counts}")))?;
+            let (name, counts) = read().ok_or_else(|| HomeError::Malformed(format!("{field} {counts}")))?;
             fields.insert(name, counts);
         }
         Ok((!fields.is_empty()).then(|| Record { tenant: tenant.clone(), hour, fields }))
@@ -122,11 +122,11 @@ impl RedisLedger {
 
 type StoredOverlay = (Option<String>, Option<String>);
 
-fn read_overlay((version, change): StoredOverlay) -> Result<Overlay, LedgerError> {
+fn read_overlay((version, change): StoredOverlay) -> Result<Overlay, HomeError> {
     Overlay::parse(version.as_deref(), change.as_deref())
 }
 
-impl Ledger for RedisLedger {
+impl Accounts for RedisHome {
     fn sync<'a>(&'a self, account: &'a Account, request: &'a SyncRequest) -> Answer<'a, SyncReply> {
         Box::pin(self.call(account, request))
     }
@@ -153,6 +153,12 @@ impl Ledger for RedisLedger {
         notices
     }
 
+    fn outlives_us(&self) -> bool {
+        true
+    }
+}
+
+impl Documents for RedisHome {
     fn overlay(&self) -> Answer<'_, Overlay> {
         let mut command = redis::cmd("HMGET");
         command.arg(overlay::KEY).arg("version").arg("change");
@@ -176,18 +182,9 @@ impl Ledger for RedisLedger {
         });
         changes
     }
+}
 
-    fn record<'a>(&'a self, entry: &'a Entry) -> Answer<'a, ()> {
-        let mut command = redis::cmd("XADD");
-        command.arg("sluice:audit").arg("MAXLEN").arg("~").arg(AUDIT_KEPT).arg("*");
-        command.arg("what").arg(entry.what).arg("how").arg(&entry.how);
-        Box::pin(async move { self.link.command(&command).await })
-    }
-
-    fn outlives_us(&self) -> bool {
-        true
-    }
-
+impl UsageRecords for RedisHome {
     fn flush_every(&self) -> Duration {
         FLUSH_EVERY
     }
@@ -196,7 +193,7 @@ impl Ledger for RedisLedger {
         let writes: Vec<_> =
             records.chunks(self.link.keys_at_once()).map(|records| self.keep_records(records)).collect();
         Box::pin(async move {
-            let kept: Vec<Result<(), LedgerError>> = stream::iter(writes).buffer_unordered(AT_ONCE).collect().await;
+            let kept: Vec<Result<(), HomeError>> = stream::iter(writes).buffer_unordered(AT_ONCE).collect().await;
             kept.into_iter().collect()
         })
     }
@@ -215,7 +212,18 @@ impl Ledger for RedisLedger {
         let reads = stream::iter(hours).map(|hour| self.record_of(tenant, Hour::numbered(hour)));
         Box::pin(reads.buffered(AT_ONCE).try_filter_map(async |record| Ok(record)).try_collect())
     }
+}
 
+impl AuditTrail for RedisHome {
+    fn record<'a>(&'a self, entry: &'a Entry) -> Answer<'a, ()> {
+        let mut command = redis::cmd("XADD");
+        command.arg("sluice:audit").arg("MAXLEN").arg("~").arg(AUDIT_KEPT).arg("*");
+        command.arg("what").arg(entry.what).arg("how").arg(&entry.how);
+        Box::pin(async move { self.link.command(&command).await })
+    }
+}
+
+impl Lifecycle for RedisHome {
     fn close(&self) -> Answer<'_, ()> {
         Box::pin(async { Ok(()) })
     }

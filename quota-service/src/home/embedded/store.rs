@@ -3,8 +3,8 @@
 //! Everything in it is text: an account is JSON under the name of its key in Redis, so that one who looks into either
 //! home finds the same names.
 
-use crate::ledger::overlay::Overlay;
-use crate::usage::{Counts, Field, Hour, Record};
+use crate::home::overlay::Overlay;
+use crate::home::records::{Counts, Field, Hour, Record};
 use redb::backends::FileBackend;
 use redb::{
     Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable, StorageError, TableDefinition,

@@ -1,4 +1,4 @@
-//! The ledger in this process: for one replica, with nothing to install.
+//! The home in this process: for one replica, with nothing to install.
 //!
 //! With a file it outlives the process. Calls are answered from memory, and what they changed is committed every
 //! [`COMMIT_EVERY`], with one exception: whoever is granted more slots than the file knows of hears of it when the file
@@ -13,11 +13,13 @@ mod tests;
 
 pub use store::StoreError;
 
-use super::{Account, Answer, Ledger, LedgerError, Notice, Overlay};
-use crate::audit::Entry;
-use crate::usage::{Hour, Record};
+use super::contract::{Accounts, Answer, AuditTrail, Documents, Lifecycle, UsageRecords};
+use super::error::HomeError;
+use super::overlay::Overlay;
+use super::records::{Entry, Hour, Record};
+use crate::ledger::{Account, Notice};
 use book::Book;
-use committer::Committer;
+use committer::{COMMIT_EVERY, Committer};
 use sluice_policy::ledger::{SyncReply, SyncRequest};
 use sluice_policy::schedule::Change;
 use sluice_policy::units::TenantId;
@@ -28,28 +30,26 @@ use store::{Contents, Store};
 use tokio::sync::mpsc;
 use tokio::time::{Duration, timeout};
 
-/// What changed waits so long for more, so that a busy ledger costs ten flushes of the disk a second.
-const COMMIT_EVERY: Duration = Duration::from_millis(100);
 /// A disk that is slower has failed for this call.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// The same of the last one.
 const LAST_PATIENCE: Duration = Duration::from_secs(5);
 
-pub struct EmbeddedLedger {
+pub struct EmbeddedHome {
     book: Arc<Mutex<Book>>,
     /// `None` in memory.
     committer: Option<Committer>,
     patience: Duration,
 }
 
-impl Default for EmbeddedLedger {
+impl Default for EmbeddedHome {
     /// One that ends with the process.
     fn default() -> Self {
         Self { book: Arc::new(Mutex::new(Book::new(Contents::default()))), committer: None, patience: PATIENCE }
     }
 }
 
-impl EmbeddedLedger {
+impl EmbeddedHome {
     /// One that lives in a file, which is made if there is none. `incarnation` is what this start would be called,
     /// `retention` how long usage records are kept.
     ///
@@ -73,7 +73,7 @@ impl EmbeddedLedger {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn answer_when_safe(&self, account: &Account, request: &SyncRequest) -> Result<SyncReply, LedgerError> {
+    async fn answer_when_safe(&self, account: &Account, request: &SyncRequest) -> Result<SyncReply, HomeError> {
         let (reply, change) = {
             let mut book = self.book();
             let kept = book.take_answer(account, request);
@@ -85,15 +85,15 @@ impl EmbeddedLedger {
     }
 
     /// Waits until the file knows of a change; not at all in memory.
-    async fn kept(&self, change: u64, patience: Duration) -> Result<(), LedgerError> {
+    async fn kept(&self, change: u64, patience: Duration) -> Result<(), HomeError> {
         let Some(committer) = &self.committer else { return Ok(()) };
         committer.hurry();
         let committed = timeout(patience, committer.committed(change)).await;
-        committed.map_err(|_| LedgerError::File(committer.trouble()))
+        committed.map_err(|_| HomeError::File(committer.trouble()))
     }
 }
 
-impl Ledger for EmbeddedLedger {
+impl Accounts for EmbeddedHome {
     fn sync<'a>(&'a self, account: &'a Account, request: &'a SyncRequest) -> Answer<'a, SyncReply> {
         Box::pin(self.answer_when_safe(account, request))
     }
@@ -115,6 +115,12 @@ impl Ledger for EmbeddedLedger {
         mpsc::channel(1).1
     }
 
+    fn outlives_us(&self) -> bool {
+        self.committer.is_some()
+    }
+}
+
+impl Documents for EmbeddedHome {
     fn overlay(&self) -> Answer<'_, Overlay> {
         let overlay = self.book().overlay().clone();
         Box::pin(async { Ok(overlay) })
@@ -134,16 +140,9 @@ impl Ledger for EmbeddedLedger {
     fn overlay_changes(&self) -> mpsc::Receiver<()> {
         mpsc::channel(1).1
     }
+}
 
-    fn record<'a>(&'a self, _entry: &'a Entry) -> Answer<'a, ()> {
-        // The process's own log has it already.
-        Box::pin(async { Ok(()) })
-    }
-
-    fn outlives_us(&self) -> bool {
-        self.committer.is_some()
-    }
-
+impl UsageRecords for EmbeddedHome {
     fn flush_every(&self) -> Duration {
         COMMIT_EVERY
     }
@@ -157,7 +156,7 @@ impl Ledger for EmbeddedLedger {
             };
             committer.note();
             let committed = timeout(LAST_PATIENCE, committer.committed(change)).await;
-            committed.map_err(|_| LedgerError::File(committer.trouble()))
+            committed.map_err(|_| HomeError::File(committer.trouble()))
         })
     }
 
@@ -178,7 +177,16 @@ impl Ledger for EmbeddedLedger {
             }
         })
     }
+}
 
+impl AuditTrail for EmbeddedHome {
+    fn record<'a>(&'a self, _entry: &'a Entry) -> Answer<'a, ()> {
+        // The process's own log has it already.
+        Box::pin(async { Ok(()) })
+    }
+}
+
+impl Lifecycle for EmbeddedHome {
     fn close(&self) -> Answer<'_, ()> {
         Box::pin(async move {
             let change = self.book().settle_down();

@@ -1,10 +1,9 @@
 //! Brings what changed to the file: together, in the background, at most every [`COMMIT_EVERY`] unless somebody waits.
 
-use super::COMMIT_EVERY;
 use super::book::Book;
 use super::store::{Store, StoreError};
-use crate::ledger::LedgerError;
-use crate::usage::{Hour, Record};
+use crate::home::error::HomeError;
+use crate::home::records::{Hour, Record};
 use sluice_policy::units::TenantId;
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,6 +11,8 @@ use tokio::sync::{Notify, watch};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Duration, sleep};
 
+/// What changed waits so long for more, so that a busy ledger costs ten flushes of the disk a second.
+pub(super) const COMMIT_EVERY: Duration = Duration::from_millis(100);
 /// After a commit that failed.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// While the file says that more is in use than is.
@@ -72,22 +73,18 @@ impl Committer {
     }
 
     /// The usage records of a tenant that the file has.
-    pub(super) async fn usage(
-        &self,
-        tenant: TenantId,
-        hours: RangeInclusive<Hour>,
-    ) -> Result<Vec<Record>, LedgerError> {
+    pub(super) async fn usage(&self, tenant: TenantId, hours: RangeInclusive<Hour>) -> Result<Vec<Record>, HomeError> {
         let shared = Arc::clone(&self.shared);
         let read = spawn_blocking(move || shared.store.usage(&tenant, &hours)).await;
-        let failed = |error: StoreError| LedgerError::File(error.to_string());
-        read.map_err(|error| LedgerError::File(error.to_string()))?.map_err(failed)
+        let failed = |error: StoreError| HomeError::File(error.to_string());
+        read.map_err(|error| HomeError::File(error.to_string()))?.map_err(failed)
     }
 
-    pub(super) async fn kept_usage(&self, records: Vec<Record>) -> Result<Vec<Record>, LedgerError> {
+    pub(super) async fn kept_usage(&self, records: Vec<Record>) -> Result<Vec<Record>, HomeError> {
         let shared = Arc::clone(&self.shared);
         let read = spawn_blocking(move || shared.store.kept_usage(&records)).await;
-        let failed = |error: StoreError| LedgerError::File(error.to_string());
-        read.map_err(|error| LedgerError::File(error.to_string()))?.map_err(failed)
+        let failed = |error: StoreError| HomeError::File(error.to_string());
+        read.map_err(|error| HomeError::File(error.to_string()))?.map_err(failed)
     }
 
     /// Why it takes so long.

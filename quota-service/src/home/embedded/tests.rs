@@ -54,9 +54,9 @@ fn file(folder: &Folder) -> PathBuf {
 }
 
 /// The disk of a machine that tests has other things to do.
-fn open(file: &Path) -> EmbeddedLedger {
-    let ledger = EmbeddedLedger::open(file, 1, DAY).unwrap();
-    EmbeddedLedger { patience: Duration::from_secs(60), ..ledger }
+fn open(file: &Path) -> EmbeddedHome {
+    let ledger = EmbeddedHome::open(file, 1, DAY).unwrap();
+    EmbeddedHome { patience: Duration::from_secs(60), ..ledger }
 }
 
 /// A file as it is when its process is killed: whoever has it open goes on writing to another one.
@@ -122,7 +122,7 @@ async fn an_overlay_is_there_after_a_kill() {
 async fn a_file_that_cannot_be_trusted_is_refused_with_the_reason() {
     let folder = Folder::create("ledger-refused").unwrap();
     let refused =
-        |file: &Path| EmbeddedLedger::open(file, 1, DAY).err().map(|error| error.to_string()).unwrap_or_default();
+        |file: &Path| EmbeddedHome::open(file, 1, DAY).err().map(|error| error.to_string()).unwrap_or_default();
     let ledger = open(&file(&folder));
     assert!(refused(&file(&folder)).contains("another process has it open"));
     ledger.close().await.unwrap();

@@ -27,7 +27,7 @@ pub struct Counts {
 
 impl Counts {
     /// Of one call.
-    pub(super) fn of(usage: &wire::Usage, price: Price) -> Self {
+    pub(crate) fn of(usage: &wire::Usage, price: Price) -> Self {
         let is_fixed = usage.source == wire::UsageSource::Fixed;
         let tokens = |tokens: u64| if is_fixed { 0 } else { tokens };
         Self {

@@ -1,8 +1,8 @@
 //! What the embedded ledger knows, and which of it the file does not know yet.
 
 use super::store::{Changes, Contents, Lent, UsageRows};
-use crate::ledger::overlay::Overlay;
-use crate::usage::{Hour, Record};
+use crate::home::overlay::Overlay;
+use crate::home::records::{Hour, Record};
 use sluice_policy::ledger::{Account, AccountLedger, MeterName, MeterReport, Server, SyncReply, SyncRequest};
 use sluice_policy::schedule::Change;
 use sluice_policy::units::{HolderId, Millis, TenantId};
