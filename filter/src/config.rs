@@ -2,7 +2,7 @@
 
 mod limits;
 
-use crate::dialect::{Dialect, Reads, Rules};
+use crate::dialect::{Dialect, Levels, Reads, Rules};
 use crate::headers;
 use crate::holdings::Limits;
 use crate::route::{OnUnavailable, Pattern, Query, Route};
@@ -10,6 +10,7 @@ use crate::secret::Secret;
 use crate::usage::Shape;
 use sluice_policy::config::reader::{ConfigError, ConfigErrors, Section, read_document};
 use sluice_policy::units::{Millis, PoolName, Tokens};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -65,6 +66,8 @@ pub(crate) struct Config {
     /// Shown to the mesh's routes with every call that goes on. Only this filter has it, so a gateway without the filter
     /// serves none of these routes.
     pub(crate) route_secret: Option<Secret>,
+    /// How the servers of a pool write the levels in their own queues. Of other pools no call may ask for a turn.
+    pub(crate) server_priority: BTreeMap<PoolName, Levels>,
 }
 
 /// The route of a path.
@@ -110,6 +113,10 @@ impl Config {
         read_document(&document, read)
     }
 
+    pub(crate) fn levels_of(&self, pool: &PoolName) -> Option<Levels> {
+        self.server_priority.get(pool).copied()
+    }
+
     /// What a body must be on a route, whose path may name the model.
     pub(crate) fn rules(&self, route: &Route, path_names_model: bool) -> Rules {
         Rules { sequences_max: self.sequences_max, strict_fields: route.strict_fields, path_names_model }
@@ -149,6 +156,7 @@ fn read(root: &Section<'_>) -> Option<Config> {
     let (holdings, stranger_idle) = limits::read(root, body_max_bytes, paused_max_bytes);
     let verified_ttl = root.integer("verified_ttl_ms", 0..=VERIFIED_TTL_MAX_MS).unwrap_or(VERIFIED_TTL_DEFAULT_MS);
     let route_secret = read_route_secret(root);
+    let server_priority = read_server_priority(root);
     let grpc_idle = root.integer("grpc_idle_ms", 1..=GRPC_IDLE_MAX_MS).unwrap_or(GRPC_IDLE_DEFAULT_MS);
     Some(Config {
         mode: mode?,
@@ -163,6 +171,7 @@ fn read(root: &Section<'_>) -> Option<Config> {
         sequences_max: u32::try_from(sequences).unwrap_or(1),
         verified_ttl: Millis(verified_ttl),
         route_secret,
+        server_priority,
     })
 }
 
@@ -187,6 +196,22 @@ fn read_route_secret(root: &Section<'_>) -> Option<Secret> {
         root.error("route_secret", problem);
     }
     secret
+}
+
+fn read_server_priority(root: &Section<'_>) -> BTreeMap<PoolName, Levels> {
+    const NAME: &str = "server_priority";
+    let Some(listed) = root.raw(NAME) else { return BTreeMap::new() };
+    let levels = |value: &serde_json::Value| serde_json::from_value(value.clone()).ok().map(Levels);
+    let pools = listed.as_object().and_then(|pools| {
+        pools.iter().map(|(pool, value)| Some((PoolName::from(pool.as_str()), levels(value)?))).collect()
+    });
+    if pools.is_none() {
+        root.error(
+            NAME,
+            "must have for each pool a list of ten whole numbers: what its servers call the levels 0 to 9",
+        );
+    }
+    pools.unwrap_or_default()
 }
 
 fn read_key_headers(root: &Section<'_>) -> Vec<String> {

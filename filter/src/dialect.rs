@@ -11,6 +11,7 @@ mod openai;
 mod raw;
 mod request;
 mod servers;
+mod turn;
 mod weigh;
 
 use crate::refusal::Style;
@@ -22,6 +23,7 @@ use sluice_policy::units::Tokens;
 use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
+pub(crate) use turn::{Levels, Turn};
 
 /// Every dialect, by its name in the configuration.
 const TABLE: &[&Spec] = &[
@@ -120,6 +122,8 @@ pub(crate) struct Call {
     /// Where the model's name stands, its quotes included.
     pub(crate) model_place: Option<Range<usize>>,
     pub(crate) limits: Limits,
+    /// In its server's own queue; `None` where its body is not one of a known server.
+    pub(crate) turn: Option<Turn>,
 }
 
 /// How to make a stream report its usage.

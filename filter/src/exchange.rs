@@ -23,7 +23,7 @@ mod pipe;
 
 use crate::caller::CallerKey;
 use crate::config::{Config, Mode};
-use crate::dialect::{BodyEdit, Limits, Reads, UsageRequest, grpc};
+use crate::dialect::{BodyEdit, Limits, Reads, Turn, UsageRequest, grpc};
 use crate::headers::{HeaderEdit, Headers};
 use crate::holdings::HoldingId;
 use crate::refusal::{self, LocalReply, Style};
@@ -152,6 +152,7 @@ struct Asked {
     usage_request: Option<UsageRequest>,
     model_place: Option<Range<usize>>,
     limits: Limits,
+    turn: Option<Turn>,
 }
 
 impl Exchange {

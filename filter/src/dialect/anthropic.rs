@@ -1,6 +1,7 @@
 //! Anthropic's messages, and the count of their tokens.
 
 use super::raw::{self, Field, Known, Use};
+use super::turn::Turn;
 use super::{Call, Fault, Reads, Rules, Spec, fields};
 use crate::refusal::Style;
 use crate::usage::Shape;
@@ -76,6 +77,7 @@ fn messages(body: &[u8], rules: Rules) -> Result<Call, Fault> {
         input_tokens: Tokens(found.prompt.tokens()),
         usage_request: None,
         model_place: place,
+        turn: Turn::read(body, &found)?,
         limits,
     })
 }

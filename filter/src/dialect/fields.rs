@@ -153,12 +153,12 @@ pub(super) fn usage_request(body: &[u8], fields: &Fields<'_>) -> Result<Option<U
 }
 
 /// Right behind the brace that opens the body.
-fn start(body: &[u8]) -> usize {
+pub(super) fn start(body: &[u8]) -> usize {
     body.iter().position(|byte| *byte == b'{').unwrap_or_default() + 1
 }
 
 /// Where a part of the body stands in it.
-fn place(body: &[u8], part: &str) -> Range<usize> {
+pub(super) fn place(body: &[u8], part: &str) -> Range<usize> {
     let start = part.as_ptr().addr().saturating_sub(body.as_ptr().addr());
     start..start + part.len()
 }

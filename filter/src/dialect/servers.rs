@@ -138,7 +138,7 @@ const SERVERS: &[Server] = &[
         fields: &[
             (Harm::Request, &["vllm_xargs"]),
             (Harm::Server, &["kv_transfer_params", "ec_transfer_params"]),
-            (Harm::Work, &["priority", "prompt_embeds"]),
+            (Harm::Work, &["prompt_embeds"]),
         ],
         headers: &["x-data-parallel-rank"],
     },
@@ -151,7 +151,6 @@ const SERVERS: &[Server] = &[
                 Harm::Server,
                 &["bootstrap_*", "routed_dp_rank", "data_parallel_rank", "disagg_prefill_dp_rank", "ngram_corpus_id"],
             ),
-            (Harm::Work, &["priority"]),
             (Harm::Books, &["rid", "session_params", "custom_labels"]),
         ],
         headers: &["x-data-parallel-rank"],
@@ -187,6 +186,10 @@ pub(super) const LABELS: &[Field] = &[
 pub(super) fn field(name: &str) -> Option<Field> {
     if name == "metadata" {
         return Some(("metadata", Use::Labels));
+    }
+    // vLLM's and SGLang's own queue: what is asked for there is the gateway's to say (`dialect/turn.rs`).
+    if name == super::turn::NAME {
+        return Some((super::turn::NAME, Use::Keep));
     }
     let each = SERVERS.iter().flat_map(|server| server.fields);
     each.flat_map(|(harm, names)| names.iter().map(move |pattern| (*pattern, Use::Refuse(*harm))))

@@ -2,7 +2,7 @@
 
 use super::passed::{Passed, Upstream};
 use super::{Asked, Caller, Exchange, LogTags, Stage, Step, tag, tags_of};
-use crate::dialect::{BodyEdit, grpc, length_after, models_body};
+use crate::dialect::{BodyEdit, Levels, grpc, length_after, models_body};
 use crate::headers::{self, HeaderEdit};
 use crate::refusal::{self, LocalReply};
 use crate::route::OnUnavailable;
@@ -170,7 +170,7 @@ impl Exchange {
             Upstream::Silent
         });
         let hides_usage = asked.usage_request.as_ref().is_some_and(|request| request.hides_event);
-        let body = body_edits(&mut asked, tags);
+        let body = body_edits(&mut asked, tags, self.config.levels_of(&tags.pool));
         let edits = if is_first { self.request_edits(&mut asked, tags, &body) } else { Vec::new() };
         let Asked {
             caller,
@@ -237,8 +237,9 @@ impl Exchange {
     }
 }
 
-/// What must change in the body: the wish for a usage event, the model's name, and bounds above the tenant's ceiling.
-fn body_edits(asked: &mut Asked, tags: &Tags) -> Vec<BodyEdit> {
+/// What must change in the body: the wish for a usage event, the model's name, bounds above the tenant's ceiling, and the
+/// turn in the server's own queue.
+fn body_edits(asked: &mut Asked, tags: &Tags, levels: Option<Levels>) -> Vec<BodyEdit> {
     let mut edits: Vec<BodyEdit> = asked.usage_request.take().map(|request| request.edit).into_iter().collect();
     if let (Some(model), Some(place)) = (&tags.upstream_model, asked.model_place.take()) {
         edits.push(BodyEdit::rename(place, model.as_str()));
@@ -246,6 +247,9 @@ fn body_edits(asked: &mut Asked, tags: &Tags) -> Vec<BodyEdit> {
     if let Some(ceiling) = tags.max_tokens {
         edits.extend(asked.limits.clamp(ceiling));
     }
+    // What is charged by the request is not generated in a queue of that kind.
+    let levels = levels.filter(|_| asked.fixed.is_none());
+    edits.extend(asked.turn.take().and_then(|turn| turn.edit(levels, tags.priority)));
     edits
 }
 

@@ -56,6 +56,7 @@ impl Exchange {
             usage_request: call.usage_request,
             model_place: call.model_place,
             limits: call.limits,
+            turn: call.turn,
         });
         Step::Ask { request: Box::new(request), tags }
     }

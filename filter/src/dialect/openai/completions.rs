@@ -1,6 +1,7 @@
 //! Completions of bare prompts, one or a list of them.
 
 use crate::dialect::raw::{self, Field, Known, Use};
+use crate::dialect::turn::Turn;
 use crate::dialect::{Call, Fault, Reads, Rules, Spec, fields};
 use crate::refusal::Style;
 use crate::usage::Shape;
@@ -60,6 +61,7 @@ fn parse(body: &[u8], rules: Rules) -> Result<Call, Fault> {
         input_tokens: Tokens(found.prompt.tokens()),
         usage_request: wants_usage.filter(|_| stream),
         model_place: place,
+        turn: Turn::read(body, &found)?,
         limits,
     })
 }

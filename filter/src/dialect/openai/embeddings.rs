@@ -1,6 +1,7 @@
 //! Embeddings: input only.
 
 use crate::dialect::raw::{self, Field, Known, Use};
+use crate::dialect::turn::Turn;
 use crate::dialect::{Call, Fault, Limits, Reads, Rules, Spec, fields};
 use crate::refusal::Style;
 use crate::usage::Shape;
@@ -39,6 +40,7 @@ fn parse(body: &[u8], rules: Rules) -> Result<Call, Fault> {
         input_tokens: Tokens(found.prompt.tokens()),
         usage_request: None,
         model_place: place,
+        turn: Turn::read(body, &found)?,
         limits: Limits::default(),
     })
 }

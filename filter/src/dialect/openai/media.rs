@@ -1,6 +1,7 @@
 //! Pictures and sounds: passed on, and charged by the request.
 
 use crate::dialect::raw::{self, Field, Known, Use};
+use crate::dialect::turn::Turn;
 use crate::dialect::{Call, Fault, Reads, Rules, Spec, fields};
 use crate::refusal::Style;
 use crate::usage::Shape;
@@ -63,6 +64,7 @@ fn parse(body: &[u8], rules: Rules) -> Result<Call, Fault> {
         prompts: 1,
         sequences: fields::sequences(&found, 1, rules.sequences_max)?,
         model_place: place,
+        turn: Turn::read(body, &found)?,
         ..Call::default()
     })
 }

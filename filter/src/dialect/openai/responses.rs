@@ -1,6 +1,7 @@
 //! Responses: streams always end with an event that bears the usage, so nothing has to be asked for.
 
 use crate::dialect::raw::{self, Field, Known, Use};
+use crate::dialect::turn::Turn;
 use crate::dialect::{Call, Fault, Reads, Rules, Spec, fields};
 use crate::refusal::Style;
 use crate::usage::Shape;
@@ -80,6 +81,7 @@ fn parse(body: &[u8], rules: Rules) -> Result<Call, Fault> {
         input_tokens: Tokens(found.prompt.tokens()),
         usage_request: None,
         model_place: place,
+        turn: Turn::read(body, &found)?,
         limits,
     })
 }

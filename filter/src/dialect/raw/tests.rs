@@ -39,7 +39,6 @@ fn a_field_that_only_a_server_obeys_is_refused_unless_it_is_empty() {
         "id_slot",
         "provider",
         "no-log",
-        "priority",
     ] {
         for value in ["0", "false", r#""x""#, "[0]", r#"{"model":"secret"}"#, "[[]]", "{\"\":null}"] {
             let body = format!(r#"{{"model":"m","{field}":{value}}}"#);
