@@ -201,14 +201,14 @@ fn read_route_secret(root: &Section<'_>) -> Option<Secret> {
 fn read_server_priority(root: &Section<'_>) -> BTreeMap<PoolName, Levels> {
     const NAME: &str = "server_priority";
     let Some(listed) = root.raw(NAME) else { return BTreeMap::new() };
-    let levels = |value: &serde_json::Value| serde_json::from_value(value.clone()).ok().map(Levels);
+    let levels = |value: &serde_json::Value| serde_json::from_value(value.clone()).ok().and_then(Levels::new);
     let pools = listed.as_object().and_then(|pools| {
         pools.iter().map(|(pool, value)| Some((PoolName::from(pool.as_str()), levels(value)?))).collect()
     });
     if pools.is_none() {
         root.error(
             NAME,
-            "must have for each pool a list of ten whole numbers: what its servers call the levels 0 to 9",
+            "must have for each pool a list of ten whole numbers that rise or fall: what its servers call the levels 0 to 9",
         );
     }
     pools.unwrap_or_default()

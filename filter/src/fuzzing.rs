@@ -3,10 +3,10 @@
 
 use crate::caller;
 use crate::config::Config;
-use crate::dialect::{Dialect, Reads, Rules, apply, grpc::Frames};
+use crate::dialect::{BodyEdit, Dialect, Levels, Reads, Rules, apply, grpc::Frames};
 use crate::headers::Headers;
 use crate::usage::{Head, Meter, Passage, Reading, Sequences, Shape};
-use sluice_policy::units::Tokens;
+use sluice_policy::units::{Priority, Tokens};
 
 const SHAPES: [Shape; 5] = [Shape::OpenAi, Shape::Embeddings, Shape::Responses, Shape::Anthropic, Shape::Text];
 
@@ -14,12 +14,18 @@ const SHAPES: [Shape; 5] = [Shape::OpenAi, Shape::Embeddings, Shape::Responses, 
 pub fn body(body: &[u8]) {
     for (_, dialect) in Dialect::all() {
         let Reads::Json(parse) = dialect.reads() else { continue };
-        let Ok(call) = parse(body, Rules::TEST) else { continue };
-        let mut edits: Vec<_> =
-            call.usage_request.map(|request| request.edit).into_iter().chain(call.limits.clamp(Tokens(5))).collect();
-        edits.extend(call.model_place.map(|place| crate::dialect::BodyEdit::rename(place, "other \"name\"")));
-        let edited = apply(body, edits).expect("edits fit the body that they were made for");
-        assert!(parse(&edited, Rules::TEST).is_ok(), "{}", String::from_utf8_lossy(&edited));
+        let rules = Rules { path_names_model: true, ..Rules::TEST };
+        for levels in [None, Levels::new([0, 1, 2, 3, 4, 5, 6, 7, 8, 9])] {
+            let Ok(call) = parse(body, rules) else { continue };
+            let usage = call.usage_request.map(|request| request.edit);
+            let mut edits: Vec<_> = usage.into_iter().chain(call.limits.clamp(Tokens(5))).collect();
+            edits.extend(call.model_place.map(|place| BodyEdit::rename(place, "other \"name\"")));
+            if let Some(turn) = call.turn {
+                turn.add_to(&mut edits, levels, Priority::LAST);
+            }
+            let edited = apply(body, edits).expect("edits fit the body that they were made for");
+            assert!(parse(&edited, rules).is_ok(), "{}", String::from_utf8_lossy(&edited));
+        }
     }
 }
 

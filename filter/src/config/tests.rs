@@ -213,11 +213,17 @@ fn a_path_names_no_model_where_the_request_names_one_that_is_not_read() {
 #[test]
 fn a_pool_s_servers_have_ten_levels_or_none() {
     let mut document = least();
-    document["server_priority"] = json!({"p": [0, 1, 2, 3, 4, 5, 6, 7, 8, -9]});
+    document["server_priority"] = json!({"p": [9, 8, 7, 6, 5, 4, 3, 2, 1, -9]});
     let config = Config::parse(document.to_string().as_bytes()).unwrap();
-    assert_eq!(config.levels_of(&"p".into()), Some(Levels([0, 1, 2, 3, 4, 5, 6, 7, 8, -9])));
+    assert_eq!(config.levels_of(&"p".into()), Levels::new([9, 8, 7, 6, 5, 4, 3, 2, 1, -9]));
     assert_eq!(config.levels_of(&"q".into()), None);
-    for wrong in [json!([]), json!({"p": [1]}), json!({"p": "x"}), json!({"p": [0, 1, 2, 3, 4, 5, 6, 7, 8, 0.5]})] {
+    for wrong in [
+        json!([]),
+        json!({"p": [1]}),
+        json!({"p": "x"}),
+        json!({"p": [0, 1, 2, 3, 4, 5, 6, 7, 8, 9.5]}),
+        json!({"p": [0, 1, 2, 3, 4, 5, 6, 7, 8, 7]}),
+    ] {
         document["server_priority"] = wrong;
         assert_eq!(problems(&document).len(), 1);
     }

@@ -133,7 +133,7 @@ pub(super) fn usage_request(body: &[u8], fields: &Fields<'_>) -> Result<Option<U
     const NAME: &str = "stream_options";
     let hidden = |edit| Ok(Some(UsageRequest { edit, hides_event: true }));
     let Some(options) = fields.raw(NAME) else {
-        // A comma is right here: the object holds at least the model.
+        // A comma is right here: the object holds at least the wish for a stream.
         return hidden(BodyEdit::insert(start(body), r#""stream_options":{"include_usage":true},"#));
     };
     let at = place(body, options);

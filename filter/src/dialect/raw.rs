@@ -34,6 +34,8 @@ pub(super) type Field = (&'static str, Use);
 /// The kept fields of one object, and the weight of its prompt.
 pub(super) struct Fields<'de> {
     kept: Vec<(&'static str, &'de str)>,
+    /// How many it has, those that are not kept included.
+    pub(super) count: usize,
     pub(super) prompt: Tally,
 }
 
@@ -128,7 +130,7 @@ pub(super) fn read(body: &[u8], known: Known) -> Result<Fields<'_>, Fault> {
     if !text.trim_start_matches([' ', '\t', '\r', '\n']).starts_with('{') {
         return Err(Fault::body("must be a JSON object"));
     }
-    let mut fields = Fields { kept: Vec::new(), prompt: Tally::default() };
+    let mut fields = Fields { kept: Vec::new(), count: 0, prompt: Tally::default() };
     let mut fault = None;
     let mut deserializer = serde_json::Deserializer::from_str(text);
     let object = Object { known, seen: Vec::new(), fields: &mut fields, fault: &mut fault };
@@ -161,6 +163,7 @@ impl<'de> Visitor<'de> for Object<'_, 'de> {
 
     fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
         while let Some(name) = map.next_key_seed(Name(self.known))? {
+            self.fields.count += 1;
             let (name, known_use) = self.admit(name).or_else(|fault| self.refuse(fault))?;
             let tally = &mut self.fields.prompt;
             match known_use {

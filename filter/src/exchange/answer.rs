@@ -249,7 +249,9 @@ fn body_edits(asked: &mut Asked, tags: &Tags, levels: Option<Levels>) -> Vec<Bod
     }
     // What is charged by the request is not generated in a queue of that kind.
     let levels = levels.filter(|_| asked.fixed.is_none());
-    edits.extend(asked.turn.take().and_then(|turn| turn.edit(levels, tags.priority)));
+    if let Some(turn) = asked.turn.take() {
+        turn.add_to(&mut edits, levels, tags.priority);
+    }
     edits
 }
 
